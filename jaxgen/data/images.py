@@ -1,0 +1,196 @@
+"""Image files to uint8 arrays, and folders of them as a source."""
+
+import io
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_GRAY_MODES = ("1", "L", "LA")
+_DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L")
+
+Resize = int | tuple[int, int] | None
+Spec = Mapping[str, tuple[tuple[int, ...], np.dtype]]
+
+
+def image_spec(shape: tuple[int, ...], labelled: bool) -> Spec:
+    """The `spec` of a source of images, with or without labels."""
+    spec: dict[str, tuple[tuple[int, ...], np.dtype]] = {"image": (shape, np.dtype(np.uint8))}
+    return {**spec, "label": ((), np.dtype(np.int32))} if labelled else spec
+
+
+def target_size(resize: Resize) -> tuple[int, int] | None:
+    """The (height, width) that `resize` asks for.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+    if resize is None:
+        return None
+    height, width = (resize, resize) if isinstance(resize, int) else resize
+    if height < 1 or width < 1:
+        raise ValueError(f"resize must be a size or (height, width) of at least 1, got {resize}")
+    return height, width
+
+
+def decode_image(
+    file: Path | io.BytesIO, shape: tuple[int, int, int], name: str, *, resize: bool
+) -> np.ndarray:
+    """One image of a given shape.
+
+    Args:
+        file: a path, or the bytes of a file; any format that Pillow knows.
+        shape: (height, width, channels) of the result; 1, 3 or 4 channels.
+        name: of the image in error messages.
+        resize: crop the center to the shape's proportions and resize it (Lanczos). Otherwise the
+            image must have the shape's height and width.
+
+    Returns:
+        uint8 [height, width, channels].
+
+    Raises:
+        ValueError: a broken image, one of more than 8 bits, or one of another size; names it.
+    """
+    height, width, channels = shape
+    try:
+        with Image.open(file) as opened:
+            _check_depth(opened.mode)
+            image = opened.convert(_MODES[channels])  # a copy where the mode is right already
+            if resize and image.size != (width, height):
+                image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+            array = np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot decode the image {name}: {error}") from error
+    if array.shape[:2] != (height, width):
+        raise ValueError(
+            f"the image {name} is {array.shape[0]}x{array.shape[1]} (height x width), not "
+            f"{height}x{width} as the others; give resize= to crop and resize all to one size"
+        )
+    return array.reshape(shape)
+
+
+class FolderSource:
+    """Images of one folder, decoded when asked for; made by `folder`."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        shape: tuple[int, int, int],
+        *,
+        resize: bool,
+        labels: np.ndarray | None,
+        class_names: tuple[str, ...],
+        name: str,
+        split: str,
+    ):
+        self.files = list(files)
+        self.shape = shape
+        self.resize = resize
+        self.labels = labels
+        self.class_names = class_names
+        self.num_classes = len(class_names) or None
+        self.name = name
+        self.split = split
+        size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
+        self.protocol = f"folder {name}, split {split} ({len(files)} images), {size}"
+
+    @property
+    def spec(self) -> Spec:
+        return image_spec(self.shape, self.labels is not None)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        batch = {"image": np.empty((len(indices), *self.shape), np.uint8)}
+        for row, index in zip(batch["image"], indices, strict=True):
+            file = self.files[index]
+            row[:] = decode_image(file, self.shape, str(file), resize=self.resize)
+        if self.labels is not None:
+            batch["label"] = self.labels[indices]
+        return batch
+
+
+def folder(path: str | Path, split: str | None = None, *, resize: Resize = None) -> FolderSource:
+    """The images of a folder, in the order of their names.
+
+    Images that lie in subfolders, one subfolder a class, get the place of their class among the
+    sorted class names as `label`. Images that lie in the folder itself have no label. They are
+    gray (one channel) if all of them are, otherwise RGB.
+
+    Args:
+        path: the folder.
+        split: a subfolder of it to read instead ("train", say); None reads the folder itself.
+        resize: crop the center of every image to these proportions and resize it: a size, or
+            (height, width). None: all images must be of one size.
+
+    Returns:
+        The source. Every file's header is read here, its pixels when they are asked for.
+
+    Raises:
+        FileNotFoundError: no such folder, or no image in it.
+        ValueError: an image that is broken, deeper than 8 bits, or of another size than the first;
+            images both in the folder and in subfolders; a size below 1.
+    """
+    size = target_size(resize)
+    root = Path(path) if split is None else Path(path) / split
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder of images {root}")
+    files = _images_in(root)
+    classes = {d.name: _images_in(d) for d in sorted(root.iterdir()) if d.is_dir()}
+    classes = {name: found for name, found in classes.items() if found}
+    if files and classes:
+        raise ValueError(
+            f"{root} holds images ({files[0].name}, ...) and also folders of images "
+            f"({', '.join(classes)}): put every image into a folder of its class, or none"
+        )
+    labels = None
+    if classes:
+        files = [file for found in classes.values() for file in found]
+        counts = [len(found) for found in classes.values()]
+        labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+    if not files:
+        raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {root} or its subfolders")
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(_read_header, files))
+    sizes = [size or header[0] for header in headers]
+    for file, found in zip(files, sizes, strict=True):
+        if found != sizes[0]:
+            raise ValueError(
+                f"the image {file} is {found[0]}x{found[1]} (height x width), and {files[0]} is "
+                f"{sizes[0][0]}x{sizes[0][1]}; give resize= to crop and resize all to one size"
+            )
+    channels = 1 if all(mode in _GRAY_MODES for _, mode in headers) else 3
+    return FolderSource(
+        files,
+        (*sizes[0], channels),
+        resize=size is not None,
+        labels=labels,
+        class_names=tuple(classes),
+        name=Path(path).name or str(path),
+        split=split or "all",
+    )
+
+
+def _images_in(directory: Path) -> list[Path]:
+    return sorted(f for f in directory.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+
+
+def _read_header(file: Path) -> tuple[tuple[int, int], str]:
+    """((height, width), mode) of an image, without decoding it."""
+    try:
+        with Image.open(file) as image:
+            _check_depth(image.mode)
+            return (image.height, image.width), image.mode
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read the image {file}: {error}") from error
+
+
+def _check_depth(mode: Any) -> None:
+    if mode in _DEEP_MODES:
+        raise ValueError(f"its mode is {mode}; convert it to 8 bits a channel")

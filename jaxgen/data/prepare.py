@@ -1,0 +1,344 @@
+"""Official archives to the form that TFDS's own builders read, without TensorFlow.
+
+CIFAR-10, MNIST and Fashion-MNIST are prepared here; any other set of TFDS is left to TensorFlow.
+On the command line: `python -m jaxgen.data prepare cifar10`.
+"""
+
+import gzip
+import hashlib
+import http.client
+import importlib.util
+import io
+import pickle
+import tarfile
+import tempfile
+import urllib.request
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+_TIMEOUT_SECONDS = 30
+_CHUNK_BYTES = 1 << 18
+
+
+class Contents(NamedTuple):
+    """What an archive holds.
+
+    Attributes:
+        splits: split -> (uint8 [N, H, W, C], integer labels [N]).
+        label_names: of the classes, where TFDS takes them from the archive.
+    """
+
+    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
+    label_names: Sequence[str] | None = None
+
+
+class Recipe(NamedTuple):
+    """How a set is made.
+
+    Attributes:
+        url: where the official files lie.
+        files: name -> SHA-256 of the files that are downloaded, all of them needed.
+        alternatives: the same of files of which each holds the whole set too.
+        read: the files' paths, by name -> contents.
+        has_id: the examples have an `id` such as "train_00042".
+    """
+
+    url: str
+    files: Mapping[str, str]
+    alternatives: Mapping[str, str]
+    read: Callable[[Mapping[str, Path]], Contents]
+    has_id: bool = False
+
+
+def prepare(
+    name: str,
+    data_dir: str | Path | None = None,
+    archives: Sequence[str | Path] = (),
+    *,
+    verify: bool = True,
+) -> Path:
+    """Prepares a TFDS image set in the array_record form; a set that is prepared is left alone.
+
+    Args:
+        name: "cifar10", "mnist" or "fashion_mnist"; any other set of TFDS needs TensorFlow.
+        data_dir: the TFDS data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archives: the official files by their official names, or directories that hold them; none
+            to download them.
+        verify: check the SHA-256 of every file.
+
+    Returns:
+        The directory of the prepared set.
+
+    Raises:
+        FileNotFoundError: a file that is missing.
+        ValueError: an unknown set, a file that is not the official one or is broken, a set that is
+            prepared in another form.
+        ConnectionError: a download that failed.
+        RuntimeError: a set that needs TensorFlow, which is not installed.
+    """
+    from jaxgen.data import tfds
+
+    root = tfds.data_directory(data_dir)
+    if tfds.base_name(name) not in tfds.known_names(root):
+        raise ValueError(f"TensorFlow Datasets has no set {name!r} to prepare")
+    existing = tfds.prepared_directory(name, root)
+    if existing is not None:
+        if "array_record" not in tfds.file_formats(existing):
+            raise ValueError(
+                f"{existing} is prepared, as {', '.join(tfds.file_formats(existing))}, and is not "
+                "overwritten: give another --data-dir for the array_record form"
+            )
+        return existing
+    if name not in RECIPES:
+        return _prepare_with_tensorflow(name, root, archives)
+    recipe = RECIPES[name]
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as scratch:
+        paths = find_files(recipe, archives) if archives else download(recipe, Path(scratch))
+        if verify:
+            for file, path in paths.items():
+                _check_sha256(path, {**recipe.files, **recipe.alternatives}[file])
+        contents = recipe.read(paths)
+    splits = {
+        split: _examples(split, *arrays, has_id=recipe.has_id)
+        for split, arrays in contents.splits.items()
+    }
+    return tfds.write_set(name, splits, root, contents.label_names)
+
+
+def find_files(recipe: Recipe, archives: Sequence[str | Path]) -> dict[str, Path]:
+    """The recipe's files, by name, among files and directories that were given.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or files that are missing.
+    """
+    given: dict[str, Path] = {}
+    for path in map(Path, archives):
+        if not path.exists():
+            raise FileNotFoundError(f"there is no archive {path}")
+        given |= {p.name: p for p in (path.iterdir() if path.is_dir() else [path])}
+    for file in recipe.alternatives:
+        if file in given:
+            return {file: given[file]}
+    missing = [file for file in recipe.files if file not in given]
+    if missing:
+        instead = "".join(f", or {file} alone" for file in recipe.alternatives)
+        raise FileNotFoundError(
+            f"--archive must give {', '.join(recipe.files)}{instead}; missing: {', '.join(missing)}"
+        )
+    return {file: given[file] for file in recipe.files}
+
+
+def download(recipe: Recipe, directory: Path) -> dict[str, Path]:
+    """Downloads the recipe's files, with a progress bar, once each; the paths by name.
+
+    Raises:
+        ConnectionError: the server cannot be reached, or breaks off.
+    """
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    paths = {file: directory / file for file in recipe.files}
+    with Progress(*columns) as progress:
+        for file, path in paths.items():
+            task = progress.add_task(file, total=None)
+            request = urllib.request.Request(recipe.url + file, headers={"User-Agent": "jaxgen"})
+            try:
+                with (
+                    urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response,
+                    path.open("wb") as out,
+                ):
+                    length = response.headers.get("Content-Length")
+                    progress.update(task, total=int(length) if length else None)
+                    while chunk := response.read(_CHUNK_BYTES):
+                        out.write(chunk)
+                        progress.advance(task, len(chunk))
+                    if length and out.tell() < int(length):
+                        raise ConnectionError(f"broken off after {out.tell()} of {length} bytes")
+            except (OSError, http.client.HTTPException) as error:
+                raise ConnectionError(
+                    f"could not download {recipe.url}{file} ({error}); fetch it by other means and "
+                    f"give it by --archive {file}"
+                ) from error
+    return paths
+
+
+def _check_sha256(path: Path, expected: str) -> None:
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != expected:
+        raise ValueError(
+            f"{path} is not the official file or is damaged: its SHA-256 is {found}, not {expected}"
+        )
+
+
+def _examples(
+    split: str, images: np.ndarray, labels: np.ndarray, *, has_id: bool
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Keyed examples as TFDS's builders make them, the images as PNG files."""
+    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+        file = io.BytesIO()
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(file, "PNG")
+        file.seek(0)
+        example = {"image": file, "label": int(label)}
+        yield index, {**example, "id": f"{split}_{index:05d}"} if has_id else example
+
+
+def _prepare_with_tensorflow(name: str, root: Path, archives: Sequence[str | Path]) -> Path:
+    from jaxgen.data import tfds
+
+    if archives:
+        raise ValueError(f"--archive serves {', '.join(RECIPES)} only; {name} is left to TFDS")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise RuntimeError(
+            f"{name} can only be prepared with TensorFlow: pip install 'jaxgen[prepare]', then "
+            f"repeat this command. Without it: {', '.join(RECIPES)}"
+        )
+    return tfds.prepare_with_tensorflow(name, root)
+
+
+def _read_mnist(paths: Mapping[str, Path]) -> Contents:
+    def split(prefix: str) -> tuple[np.ndarray, np.ndarray]:
+        images = _read_idx(paths[f"{prefix}-images-idx3-ubyte.gz"], 3)
+        labels = _read_idx(paths[f"{prefix}-labels-idx1-ubyte.gz"], 1)
+        if images.shape[1:] != (28, 28) or len(images) != len(labels):
+            raise ValueError(
+                f"the {prefix} files must hold 28x28 images, a label each; they hold images "
+                f"{images.shape} and labels {labels.shape}"
+            )
+        return images[..., None], labels
+
+    return Contents({"train": split("train"), "test": split("t10k")})
+
+
+def _read_idx(path: Path, ndim: int) -> np.ndarray:
+    """An idx file of bytes: 0, 0, 8 and the rank, then big-endian sizes, then the values."""
+    try:
+        raw = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a sound gzip file: {error}") from error
+    start = 4 + 4 * ndim
+    shape = np.frombuffer(raw[4:start], ">u4").tolist()
+    if raw[:4] != bytes((0, 0, 8, ndim)) or len(raw) != start + np.prod(shape):
+        raise ValueError(f"{path} is not an idx file of {ndim}-dimensional bytes")
+    return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)
+
+
+def _read_cifar10(paths: Mapping[str, Path]) -> Contents:
+    (path,) = paths.values()
+    try:
+        with tarfile.open(path, "r:*") as tar:
+            members = {Path(m.name).name: m for m in tar.getmembers() if m.isfile()}
+            read = _cifar_binary if "test_batch.bin" in members else _cifar_python
+            return read(lambda name: tar.extractfile(members[name]).read())  # type: ignore[union-attr]
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"{path} is not a sound tar file: {error}") from error
+    except (KeyError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} is not a CIFAR-10 archive: {error}") from error
+
+
+def _cifar_binary(read: Callable[[str], bytes]) -> Contents:
+    """Files of records: one byte of label, then a 3x32x32 image."""
+
+    def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
+        records = np.frombuffer(b"".join(map(read, names)), np.uint8).reshape(-1, 1 + 3072)
+        return _to_nhwc(records[:, 1:]), records[:, 0]
+
+    names = read("batches.meta.txt").decode().split()
+    train = batches(*(f"data_batch_{i}.bin" for i in range(1, 6)))
+    return Contents({"train": train, "test": batches("test_batch.bin")}, names)
+
+
+def _cifar_python(read: Callable[[str], bytes]) -> Contents:
+    """The same batches as pickled dictionaries of Python 2."""
+
+    def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
+        found = [_ArraysOnly(io.BytesIO(read(name)), encoding="bytes").load() for name in names]
+        images = np.concatenate([batch[b"data"] for batch in found])
+        return _to_nhwc(images), np.concatenate([batch[b"labels"] for batch in found])
+
+    meta = _ArraysOnly(io.BytesIO(read("batches.meta")), encoding="bytes").load()
+    train = batches(*(f"data_batch_{i}" for i in range(1, 6)))
+    names = [name.decode() for name in meta[b"label_names"]]
+    return Contents({"train": train, "test": batches("test_batch")}, names)
+
+
+def _to_nhwc(flat: np.ndarray) -> np.ndarray:
+    return flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """Unpickles NumPy arrays in plain containers, and refuses what could run code."""
+
+    allowed: Mapping[str, Any] = {
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module.split(".")[0] != "numpy" or name not in self.allowed:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return self.allowed[name]
+
+
+# The SHA-256 that TFDS records for each file; that of cifar-10-python.tar.gz is Keras's.
+RECIPES: Mapping[str, Recipe] = {
+    "cifar10": Recipe(
+        "https://www.cs.toronto.edu/~kriz/",
+        {
+            "cifar-10-binary.tar.gz": (
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
+            )
+        },
+        {
+            "cifar-10-python.tar.gz": (
+                "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
+            )
+        },
+        _read_cifar10,
+        has_id=True,
+    ),
+    "mnist": Recipe(
+        "https://storage.googleapis.com/cvdf-datasets/mnist/",
+        {
+            "train-images-idx3-ubyte.gz": (
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609"
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c"
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6"
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6"
+            ),
+        },
+        {},
+        _read_mnist,
+    ),
+    "fashion_mnist": Recipe(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        {
+            "train-images-idx3-ubyte.gz": (
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84"
+            ),
+            "train-labels-idx1-ubyte.gz": (
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845"
+            ),
+            "t10k-images-idx3-ubyte.gz": (
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073"
+            ),
+            "t10k-labels-idx1-ubyte.gz": (
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"
+            ),
+        },
+        {},
+        _read_mnist,
+    ),
+}

@@ -1,0 +1,228 @@
+"""Random-access sources of examples: arrays, the embedded digits, folders of images, TFDS sets.
+
+Images are uint8 `[N, H, W, C]` and labels int32 `[N]`, whatever the source.
+"""
+
+import difflib
+import importlib.resources
+import io
+import math
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from jaxgen.data.images import Resize, Spec, folder
+
+DEFAULT_LIMIT_BYTES = 2**31
+_DECODE_CHUNK = 256
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Examples by index.
+
+    Attributes:
+        name: of the data set.
+        split: of the examples within it.
+        protocol: one line that names set, version, split and preprocessing beside a result.
+        num_classes: the labels are 0, ..., num_classes - 1; None where there are none.
+        spec: name -> (shape, dtype) of one example.
+    """
+
+    name: str
+    split: str
+    protocol: str
+    num_classes: int | None
+
+    @property
+    def spec(self) -> Spec: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples at `indices`, integers [n], stacked: name -> [n, ...]."""
+        ...
+
+
+class ArraySource:
+    """A source in memory.
+
+    Args:
+        arrays: name -> [N, ...]: `image` uint8 [N, H, W, C], `label` int32 [N] where there is one,
+            and whatever else an experiment needs.
+        name: of the data set.
+        split: of the examples within it.
+        protocol: see `Source`; by default made of name, split and size.
+        num_classes: by default the largest label plus one.
+
+    Raises:
+        ValueError: no arrays, lengths that differ, or labels outside [0, num_classes).
+        TypeError: an `image` that is not uint8 of four dimensions, or a `label` that is not int32
+            of one.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        name: str = "arrays",
+        split: str = "all",
+        protocol: str | None = None,
+        num_classes: int | None = None,
+    ):
+        lengths = {key: len(array) for key, array in arrays.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"arrays must be one or more arrays of one length, got {lengths}")
+        image, label = arrays.get("image"), arrays.get("label")
+        if image is not None and (image.dtype != np.uint8 or image.ndim != 4):
+            raise TypeError(f"image must be uint8 [N, H, W, C], got {image.dtype} {image.shape}")
+        if label is not None:
+            if label.dtype != np.int32 or label.ndim != 1:
+                raise TypeError(f"label must be int32 [N], got {label.dtype} {label.shape}")
+            top = int(label.max(initial=0))
+            num_classes = top + 1 if num_classes is None else num_classes
+            if top >= num_classes or label.min(initial=0) < 0:
+                raise ValueError(f"each label must be in [0, {num_classes}), got {label}")
+        self.arrays = dict(arrays)
+        self.name = name
+        self.split = split
+        self.num_classes = num_classes
+        self._length = next(iter(lengths.values()))
+        self.protocol = protocol or f"{name}, split {split} ({self._length} examples)"
+
+    @property
+    def spec(self) -> Spec:
+        return {key: (array.shape[1:], array.dtype) for key, array in self.arrays.items()}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        return {key: array[indices] for key, array in self.arrays.items()}
+
+
+def digits(split: str = "train") -> ArraySource:
+    """The 1,797 real 8x8 handwritten digits of the UCI set, embedded in the package.
+
+    They are scikit-learn's copy, in its order, with the gray levels v in 0..16 stored as the bytes
+    round(255 v / 16). The two splits are a fixed random choice, stratified by class; the copy does
+    not name the writers, so the same hands wrote both. Source and licence are in `digits.LICENSE`
+    beside this file.
+
+    Args:
+        split: "train" (1,500), "test" (297) or "all".
+
+    Returns:
+        A source of `image` [8, 8, 1] and `label`, ten classes.
+
+    Raises:
+        ValueError: another split.
+    """
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split of digits must be 'train', 'test' or 'all', got {split!r}")
+    raw = importlib.resources.files("jaxgen.data").joinpath("digits.npz").read_bytes()
+    with np.load(io.BytesIO(raw)) as data:
+        image, label, test = data["image"], data["label"], data["test"]
+    rows = {"train": ~test, "test": test, "all": np.ones_like(test)}[split]
+    return ArraySource(
+        {"image": image[rows][..., None], "label": label[rows].astype(np.int32)},
+        name="digits",
+        split=split,
+        protocol=f"UCI digits 8x8, scikit-learn's copy, split {split} ({rows.sum()} of 1797)",
+        num_classes=10,
+    )
+
+
+def load(
+    name: str,
+    split: str | None = None,
+    data_dir: str | Path | None = None,
+    *,
+    resize: Resize = None,
+) -> Source:
+    """A source by name: the one entry for experiments.
+
+    Args:
+        name: "digits" (embedded), "folder" (of images), or any TFDS image set, prepared in the
+            array_record form: "cifar10", "cifar10:3.0.2", "imagenet_resized/64x64".
+        split: by default "train" for digits and TFDS sets (which take slices such as "train[:10%]"
+            too), and for a folder the folder itself.
+        data_dir: the TFDS data directory (by default $TFDS_DATA_DIR or ~/tensorflow_datasets), or
+            the folder of images.
+        resize: center-crop and resize every image to a size or (height, width); for folders and
+            TFDS sets.
+
+    Returns:
+        The source; nothing is downloaded.
+
+    Raises:
+        ValueError: an unknown set (naming near ones) or split; a missing or unusable argument; an
+            unusable image. `folder` and `jaxgen.data.tfds.tfds_source` say more.
+        FileNotFoundError: a missing directory, or a set that is not prepared; says how to.
+    """
+    if name == "digits":
+        if resize is not None:
+            raise ValueError(f"resize is for folders and TFDS sets, not for digits; got {resize}")
+        return digits(split or "train")
+    if name == "folder":
+        if data_dir is None:
+            raise ValueError("the data set 'folder' needs data_dir, the folder of images")
+        return folder(data_dir, split, resize=resize)
+    from jaxgen.data import tfds
+
+    root = tfds.data_directory(data_dir)
+    known = tfds.known_names(root)
+    if tfds.base_name(name) not in known:
+        near = difflib.get_close_matches(tfds.base_name(name), ["digits", "folder", *known])
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        raise ValueError(
+            f"unknown data set {name!r}{hint} Known are 'digits', 'folder' and the image sets of "
+            f"TensorFlow Datasets, by their names there."
+        )
+    return tfds.tfds_source(name, split or "train", root, resize=resize)
+
+
+def nbytes(source: Source) -> int:
+    """The size of a source, decoded."""
+    example = sum(math.prod(shape) * dtype.itemsize for shape, dtype in source.spec.values())
+    return len(source) * example
+
+
+def resident(source: Source, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Source:
+    """The source in memory, decoded once, where it fits.
+
+    Args:
+        source: any source.
+        limit_bytes: the most that the decoded arrays may take.
+
+    Returns:
+        An `ArraySource` of the same examples if they take at most `limit_bytes`; otherwise the
+        source itself.
+    """
+    return decode(source) if nbytes(source) <= limit_bytes else source
+
+
+def decode(source: Source) -> ArraySource:
+    """The whole source in memory, decoded by threads; an `ArraySource` is returned as it is."""
+    if isinstance(source, ArraySource):
+        return source
+    arrays = {k: np.empty((len(source), *shape), d) for k, (shape, d) in source.spec.items()}
+
+    def fill(begin: int) -> None:
+        rows = np.arange(begin, min(begin + _DECODE_CHUNK, len(source)))
+        for key, values in source[rows].items():
+            arrays[key][rows] = values
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        list(pool.map(fill, range(0, len(source), _DECODE_CHUNK)))
+    return ArraySource(
+        arrays,
+        name=source.name,
+        split=source.split,
+        protocol=source.protocol,
+        num_classes=source.num_classes,
+    )

@@ -1,0 +1,306 @@
+"""TensorFlow Datasets without TensorFlow: reading image sets, and writing them for `prepare`.
+
+The only importer of `tensorflow_datasets`. Sets are read at random from the array_record form,
+found on disk by their `dataset_info.json`, so that neither their builder's code nor the network is
+asked.
+"""
+
+import contextlib
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from jaxgen.data.images import Resize, Spec, decode_image, image_spec, target_size
+
+WITHOUT_TENSORFLOW = ("cifar10", "fashion_mnist", "mnist")  # what `prepare` can write by itself
+_NEEDS_TENSORFLOW = " (which needs TensorFlow: pip install 'jaxgen[prepare]')"
+_NAME = re.compile(r"(?P<base>\w+)(/(?P<config>[^:]+?))?([:/](?P<version>\d+\.\d+\.\d+))?")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_METADATA = ("dataset_info.json", "features.json")
+
+
+class TfdsSource:
+    """Images (and labels) of a prepared TFDS set, decoded when asked for; made by `tfds_source`."""
+
+    def __init__(
+        self,
+        records: Any,
+        features: tfds.features.FeaturesDict,
+        shape: tuple[int, int, int],
+        *,
+        resize: bool,
+        name: str,
+        split: str,
+        directory: Path,
+    ):
+        self.records = records
+        self.features = features
+        self.image_key = next(key for key in features if key != "label")
+        self.shape = shape
+        self.resize = resize
+        self.directory = directory
+        self.name = name
+        self.split = split
+        self.num_classes = features["label"].num_classes if "label" in features else None
+        size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
+        self.protocol = f"TFDS {name}, split {split} ({len(records)} images), {size}"
+
+    @property
+    def spec(self) -> Spec:
+        return image_spec(self.shape, self.num_classes is not None)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            records = self.records.__getitems__([int(i) for i in indices])
+            if not all(records):  # all that array_record says of a file cut at a block's end
+                raise RuntimeError("empty records")
+        except RuntimeError as error:  # array_record's checksums do not match
+            raise ValueError(
+                f"the set {self.name} in {self.directory} is damaged: delete that directory and "
+                f"prepare it again ({error})"
+            ) from error
+        batch = {"image": np.empty((len(records), *self.shape), np.uint8)}
+        labels = np.empty(len(records), np.int32)
+        undecoded = {self.image_key: tfds.decode.SkipDecoding()}
+        for i, record in enumerate(records):
+            example = self.features.deserialize_example_np(record, decoders=undecoded)
+            # With Pillow ourselves: the same bytes on every machine, with OpenCV or without.
+            name = f"{indices[i]} of {self.name}, split {self.split}"
+            file = io.BytesIO(example[self.image_key])
+            batch["image"][i] = decode_image(file, self.shape, name, resize=self.resize)
+            labels[i] = example.get("label", 0)
+        return batch if self.num_classes is None else {**batch, "label": labels}
+
+
+def tfds_source(
+    name: str, split: str = "train", data_dir: str | Path | None = None, *, resize: Resize = None
+) -> TfdsSource:
+    """An image set of TensorFlow Datasets, prepared in the array_record form.
+
+    Args:
+        name: "cifar10", "cifar10:3.0.2" or "imagenet_resized/64x64"; without a version, the newest
+            that is prepared.
+        split: "train", "test", ..., or a slice or sum of them as TFDS writes it: "train[:10%]".
+        data_dir: the TFDS data directory, or that of the prepared set itself; None for
+            $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        resize: center-crop and resize every image to a size or (height, width).
+
+    Returns:
+        A source of the feature `image`, or the only image feature, and of `label` if that is a
+        class. Nothing is downloaded.
+
+    Raises:
+        FileNotFoundError: no such directory, a set that is not prepared there or lacks files.
+        ValueError: a set in another form, without an 8-bit image feature, or with images of several
+            sizes and no `resize`; an unknown split.
+    """
+    size = target_size(resize)
+    root = data_directory(data_dir)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no data directory {root}; {_how_to_prepare(name, root)}")
+    directory = prepared_directory(name, root)
+    if directory is None:
+        raise FileNotFoundError(f"{name} is not prepared in {root}; {_how_to_prepare(name, root)}")
+    formats = file_formats(directory)
+    if "array_record" not in formats:
+        raise ValueError(
+            f"{directory} is in the form {', '.join(formats)}, which cannot be read at random "
+            f"without TensorFlow; {_how_to_prepare(name, Path('OTHER'))}"
+        )
+    builder = tfds.builder_from_directory(directory, "array_record")
+    info = builder.info
+    image_key = _image_key(info, directory)
+    keys = [image_key, *_label_key(info)]
+    shape = _shape(info.features[image_key], size, f"{info.full_name} in {directory}")
+    for instruction in info.splits[split].file_instructions:
+        if not os.path.exists(instruction.filename):
+            raise FileNotFoundError(
+                f"{instruction.filename} is missing: delete {directory} and prepare the set again; "
+                f"{_how_to_prepare(name, root)}"
+            )
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    return TfdsSource(
+        builder.as_data_source(split, deserialize_method=raw),
+        tfds.features.FeaturesDict({key: info.features[key] for key in keys}),
+        shape,
+        resize=size is not None,
+        name=info.full_name,
+        split=split,
+        directory=directory,
+    )
+
+
+def data_directory(data_dir: str | Path | None) -> Path:
+    """`data_dir`, or by default $TFDS_DATA_DIR or ~/tensorflow_datasets, as TFDS has it."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(chosen).expanduser()
+
+
+def base_name(name: str) -> str:
+    """The set's name without configuration and version.
+
+    Raises:
+        ValueError: a name that is not of the form set[/config][:version].
+    """
+    return _parse(name)[0]
+
+
+def known_names(data_dir: str | Path | None = None) -> list[str]:
+    """The sets that TFDS has builders of, and those prepared in a data directory."""
+    root = data_directory(data_dir)
+    found = [root.parent.name, root.parent.parent.name] if _is_prepared(root) else []
+    found += [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    return sorted({*tfds.list_builders(with_community_datasets=False), *found})
+
+
+def prepared_directory(name: str, data_dir: str | Path | None = None) -> Path | None:
+    """Where a set is prepared: `data_dir/set[/config]/version`, or `data_dir` itself; or None.
+
+    Without a version it is the newest. Without a configuration it is the only one that is there.
+
+    Raises:
+        ValueError: several configurations are prepared and the name chooses none.
+    """
+    root, (base, config, version) = data_directory(data_dir), _parse(name)
+    if _is_prepared(root):
+        names = (root.parent.name, root.parent.parent.name)  # of set/version, set/config/version
+        return root if base in names else None
+    home = root / base
+    if config:
+        return _newest(home / config, version)
+    found = _newest(home, version)
+    if found is None and home.is_dir():
+        paths = {d.name: _newest(d, version) for d in sorted(home.iterdir())}
+        configs = {key: path for key, path in paths.items() if path is not None}
+        if len(configs) > 1:
+            choices = ", ".join(f"{base}/{key}" for key in configs)
+            raise ValueError(f"{name!r} is prepared in several configurations; choose of {choices}")
+        found = next(iter(configs.values()), None)
+    return found
+
+
+def file_formats(directory: Path) -> list[str]:
+    """The forms in which a set is prepared: "array_record", "tfrecord", ..."""
+    info = tfds.builder_from_directory(directory).info
+    return sorted(form.value for form in info.available_file_formats())
+
+
+def write_set(
+    name: str,
+    splits: Mapping[str, Iterable[tuple[int, dict[str, Any]]]],
+    data_dir: Path,
+    label_names: Sequence[str] | None = None,
+) -> Path:
+    """Writes a set that TFDS has a builder of, in the array_record form that this builder reads.
+
+    Everything is written beside its place and moved there at the end, so that a set is prepared
+    wholly or not at all.
+
+    Args:
+        name: of the set.
+        splits: split -> (key, example) pairs; keys give the order on disk, images are PNG bytes.
+        data_dir: the TFDS data directory; made if it is missing.
+        label_names: of the classes, where the builder takes them from the archive.
+
+    Returns:
+        The directory of the prepared set.
+    """
+
+    def prepare(builder: tfds.core.DatasetBuilder) -> None:
+        if label_names is not None:
+            builder.info.features["label"].names = list(label_names)
+        builder._split_generators = lambda dl_manager: dict(splits)  # the hook of every builder
+
+    return _prepare(name, data_dir, prepare)
+
+
+def prepare_with_tensorflow(name: str, data_dir: Path) -> Path:
+    """Lets TFDS download and prepare any set of its own, as array_record; needs TensorFlow."""
+    return _prepare(name, data_dir, lambda builder: None)
+
+
+def _prepare(name: str, data_dir: Path, customize: Any) -> Path:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir) as scratch:
+        builder = tfds.builder(name, data_dir=scratch, file_format="array_record")
+        customize(builder)
+        with contextlib.redirect_stdout(io.StringIO()):  # it would name the scratch directory
+            builder.download_and_prepare()
+        made = Path(builder.data_dir)
+        place = data_dir / made.relative_to(scratch)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(made, place)
+        except OSError:
+            if not _is_prepared(place):  # another process may have been faster
+                raise
+    return place
+
+
+def _parse(name: str) -> tuple[str, str | None, str | None]:
+    """(set, configuration, version)."""
+    match = _NAME.fullmatch(name)
+    if match is None:
+        raise ValueError(f"a TFDS name is set[/config][:version], got {name!r}")
+    return match["base"], match["config"], match["version"]
+
+
+def _is_prepared(directory: Path) -> bool:
+    return all((directory / file).is_file() for file in _METADATA)
+
+
+def _newest(directory: Path, version: str | None) -> Path | None:
+    if not directory.is_dir():
+        return None
+    found = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name) and _is_prepared(d)]
+    found = [d for d in found if version in (None, d.name)]
+    return max(found, key=lambda d: tuple(map(int, d.name.split("."))), default=None)
+
+
+def _how_to_prepare(name: str, root: Path) -> str:
+    base = base_name(name)
+    needs, name = ("", base) if base in WITHOUT_TENSORFLOW else (_NEEDS_TENSORFLOW, name)
+    return f"prepare it{needs}: python -m jaxgen.data prepare {name} --data-dir {root}"
+
+
+def _image_key(info: tfds.core.DatasetInfo, directory: Path) -> str:
+    images = [k for k, f in info.features.items() if isinstance(f, tfds.features.Image)]
+    if "image" in images:
+        return "image"
+    if len(images) != 1:
+        raise ValueError(
+            f"{info.full_name} in {directory} has no feature 'image', nor any one image feature "
+            f"instead; its features are {', '.join(info.features)}"
+        )
+    return images[0]
+
+
+def _label_key(info: tfds.core.DatasetInfo) -> list[str]:
+    is_class = isinstance(dict(info.features.items()).get("label"), tfds.features.ClassLabel)
+    return ["label"] if is_class else []
+
+
+def _shape(
+    image: tfds.features.Image, size: tuple[int, int] | None, name: str
+) -> tuple[int, int, int]:
+    height, width, channels = image.shape
+    if image.np_dtype != np.uint8 or channels not in (1, 3, 4):
+        raise ValueError(
+            f"the images of {name} are {np.dtype(image.np_dtype)} of {channels} channels; they "
+            "must be uint8 of 1, 3 or 4 channels"
+        )
+    if size is None and (height is None or width is None):
+        raise ValueError(
+            f"the images of {name} have no one size; give resize= to crop and resize all to one"
+        )
+    return (*(size or (height, width)), channels)

@@ -1,0 +1,224 @@
+"""The command line of every experiment: train (the default), sample, evaluate."""
+
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import jax
+import tyro
+
+from jaxgen.core import State
+from jaxgen.training import config as configs
+from jaxgen.training import evaluation, loop
+from jaxgen.training.checkpoint import CheckpointError
+from jaxgen.training.config import RunConfig
+from jaxgen.training.experiment import Experiment
+from jaxgen.training.images import check_output, save_samples
+from jaxgen.training.strategies import JitStrategy, make_strategy
+from jaxgen.training.writers import append_json_line, describe_environment, write_json
+
+C = TypeVar("C", bound=RunConfig)
+Flat = tyro.conf.arg(name="")
+VERBS = ("train", "sample", "evaluate")
+TRACEBACK = "JAXGEN_TRACEBACK"
+
+
+@dataclass(frozen=True)
+class Train(Generic[C]):
+    """Flags of `train`."""
+
+    config: Annotated[C, Flat]
+
+
+@dataclass(frozen=True)
+class Sample(Generic[C]):
+    """Flags of `sample`."""
+
+    config: Annotated[C, Flat]
+    num: int = 64
+    """Number of samples."""
+    out: Path = Path("samples.png")
+    """A .png file for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C])."""
+    step: int | None = None
+    """The checkpoint to use; the newest by default."""
+
+
+@dataclass(frozen=True)
+class Evaluate(Generic[C]):
+    """Flags of `evaluate`."""
+
+    config: Annotated[C, Flat]
+    step: int | None = None
+    """The checkpoint to use; the newest by default."""
+
+
+def main(
+    config_type: type[C],
+    build: Callable[[C], Experiment],
+    args: Sequence[str] | None = None,
+) -> None:
+    """Run an experiment from the command line, and exit.
+
+    `[train]` trains, or resumes where the run directory exists; `sample` and `evaluate` read a run
+    directory. The flags are the fields of the config; for an existing run directory their defaults
+    are its own. Bad input ends in one line on stderr and exit code 2, a run that failed in 1.
+
+    Args:
+        config_type: a frozen dataclass derived from `RunConfig`, with a default for each field.
+        build: makes the experiment.
+        args: the command line, `sys.argv[1:]` by default.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    verb = arguments.pop(0) if arguments and arguments[0] in VERBS else "train"
+    module = sys.modules[config_type.__module__]
+    name = module.__spec__.name if module.__spec__ else Path(str(module.__file__)).stem
+    command = {"train": _train, "sample": _sample, "evaluate": _evaluate}[verb]
+    try:
+        sys.exit(command(_Invocation(name, module.__doc__ or "", config_type, build, arguments)))
+    except (CheckpointError, loop.NonFiniteError) as error:
+        _fail(error, 1)
+    except (ValueError, TypeError, OSError) as error:
+        _fail(error, 2)
+
+
+def _fail(error: Exception, code: int) -> None:
+    if os.environ.get(TRACEBACK):
+        raise error
+    print(f"error: {error}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
+    sys.exit(code)
+
+
+@dataclass(frozen=True)
+class _Invocation:
+    """One call of an experiment's module: what it is, and its flags, not yet parsed."""
+
+    name: str
+    doc: str
+    config_type: type[Any]
+    build: Callable[[Any], Experiment]
+    arguments: list[str]
+
+    def parse(self, verb: type[Any], *, must_exist: bool) -> tuple[Any, RunConfig | None]:
+        """The flags, with the run directory's own config (returned too) as their defaults."""
+        default = self.config_type()
+        flags = self._parse(verb, default)
+        saved = load_config(Path(flags.config.run_dir), self.name, default)
+        if saved is None:
+            if must_exist:
+                raise FileNotFoundError(
+                    f"--run-dir {flags.config.run_dir} is no run of {self.name}: train one first "
+                    f"(python -m {self.name} --run-dir {flags.config.run_dir})"
+                )
+            return flags, None
+        return self._parse(verb, saved), saved
+
+    def _parse(self, verb: type[Any], default: RunConfig) -> Any:
+        word = verb.__name__.lower()
+        return tyro.cli(
+            verb[type(default)],
+            default=verb(config=default),
+            args=self.arguments,
+            prog=f"python -m {self.name} {word}",
+            description=f"{self.doc}\n\nVerbs: {', '.join(VERBS)} (each has its own --help).",
+        )
+
+
+def load_config(run_dir: Path, name: str, default: C) -> C | None:
+    """The config that a run directory was made by, or None where there is no such directory.
+
+    Raises:
+        FileExistsError: if the directory holds something else.
+        ValueError: if the run is another experiment's or its config cannot be read.
+    """
+    path = run_dir / "config.json"
+    if not path.exists():
+        if run_dir.is_dir() and any(run_dir.iterdir()):
+            raise FileExistsError(
+                f"--run-dir {run_dir} exists and is no run directory (it has no config.json): "
+                "name a new directory"
+            )
+        if run_dir.exists() and not run_dir.is_dir():
+            raise FileExistsError(f"--run-dir {run_dir} is a file: name a directory")
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        experiment, values = saved["experiment"], saved["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a run's config: {error!r}") from error
+    if experiment != name:
+        raise ValueError(f"--run-dir {run_dir} is a run of {experiment}, not of {name}")
+    values["run_dir"] = str(run_dir)  # it may have been moved since
+    return configs.from_dict(default, values)
+
+
+def _train(invocation: _Invocation) -> int:
+    flags, saved = invocation.parse(Train, must_exist=False)
+    config = flags.config
+    if saved is not None and (found := configs.differences(saved, config)):
+        raise ValueError(
+            f"--run-dir {config.run_dir} was made by another config:\n  "
+            + "\n  ".join(found)
+            + "\nUse another --run-dir for a new run, or drop these flags to resume this one"
+        )
+    experiment = invocation.build(config)
+    loop.check_batch(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
+    run_dir = Path(config.run_dir)
+    if jax.process_index() == 0:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        saved_config = {"experiment": invocation.name, "config": configs.to_dict(config)}
+        write_json(run_dir / "config.json", saved_config)
+        session = {"arguments": invocation.arguments, **describe_environment()}
+        append_json_line(run_dir / "sessions.jsonl", session)
+    state = loop.train(experiment, config)
+    print(f"{config.run_dir}: {int(state.step)} of {config.steps} steps done")
+    grids = sorted((run_dir / "samples").glob("*.png"))
+    if grids:
+        print(f"samples: {grids[-1]}")
+    return 0
+
+
+def _sample(invocation: _Invocation) -> int:
+    flags, _ = invocation.parse(Sample, must_exist=True)
+    if flags.num < 1:
+        raise ValueError(f"--num must be at least 1, got {flags.num}")
+    check_output(flags.out)
+    experiment, strategy, state = _restore(invocation, flags)
+    key = jax.random.key(flags.config.seed)
+    images = evaluation.make_sample(experiment, strategy)(state, key, flags.num)
+    save_samples(flags.out, images)
+    print(f"samples: {flags.out}")
+    return 0
+
+
+def _evaluate(invocation: _Invocation) -> int:
+    flags, _ = invocation.parse(Evaluate, must_exist=True)
+    experiment, strategy, state = _restore(invocation, flags)
+    metrics = evaluation.make_evaluate(experiment, strategy, flags.config.seed)(state)
+    environment = describe_environment()
+    result = {
+        "experiment": invocation.name,
+        "step": int(state.step),
+        **metrics,
+        "protocol": {
+            **experiment.protocol,
+            "parameters": "average" if state.ema else "last",
+            "seed": flags.config.seed,
+            "precision": flags.config.precision,
+            "environment": environment,
+        },
+    }
+    append_json_line(Path(flags.config.run_dir) / "evaluations.jsonl", result)
+    print(json.dumps(result))
+    return 0
+
+
+def _restore(invocation: _Invocation, flags: Any) -> tuple[Experiment, JitStrategy, State]:
+    """The experiment of a run directory and the state of one of its checkpoints."""
+    experiment = invocation.build(flags.config)
+    strategy = make_strategy("jit", fsdp=flags.config.fsdp)
+    state = loop.restore(experiment, flags.config, strategy, step=flags.step)
+    return experiment, strategy, state

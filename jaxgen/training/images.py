@@ -1,0 +1,145 @@
+"""Image grids and sample files: uint8 in, PNG or NPZ out."""
+
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from jaxgen.training.files import open_atomically
+
+SUFFIXES = {
+    ".png": "a grid of the samples",
+    ".npz": "the samples, key `samples`: uint8 [N, H, W, C]",
+}
+_READABLE = 32  # smaller images are enlarged to at least this many pixels
+_BACKGROUND = 255
+
+
+def grid(
+    images: np.ndarray, columns: int | None = None, padding: int = 2, scale: int | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Lays images out in rows, left to right, on white.
+
+    Args:
+        images: uint8 [N, H, W, C], C being 1 (grey) or 3.
+        columns: images a row; by default the grid is about square.
+        padding: pixels between the images and around them.
+        scale: each pixel becomes a square of `scale` pixels a side; by default as many as make
+            the longer side 32 pixels, so that 8x8 digits can be read.
+
+    Returns:
+        One RGB image of `rows * (H scale + padding) + padding` by
+        `columns * (W scale + padding) + padding` pixels.
+
+    Raises:
+        TypeError: `images` is not a uint8 array.
+        ValueError: it is empty or of another shape, or a number is out of range.
+
+    Example:
+        >>> grid(np.zeros((10, 8, 8, 1), np.uint8)).shape
+        (104, 138, 3)
+    """
+    _check_images(images)
+    count, height, width, _ = images.shape
+    columns = math.ceil(math.sqrt(count)) if columns is None else columns
+    scale = max(1, math.ceil(_READABLE / max(height, width))) if scale is None else scale
+    for name, value, least in (
+        ("columns", columns, 1),
+        ("padding", padding, 0),
+        ("scale", scale, 1),
+    ):
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+    rows = math.ceil(count / columns)
+    tiles = np.full((rows * columns, height, width, 3), _BACKGROUND, np.uint8)
+    tiles[:count] = images
+    tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)
+    # Each tile carries its padding on the right and below; the canvas adds the first.
+    tiles = np.pad(tiles, ((0, 0), (0, padding), (0, padding), (0, 0)), constant_values=_BACKGROUND)
+    tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2)
+    canvas = tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], 3)
+    return np.pad(canvas, ((padding, 0), (padding, 0), (0, 0)), constant_values=_BACKGROUND)
+
+
+def save_png(path: str | Path, image: np.ndarray, *, overwrite: bool = False) -> None:
+    """Writes one image as a PNG file, whole or not at all; parent directories are made.
+
+    Args:
+        path: a name that ends in `.png`.
+        image: uint8 [H, W, C], C being 1 (grey) or 3.
+        overwrite: replace an existing file.
+
+    Raises:
+        TypeError, ValueError: as for `grid`, and for another suffix.
+        FileExistsError: `path` exists.
+    """
+    check_output(path, overwrite=overwrite, accepted=(".png",))
+    if not isinstance(image, np.ndarray) or image.ndim != 3:
+        raise ValueError(f"image must be an array [H, W, C], got {_describe(image)}")
+    _check_images(image[None], name="image")
+    squeezed = image[:, :, 0] if image.shape[2] == 1 else image
+    with open_atomically(path) as file:
+        Image.fromarray(np.ascontiguousarray(squeezed)).save(file, format="PNG")
+
+
+def save_samples(path: str | Path, images: np.ndarray, *, overwrite: bool = False) -> None:
+    """Writes samples as the suffix of `path` says: `.png`, a grid; `.npz`, the samples themselves.
+
+    Args:
+        path: where to; parent directories are made.
+        images: uint8 [N, H, W, C].
+        overwrite: replace an existing file.
+
+    Raises:
+        TypeError, ValueError: as for `grid`, and for another suffix.
+        FileExistsError: `path` exists.
+    """
+    check_output(path, overwrite=overwrite)
+    _check_images(images)
+    if Path(path).suffix.lower() == ".png":
+        save_png(path, grid(images), overwrite=overwrite)
+        return
+    with open_atomically(path) as file:
+        np.savez(file, samples=images)
+
+
+def check_output(
+    path: str | Path, *, overwrite: bool = False, accepted: tuple[str, ...] = tuple(SUFFIXES)
+) -> None:
+    """Raises unless samples can be written to `path`: to be asked before they are computed.
+
+    Raises:
+        ValueError: the suffix is not among the `accepted`.
+        FileExistsError: `path` exists and `overwrite` is False, or is a directory.
+        PermissionError: its directory cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in accepted:
+        choices = "; ".join(f"{suffix} ({SUFFIXES[suffix]})" for suffix in accepted)
+        raise ValueError(f"the output file must end in {choices}; got {path}")
+    if path.is_dir():
+        raise FileExistsError(f"{path} is a directory: name a file")
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists and is not overwritten: name another file")
+    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise PermissionError(f"{path} cannot be made: {nearest} is no writable directory")
+
+
+def _check_images(images: np.ndarray, name: str = "images") -> None:
+    if not isinstance(images, np.ndarray) or images.dtype != np.uint8:
+        raise TypeError(f"{name} must be a uint8 NumPy array, got {_describe(images)}")
+    if images.ndim != 4 or images.shape[3] not in (1, 3) or not images.size:
+        shape = "[N, H, W, C]" if name == "images" else "[H, W, C]"
+        raise ValueError(
+            f"{name} must be {shape} with C of 1 or 3 and nothing empty, got {_describe(images)}"
+        )
+
+
+def _describe(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return type(value).__name__

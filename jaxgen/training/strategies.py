@@ -1,0 +1,243 @@
+"""How a step is spread over devices: `jit` with shardings, or `pmap`.
+
+A strategy compiles one function, `run(state, streak, data, num_steps)`: a loop of `num_steps`
+training steps in one dispatch. `num_steps` is traced, so that any number costs one compilation.
+The two strategies differ only in how they place arrays and in who reduces: under `jit` the batch
+is one global array and XLA inserts the collectives; under `pmap` each device sees its part and the
+step calls `psum`. The state has the same form in both, so that checkpoints are the same.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int
+
+from jaxgen.core import Batch, PyTree, State
+from jaxgen.training.step import Metrics, Step
+
+AXIS = "data"
+HostBatch = Mapping[str, np.ndarray]
+
+
+class Feed(NamedTuple):
+    """How the compiled loop comes by its batches.
+
+    Attributes:
+        batch: `(data, step, shard) -> raw batch`. `data` is what `run` is given: the whole set
+            where it lies on the device, else one batch. `shard` is (index, count) of the part of
+            the global batch to return: (0, 1) under jit.
+        prepare: `(key, raw batch) -> batch`, from bytes to what the loss sees, augmented.
+        seed: of the run: keys are functions of (seed, step).
+        resident: whether `data` is the whole set.
+    """
+
+    batch: Callable[[PyTree, Int[Array, ""], tuple[Any, int]], Batch]
+    prepare: Callable[[Array, Batch], Batch]
+    seed: int
+    resident: bool
+
+
+class RunResult(NamedTuple):
+    """What `run` returns: the state, and what the host reads one dispatch late.
+
+    Attributes:
+        state: after `num_steps` steps.
+        streak: i32[], steps skipped in a row up to now.
+        worst_streak: i32[], the longest such row in this dispatch.
+        skipped: i32[], steps skipped in this dispatch.
+        first_bad: i32[2], the first skipped step and its index in `guarded_names`; -1 for none.
+        metrics: name -> (total, weight) over the steps of this dispatch.
+    """
+
+    state: State
+    streak: Int[Array, ""]
+    worst_streak: Int[Array, ""]
+    skipped: Int[Array, ""]
+    first_bad: Int[Array, "2"]
+    metrics: Metrics
+
+
+Run = Callable[[State, Array, PyTree, Any], RunResult]
+
+
+def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> Run:
+    """A loop of training steps as one pure function, to be compiled by a strategy."""
+
+    def one(state: State, data: PyTree):
+        shard = (0, 1) if axis_name is None else (lax.axis_index(axis_name), num_shards)
+        prepare_key, loss_key = jax.random.split(step_key(feed.seed, state.step))
+        if axis_name is not None:
+            prepare_key = jax.random.fold_in(prepare_key, shard[0])
+        batch = feed.prepare(prepare_key, feed.batch(data, state.step, shard))
+        return step(state, batch, loss_key)
+
+    def run(state: State, streak: Array, data: PyTree, num_steps: Array | int) -> RunResult:
+        shapes = jax.eval_shape(one, state, data)
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes.metrics)
+        zero = jnp.int32(0)
+
+        def body(_, carry: RunResult) -> RunResult:
+            result = one(carry.state, data)
+            is_bad = result.bad >= 0
+            streak = jnp.where(is_bad, carry.streak + 1, 0)
+            where = jnp.stack([carry.state.step, result.bad])
+            return RunResult(
+                result.state,
+                streak,
+                jnp.maximum(carry.worst_streak, streak),
+                carry.skipped + is_bad,
+                jnp.where(is_bad & (carry.skipped == 0), where, carry.first_bad),
+                jax.tree.map(jnp.add, carry.metrics, result.metrics),
+            )
+
+        start = RunResult(state, streak, zero, zero, jnp.full((2,), -1, jnp.int32), zeros)
+        return lax.fori_loop(0, num_steps, body, start)
+
+    return run
+
+
+def step_key(seed: int, step: Int[Array, ""] | int) -> Array:
+    """The key of one training step: a pure function of (seed, step)."""
+    return jax.random.fold_in(jax.random.key(seed), step)
+
+
+class JitStrategy:
+    """`jit` over a mesh of (data, fsdp) devices; the default.
+
+    The batch is sharded over all devices. Parameters, optimizer state and averages are replicated,
+    or, with `fsdp` > 1, each array is sharded along its largest axis that `fsdp` divides.
+
+    Args:
+        devices: the devices, all of them by default.
+        fsdp: devices over which the state is sharded; must divide their number.
+    """
+
+    name = "jit"
+    axis_name = None
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1):
+        devices = list(jax.devices() if devices is None else devices)
+        if fsdp < 1 or len(devices) % fsdp:
+            raise ValueError(
+                f"fsdp must divide the number of devices, got {fsdp} for {len(devices)}"
+            )
+        self.num_devices = len(devices)
+        self.fsdp = fsdp
+        grid = np.array(devices).reshape(-1, fsdp)
+        self.mesh = Mesh(grid, (AXIS, "fsdp"), axis_types=(AxisType.Auto,) * 2)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.batched = NamedSharding(self.mesh, PartitionSpec((AXIS, "fsdp")))
+
+    def shardings(self, state: PyTree) -> PyTree:
+        """The sharding of each array of the state (arrays or their shapes)."""
+        return jax.tree.map(lambda x: self._sharding(x.shape), state)
+
+    def _sharding(self, shape: tuple[int, ...]) -> NamedSharding:
+        # Ties go to the last axis: the features.
+        fits = [(size, axis) for axis, size in enumerate(shape) if size % self.fsdp == 0]
+        if self.fsdp == 1 or not fits or max(fits)[0] < self.fsdp:
+            return self.replicated
+        spec = [None] * len(shape)
+        spec[max(fits)[1]] = "fsdp"
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def init(self, init: Callable[..., State], *args: Any) -> State:
+        """Call `init(*args)` compiled, its result laid out as the strategy lays out a state."""
+        shardings = self.shardings(jax.eval_shape(init, *args))
+        return jax.jit(init, out_shardings=shardings, compiler_options=self._quickly())(*args)
+
+    def _quickly(self) -> dict[str, int] | None:
+        """Options to compile what runs once: LLVM spends ten times longer on a network's random
+        draws than they take to run unoptimized."""
+        is_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return {"xla_backend_optimization_level": 0} if is_cpu else None
+
+    def put_batch(self, batch: HostBatch) -> PyTree:
+        """This process's rows of a batch (NumPy) -> what `run` takes: the batch on the devices."""
+        return self.put_global(batch)
+
+    def put_global(self, batch: HostBatch) -> Batch:
+        """This process's rows of a batch (NumPy) -> one global array, sharded over devices."""
+        return jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(self.batched, x), dict(batch)
+        )
+
+    def put_replicated(self, tree: PyTree) -> PyTree:
+        """NumPy arrays, the same in every process -> arrays on every device."""
+        return jax.tree.map(
+            lambda x: jax.make_array_from_callback(
+                np.shape(x), self.replicated, lambda i, x=x: np.asarray(x)[i]
+            ),
+            tree,
+        )
+
+    def compile(self, step: Step, feed: Feed, state: State) -> Run:
+        """Compile a loop of steps; the state given to it is donated."""
+
+        def batch(data: PyTree, index: Array, shard: tuple[Any, int]) -> Batch:
+            return lax.with_sharding_constraint(feed.batch(data, index, shard), self.batched)
+
+        run = make_run(step, feed._replace(batch=batch), None, 1)
+        out = RunResult(self.shardings(state), *[self.replicated] * 5)
+        return jax.jit(run, donate_argnums=(0,), out_shardings=out)
+
+
+class PmapStrategy(JitStrategy):
+    """`pmap`: one program a device, reduced by `psum`.
+
+    The state is not stacked (`in_axes=None`, `out_axes=None`), so that checkpoints, sampling and
+    evaluation are those of `JitStrategy`. Each device draws its own noise, so a run equals a `jit`
+    run in distribution, and number for number only where the loss draws nothing.
+    """
+
+    name = "pmap"
+    axis_name = AXIS
+
+    def __init__(self, devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1):
+        if fsdp != 1:
+            raise ValueError(f"fsdp needs strategy 'jit'; 'pmap' replicates the state, got {fsdp}")
+        super().__init__(devices)
+
+    def compile(self, step: Step, feed: Feed, state: State) -> Run:
+        """Compile a loop of steps; the state given to it is donated."""
+        run = make_run(step, feed, self.axis_name, self.num_devices)
+        compiled = jax.pmap(
+            # pmap wants at least one mapped argument; a resident set and the state are not.
+            lambda _, *args: run(*args),
+            axis_name=self.axis_name,
+            in_axes=(0, None, None, None if feed.resident else 0, None),
+            out_axes=None,
+            devices=list(self.mesh.devices.flat),
+            donate_argnums=(1,),
+        )
+        index = np.arange(self.num_devices // jax.process_count())
+
+        def call(state: State, streak: Array, data: PyTree, num_steps: int) -> RunResult:
+            return compiled(index, state, streak, data, num_steps)
+
+        return call
+
+    def put_batch(self, batch: HostBatch) -> PyTree:
+        """This process's rows of a batch (NumPy) -> [local devices, rows of each, ...]."""
+        devices = self.num_devices // jax.process_count()
+        return jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), dict(batch))
+
+
+def make_strategy(
+    name: str, devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1
+) -> JitStrategy:
+    """The strategy of that name ("jit" or "pmap"), over all devices by default.
+
+    Raises:
+        ValueError: if the name is unknown, or `fsdp` does not fit the devices or the strategy.
+    """
+    if name == "jit":
+        return JitStrategy(devices, fsdp=fsdp)
+    if name == "pmap":
+        return PmapStrategy(devices, fsdp=fsdp)
+    raise ValueError(f"strategy must be 'jit' or 'pmap', got {name!r}")

@@ -1,0 +1,363 @@
+"""How a run explains itself: versions, metrics (console, CSV, TensorBoard) and sample grids.
+
+A run that was killed replays its steps exactly when it resumes. So every writer here skips what is
+already on the disk, and what was half written is dropped: nothing is lost and nothing doubled.
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as RichProgress
+
+import jaxgen
+from jaxgen.training.files import open_atomically
+from jaxgen.training.images import grid, save_png
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
+
+
+def write_json(path: str | Path, obj: Any) -> None:
+    """Writes `obj` as indented JSON, replacing the file at once; NaN and infinities become null."""
+    with open_atomically(path) as file:
+        file.write((json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n").encode())
+
+
+def append_json_line(path: str | Path, obj: Any) -> None:
+    """Appends `obj` as one line of JSON; a last line that was half written is dropped first."""
+    line = json.dumps(_plain(obj), allow_nan=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    drop_half_line(path)
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+def drop_half_line(path: Path) -> None:
+    """Cuts a text file after its last newline: what follows was half written."""
+    if path.exists():
+        data = path.read_bytes()
+        if not data.endswith(b"\n"):
+            os.truncate(path, data.rfind(b"\n") + 1)
+
+
+def _plain(obj: Any) -> Any:
+    """`obj` as JSON can say it: NumPy and JAX scalars as numbers, paths as text."""
+    if isinstance(obj, Mapping):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, Path):
+        return str(obj)
+    if isinstance(obj, np.generic | np.ndarray | jax.Array):
+        return _plain(np.asarray(obj).tolist())
+    return None if isinstance(obj, float) and not math.isfinite(obj) else obj
+
+
+def describe_environment() -> dict[str, Any]:
+    """What a result must name beside its configuration: versions, devices, and the revision.
+
+    Returns:
+        `python`, `platform`, `jaxgen`, `packages` (name -> version), `devices` (`backend`, `kind`,
+        `count`, `processes`) and `git` (`revision`, and `dirty` if files were changed since), which
+        is None where jaxgen does not run from a checkout.
+    """
+    return {
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "jaxgen": jaxgen.__version__,
+        "packages": {package: metadata.version(package) for package in _PACKAGES},
+        "devices": {
+            "backend": jax.default_backend(),
+            "kind": jax.devices()[0].device_kind,
+            "count": jax.device_count(),
+            "processes": jax.process_count(),
+        },
+        "git": _git(Path(__file__)),
+    }
+
+
+def _git(source: Path) -> dict[str, Any] | None:
+    def ask(*arguments: str) -> str:
+        command = ["git", "-C", str(source.parent), *arguments]
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+        return answer.stdout.strip()
+
+    try:
+        # An installed copy may lie inside someone else's checkout: only a tracked file counts.
+        ask("ls-files", "--error-unmatch", source.name)
+        return {"revision": ask("rev-parse", "HEAD"), "dirty": bool(ask("status", "--porcelain"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+class CsvWriter:
+    """A table with one row a step: `step` first, then a column for each metric ever logged.
+
+    Reopened, it goes on where the file ends; a half-written last row is dropped.
+
+    Args:
+        path: the file; made, with its parents, at the first row.
+
+    Raises:
+        ValueError: the file exists and is no such table.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self._columns = ["step"]
+        self.last_step: int | None = None
+        if self.path.exists():
+            self._reopen()
+
+    def _reopen(self) -> None:
+        drop_half_line(self.path)
+        try:
+            rows = self._read()
+            steps = [int(row[0]) for row in rows[1:]]
+            sound = all(row and len(row) == len(rows[0]) for row in rows)
+        except (ValueError, IndexError, csv.Error):
+            sound = False
+        if not sound or (rows and rows[0][0] != "step"):
+            raise ValueError(f"{self.path} is not a table of metrics by step: move it away")
+        if rows:
+            self._columns = rows[0]
+            self.last_step = max(steps, default=None)
+
+    def _read(self) -> list[list[str]]:
+        with self.path.open(newline="") as file:
+            return list(csv.reader(file))
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> bool:
+        """Adds a row, unless the file already reaches `step`.
+
+        Args:
+            step: must grow from call to call.
+            metrics: name -> value; a new name adds a column, a missing one leaves its cell empty.
+
+        Returns:
+            Whether the row was added.
+        """
+        if self.last_step is not None and step <= self.last_step:
+            return False
+        new = [name for name in metrics if name not in self._columns]
+        if new or self.last_step is None:
+            self._widen(new)
+        cells = {**{name: float(value) for name, value in metrics.items()}, "step": step}
+        with self.path.open("a", newline="") as file:
+            file.write(_csv_line([cells.get(name, "") for name in self._columns]))
+        self.last_step = step
+        return True
+
+    def _widen(self, new: list[str]) -> None:
+        rows = self._read()[1:] if self.path.exists() else []
+        self._columns = self._columns + new
+        with open_atomically(self.path) as file:
+            for row in [self._columns, *(row + [""] * len(new) for row in rows)]:
+                file.write(_csv_line(row).encode())
+
+
+def _csv_line(cells: list[Any]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n").writerow(cells)
+    return line.getvalue()
+
+
+class TensorBoardWriter:
+    """TensorBoard events, on the disk as soon as they are logged.
+
+    It uses tensorboardX's event file itself rather than its `SummaryWriter`, whose queue loses the
+    last points of a killed run.
+
+    Args:
+        directory: where the event file goes; each writer makes its own.
+    """
+
+    def __init__(self, directory: str | Path):
+        # Slow to import where PyTorch is installed, and of use to training only.
+        from tensorboardX import event_file_writer, summary
+        from tensorboardX.proto import event_pb2
+
+        self._summary, self._event = summary, event_pb2.Event
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        # The name ends in seconds and the host: two runs within a second would share a file.
+        prefix, suffix = str(Path(directory) / "events"), f".{time.time_ns()}"
+        self._file = event_file_writer.EventsWriter(prefix, suffix)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds one point to each curve."""
+        for name, value in metrics.items():
+            self._write(step, self._summary.scalar(name, float(value)))
+        self._file.flush()
+
+    def image(self, step: int, name: str, image: np.ndarray) -> None:
+        """Adds an image, uint8 [H, W, 3]."""
+        self._write(step, self._summary.image(name, image, dataformats="HWC"))
+        self._file.flush()
+
+    def _write(self, step: int, value: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=value))
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._file.close()
+
+
+class Progress:
+    """Where training is and how fast it goes: a live line on a terminal, else a line now and then.
+
+    Args:
+        num_steps: steps of the whole run.
+        console: where to print; standard output by default.
+        plain_seconds: least time between lines where the output is no terminal.
+    """
+
+    def __init__(
+        self,
+        num_steps: int,
+        *,
+        console: Console | None = None,
+        plain_seconds: float = _PLAIN_SECONDS,
+    ):
+        self.num_steps = num_steps
+        self._console = console or Console()
+        self._plain_seconds = plain_seconds
+        self._printed = -math.inf
+        self._bar: RichProgress | None = None
+        if self._console.is_terminal:
+            columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
+            self._bar = RichProgress(*columns, console=self._console, refresh_per_second=4)
+            self._task = self._bar.add_task("starting", total=num_steps)
+
+    def __enter__(self) -> "Progress":
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        steps_per_second: float,
+        images_per_second: float,
+    ) -> None:
+        """Shows the steps done, the losses, the rates (0 where unknown) and the time left."""
+        line = _progress_line(step, self.num_steps, metrics, steps_per_second, images_per_second)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=line)
+        elif step == self.num_steps or time.monotonic() - self._printed >= self._plain_seconds:
+            self._printed = time.monotonic()
+            self.note(line)
+
+    def note(self, message: str) -> None:
+        """Prints a message that stays, above the live line."""
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+def _progress_line(
+    step: int, num_steps: int, metrics: Mapping[str, float], steps_rate: float, images_rate: float
+) -> str:
+    parts = [f"step {step:,}/{num_steps:,}"]
+    if steps_rate > 0:
+        parts += [f"{steps_rate:,.4g} steps/s", f"{images_rate:,.4g} images/s"]
+    losses = [name for name in metrics if name.endswith("loss")] or list(metrics)[:1]
+    parts += [f"{name} {metrics[name]:.4g}" for name in losses]
+    if steps_rate > 0:
+        parts.append(f"{timedelta(seconds=round((num_steps - step) / steps_rate))} left")
+    return ", ".join(parts)
+
+
+class Writers:
+    """Everything that a training run says, in one place.
+
+    In the run directory: `metrics.csv`, `evaluations.csv`, `tensorboard/` and
+    `samples/<step>.png`; on the console, the progress.
+
+    Args:
+        run_dir: the run directory.
+        num_steps: steps of the whole run.
+        enabled: False makes every method do nothing: for all processes but the first.
+        console: where to print; standard output by default.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        num_steps: int,
+        *,
+        enabled: bool = True,
+        console: Console | None = None,
+    ):
+        self.enabled = enabled
+        if not enabled:
+            return
+        self._samples = Path(run_dir) / "samples"
+        self._metrics = CsvWriter(Path(run_dir) / "metrics.csv")
+        self._evaluations = CsvWriter(Path(run_dir) / "evaluations.csv")
+        self._tensorboard = TensorBoardWriter(Path(run_dir) / "tensorboard")
+        self._progress = Progress(num_steps, console=console)
+
+    def __enter__(self) -> "Writers":
+        if self.enabled:
+            self._progress.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.enabled:
+            self._progress.__exit__(*exception)
+            self._tensorboard.close()
+
+    def progress(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        steps_per_second: float,
+        images_per_second: float,
+    ) -> None:
+        """Moves the progress line; nothing is kept."""
+        if self.enabled:
+            self._progress.update(step, metrics, steps_per_second, images_per_second)
+
+    def note(self, message: str) -> None:
+        """Prints a message."""
+        if self.enabled:
+            self._progress.note(message)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records the metrics of training at `step`."""
+        if self.enabled and self._metrics.log(step, metrics):
+            self._tensorboard.log(step, metrics)
+
+    def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Records and prints metrics on held-out examples."""
+        if self.enabled and self._evaluations.log(step, metrics):
+            self._tensorboard.log(step, {f"evaluation/{k}": v for k, v in metrics.items()})
+            values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+            self.note(f"step {step:,}: held-out {values}")
+
+    def grid(self, step: int, images: np.ndarray) -> None:
+        """Writes samples, uint8 [N, H, W, C], as one picture, named so that names sort by step."""
+        path = self._samples / f"{step:08d}.png" if self.enabled else None
+        if path is not None and not path.exists():
+            picture = grid(images)
+            save_png(path, picture)
+            self._tensorboard.image(step, "samples", picture)

@@ -1,0 +1,118 @@
+"""Folders of images."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.data.images import folder
+from jaxgen.data.sources import Source, load, resident
+
+
+def _image(shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def _save(path, array):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+    return array
+
+
+def test_classes_are_the_sorted_subfolders(tmp_path):
+    images = [
+        _save(tmp_path / "train" / name, _image((6, 5, 3), i))
+        for i, name in enumerate(("ant/1.png", "ant/2.PNG", "bee/0.bmp"))
+    ]
+    (tmp_path / "train" / "empty").mkdir()
+    (tmp_path / "train" / "ant" / "notes.txt").write_text("not an image")
+    source = folder(tmp_path, "train")
+    assert isinstance(source, Source)
+    assert source.class_names == ("ant", "bee")
+    assert source.num_classes == 2
+    assert source.spec == {"image": ((6, 5, 3), np.uint8), "label": ((), np.int32)}
+    batch = source[np.asarray([2, 0, 1, 0])]
+    np.testing.assert_array_equal(batch["image"], [images[i] for i in (2, 0, 1, 0)])
+    np.testing.assert_array_equal(batch["label"], [1, 0, 0, 0])
+    assert batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(resident(source).arrays["image"], images)
+
+
+def test_a_flat_folder_of_gray_images_has_one_channel_and_no_label(tmp_path):
+    image = _save(tmp_path / "a.png", _image((4, 4)))
+    source = load("folder", data_dir=tmp_path)
+    assert source.num_classes is None
+    assert source.spec == {"image": ((4, 4, 1), np.uint8)}
+    np.testing.assert_array_equal(source[np.asarray([0])]["image"][0, ..., 0], image)
+
+
+def test_one_colour_image_makes_all_rgb(tmp_path):
+    gray = _save(tmp_path / "a.png", _image((4, 4)))
+    _save(tmp_path / "b.png", _image((4, 4, 4)))
+    source = folder(tmp_path)
+    assert source.spec["image"][0] == (4, 4, 3)
+    np.testing.assert_array_equal(source[np.asarray([0])]["image"][0], np.stack([gray] * 3, -1))
+
+
+def test_resize_crops_the_center(tmp_path):
+    wide = np.zeros((4, 12, 3), np.uint8)
+    wide[:, 4:8] = 200  # the center square
+    _save(tmp_path / "a.png", wide)
+    _save(tmp_path / "b.png", _image((9, 7, 3)))
+    source = folder(tmp_path, resize=2)
+    assert source.spec["image"][0] == (2, 2, 3)
+    batch = source[np.asarray([0, 1])]
+    assert (batch["image"][0] > 180).all()
+    assert "center-cropped and resized to 2x2" in source.protocol
+    assert folder(tmp_path, resize=(3, 5)).spec["image"][0] == (3, 5, 3)
+
+
+def test_mixed_sizes_name_the_file(tmp_path):
+    _save(tmp_path / "a.png", _image((4, 4, 3)))
+    _save(tmp_path / "b.png", _image((5, 4, 3)))
+    with pytest.raises(ValueError, match=r"b\.png is 5x4.*a\.png is 4x4.*resize="):
+        folder(tmp_path)
+
+
+def test_a_file_that_is_no_image_is_named(tmp_path):
+    _save(tmp_path / "a.png", _image((4, 4, 3)))
+    (tmp_path / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"b\.jpg"):
+        folder(tmp_path)
+
+
+def test_a_truncated_file_is_named_when_it_is_read(tmp_path):
+    _save(tmp_path / "a.png", _image((64, 64, 3)))
+    path = tmp_path / "a.png"
+    path.write_bytes(path.read_bytes()[:5000])
+    source = folder(tmp_path)
+    with pytest.raises(ValueError, match=r"a\.png"):
+        source[np.asarray([0])]
+
+
+def test_a_file_that_changed_its_size_is_named(tmp_path):
+    _save(tmp_path / "a.png", _image((4, 4, 3)))
+    source = folder(tmp_path)
+    _save(tmp_path / "a.png", _image((5, 4, 3)))
+    with pytest.raises(ValueError, match=r"a\.png is 5x4"):
+        source[np.asarray([0])]
+
+
+def test_sixteen_bit_images_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a\.png.*8 bits"):
+        folder(tmp_path)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder of images"):
+        folder(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError, match=r"no images \(\.bmp"):
+        folder(tmp_path)
+    _save(tmp_path / "a.png", _image((4, 4)))
+    with pytest.raises(FileNotFoundError, match="valid"):
+        folder(tmp_path, "valid")
+    _save(tmp_path / "cat" / "a.png", _image((4, 4)))
+    with pytest.raises(ValueError, match=r"holds images \(a\.png.*folders of images \(cat\)"):
+        folder(tmp_path)
+    with pytest.raises(ValueError, match="resize must be"):
+        folder(tmp_path, resize=0)

@@ -1,0 +1,129 @@
+"""Arrays, the embedded digits and the one entry."""
+
+import importlib.resources
+
+import numpy as np
+import pytest
+from sklearn.datasets import load_digits
+
+from jaxgen.data.sources import ArraySource, Source, digits, load, nbytes, resident
+
+
+def _counts(source):
+    return np.bincount(source.arrays["label"], minlength=10)
+
+
+def test_digits_are_scikit_learns():
+    reference, source = load_digits(), digits("all")
+    expected = np.round(reference.images * 255 / 16).astype(np.uint8)[..., None]
+    np.testing.assert_array_equal(source.arrays["image"], expected)
+    np.testing.assert_array_equal(source.arrays["label"], reference.target)
+    assert source.arrays["image"].max() == 255
+    assert source.spec == {"image": ((8, 8, 1), np.uint8), "label": ((), np.int32)}
+    assert (len(source), source.num_classes, source.name) == (1797, 10, "digits")
+
+
+def test_digits_splits_are_disjoint_fixed_and_stratified():
+    whole, train, test = (digits(split) for split in ("all", "train", "test"))
+    assert (len(train), len(test)) == (1500, 297)
+    np.testing.assert_array_equal(_counts(train) + _counts(test), _counts(whole))
+    assert set(_counts(test)) == {29, 30}
+    joined = [source.arrays["image"].reshape(-1, 64) for source in (train, test)]
+    np.testing.assert_array_equal(
+        np.unique(np.concatenate(joined), axis=0),
+        np.unique(whole.arrays["image"].reshape(-1, 64), axis=0),
+    )
+    assert "split test (297 of 1797)" in test.protocol
+    np.testing.assert_array_equal(test.arrays["image"], digits("test").arrays["image"])
+
+
+def test_digits_come_with_their_licence():
+    text = importlib.resources.files("jaxgen.data").joinpath("digits.LICENSE").read_text()
+    assert "Attribution 4.0" in text
+    assert "Alpaydin" in text
+
+
+def test_an_array_source_gathers_and_describes():
+    image = np.arange(5 * 4, dtype=np.uint8).reshape(5, 2, 2, 1)
+    source = ArraySource({"image": image, "label": np.asarray([0, 3, 1, 1, 0], np.int32)})
+    assert isinstance(source, Source)
+    assert source.num_classes == 4
+    assert nbytes(source) == 5 * (4 + 4)
+    batch = source[np.asarray([4, 0, 4])]
+    np.testing.assert_array_equal(batch["image"], image[[4, 0, 4]])
+    np.testing.assert_array_equal(batch["label"], [0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "error", "match"),
+    [
+        ({}, ValueError, "one or more arrays of one length"),
+        (
+            {"a": np.zeros(3), "b": np.zeros(4)},
+            ValueError,
+            r"one length, got \{'a': 3, 'b': 4\}",
+        ),
+        ({"image": np.zeros((2, 4, 4, 1), np.float32)}, TypeError, "uint8.*got float32"),
+        ({"image": np.zeros((2, 4, 4), np.uint8)}, TypeError, r"\[N, H, W, C\]"),
+        ({"label": np.zeros(2, np.int64)}, TypeError, "label must be int32"),
+        ({"label": np.asarray([0, -1], np.int32)}, ValueError, "each label must be in"),
+        ({"label": np.asarray([0, 7], np.int32)}, ValueError, r"\[0, 5\)"),
+    ],
+)
+def test_bad_arrays(arrays, error, match):
+    with pytest.raises(error, match=match):
+        ArraySource(arrays, num_classes=5)
+
+
+class _Lazy:
+    """Counts how often each example is decoded."""
+
+    name, split, protocol, num_classes = "lazy", "all", "lazy", None
+
+    def __init__(self, size):
+        self.reads = np.zeros(size, int)
+        self.spec = {"image": ((2, 2, 1), np.dtype(np.uint8))}
+
+    def __len__(self):
+        return len(self.reads)
+
+    def __getitem__(self, indices):
+        self.reads[indices] += 1
+        return {"image": (np.zeros((1, 2, 2, 1)) + indices[:, None, None, None]).astype(np.uint8)}
+
+
+def test_resident_decodes_once_what_fits():
+    source = _Lazy(1000)
+    held = resident(source, 4000)
+    np.testing.assert_array_equal(held.arrays["image"][:, 0, 1, 0], np.arange(1000) % 256)
+    assert (source.reads == 1).all()
+    assert held.protocol == "lazy"
+    assert resident(source, 3999) is source
+    assert resident(held, 4000) is held
+
+
+def test_load_digits():
+    assert len(load("digits")) == 1500
+    assert len(load("digits", "test")) == 297
+    with pytest.raises(ValueError, match="'train', 'test' or 'all', got 'valid'"):
+        load("digits", "valid")
+    with pytest.raises(ValueError, match="not for digits"):
+        load("digits", resize=16)
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("digit", "digits"), ("cifr10", "cifar10"), ("fashionmnist", "fashion_mnist")],
+)
+def test_an_unknown_set_names_near_ones(name, near, tmp_path):
+    with pytest.raises(ValueError, match=f"unknown data set '{name}'; did you mean.*'{near}'"):
+        load(name, data_dir=tmp_path)
+
+
+def test_load_asks_for_what_it_needs(tmp_path):
+    with pytest.raises(ValueError, match="needs data_dir"):
+        load("folder")
+    with pytest.raises(ValueError, match=r"a TFDS name is set\[/config\]\[:version\]"):
+        load("not a name", data_dir=tmp_path)
+    with pytest.raises(ValueError, match="unknown data set 'zzzzzzzz'. Known are"):
+        load("zzzzzzzz", data_dir=tmp_path)

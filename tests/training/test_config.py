@@ -1,0 +1,77 @@
+"""Configs: to JSON and back, and what makes two runs different."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from jaxgen.training.config import (
+    DataConfig,
+    RunConfig,
+    differences,
+    from_dict,
+    operational,
+    to_dict,
+)
+
+
+@dataclass(frozen=True)
+class Net:
+    widths: tuple[int, ...] = (1, 2)
+    remat: bool = operational(False)
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    net: Net = Net()
+    sampler: Net = operational(Net())
+
+
+def test_round_trip_through_json():
+    config = Config(steps=7, net=Net((3, 4, 5)), data=DataConfig(name="mnist", dir="d"))
+    assert from_dict(Config(), json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_missing_fields_take_the_default_and_unknown_ones_are_refused():
+    assert from_dict(Config(), {"steps": 3}) == Config(steps=3)
+    with pytest.raises(ValueError, match=r"unknown fields \['nets'\] for Config"):
+        from_dict(Config(), {"nets": {}})
+    with pytest.raises(ValueError, match="unknown fields"):
+        from_dict(Config(), {"net": {"width": 1}})
+
+
+def test_only_mathematics_makes_a_difference():
+    old = Config()
+    same = dataclasses.replace(
+        old,
+        steps=1,
+        strategy="pmap",
+        net=Net(remat=True),
+        sampler=Net((9,)),
+        data=DataConfig(dir="elsewhere"),
+    )
+    assert differences(old, same) == []
+    new = dataclasses.replace(old, batch_size=3, net=Net((1,)), data=DataConfig(name="mnist"))
+    assert differences(old, new) == [
+        "--batch-size: 128 -> 3",
+        "--data.name: digits -> mnist",
+        "--net.widths: (1, 2) -> (1,)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"steps": 0}, "--steps must be at least 1, got 0"),
+        ({"batch_size": -1}, "--batch-size must be at least 1, got -1"),
+        ({"seed": -1}, "--seed must be at least 0, got -1"),
+        ({"seed": 2**31}, r"--seed must be below 2\*\*31"),
+        ({"log_every": 0}, "--log-every must be at least 1"),
+        ({"sample_every": -5}, "--sample-every must be at least 0"),
+        ({"run_dir": ""}, "run_dir must name a directory"),
+    ],
+)
+def test_bad_values(values, message):
+    with pytest.raises(ValueError, match=message):
+        RunConfig(**values)

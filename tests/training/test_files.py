@@ -1,0 +1,29 @@
+"""A file is whole or as it was."""
+
+import pytest
+
+from jaxgen.training.files import open_atomically
+
+
+def test_writes_and_replaces_and_makes_parents(tmp_path):
+    path = tmp_path / "a" / "b.txt"
+    for content in (b"first", b"second"):
+        with open_atomically(path) as file:
+            file.write(content)
+        assert path.read_bytes() == content
+    assert [p.name for p in path.parent.iterdir()] == ["b.txt"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "b.txt"
+    path.write_bytes(b"old")
+
+    def write():
+        with open_atomically(path) as file:
+            file.write(b"half of the n")
+            raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        write()
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]

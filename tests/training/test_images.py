@@ -1,0 +1,116 @@
+"""Grids put each pixel where it belongs; files say no rather than overwrite."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxgen.training.images import check_output, grid, save_png, save_samples
+
+
+def images(count=5, height=4, width=6, channels=3, seed=0):
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 255, (count, height, width, channels), np.uint8)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("count", "columns", "padding", "scale"),
+    [(5, None, 2, None), (5, 2, 0, 1), (1, None, 3, 2), (6, 6, 1, 3), (3, 7, 2, 1)],
+)
+def test_every_image_is_found_again(channels, count, columns, padding, scale):
+    batch = images(count, channels=channels)
+    canvas = grid(batch, columns, padding, scale)
+    columns = columns or int(np.ceil(np.sqrt(count)))
+    scale = scale or 6  # 6 pixels wide: 36 is the first multiple of at least 32
+    rows = -(-count // columns)
+    expected = np.full(
+        (rows * (4 * scale + padding) + padding, columns * (6 * scale + padding) + padding, 3), 255
+    )
+    for index, image in enumerate(batch):
+        top = padding + (index // columns) * (4 * scale + padding)
+        left = padding + (index % columns) * (6 * scale + padding)
+        for y in range(4 * scale):
+            for x in range(6 * scale):
+                expected[top + y, left + x] = image[y // scale, x // scale]
+    assert canvas.dtype == np.uint8
+    assert np.array_equal(canvas, expected)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(8, 4), (28, 2), (32, 1), (64, 1)])
+def test_small_images_are_enlarged(size, scale):
+    canvas = grid(np.zeros((1, size, size, 1), np.uint8), padding=0)
+    assert canvas.shape == (size * scale, size * scale, 3)
+
+
+@pytest.mark.parametrize(
+    ("batch", "error", "message"),
+    [
+        (images().astype(np.float32), TypeError, r"images .* uint8 .*got float32\[5, 4, 6, 3\]"),
+        (images()[0], ValueError, r"\[N, H, W, C\].*got uint8\[4, 6, 3\]"),
+        (images(channels=2), ValueError, "C of 1 or 3"),
+        (images(count=0), ValueError, "nothing empty"),
+        (images(height=0), ValueError, "nothing empty"),
+    ],
+)
+def test_bad_images(tmp_path, batch, error, message):
+    with pytest.raises(error, match=message):
+        grid(batch)
+    for name in ("x.png", "x.npz"):
+        with pytest.raises(error, match=message):
+            save_samples(tmp_path / name, batch)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"columns": 0}, "columns"), ({"padding": -1}, "padding"), ({"scale": 0}, "scale")],
+)
+def test_bad_numbers(options, message):
+    with pytest.raises(ValueError, match=f"{message} must be at least"):
+        grid(images(), **options)
+
+
+def test_png_is_the_grid_and_npz_the_samples(tmp_path):
+    batch = images(channels=1)
+    save_samples(tmp_path / "new" / "x.PNG", batch)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "new" / "x.PNG")), grid(batch))
+    save_samples(tmp_path / "x.npz", batch)
+    with np.load(tmp_path / "x.npz") as stored:
+        assert stored.files == ["samples"]
+        assert stored["samples"].dtype == np.uint8
+        assert np.array_equal(stored["samples"], batch)
+
+
+def test_a_grey_png(tmp_path):
+    image = images(channels=1)[0]
+    save_png(tmp_path / "x.png", image)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "x.png")), image[:, :, 0])
+    with pytest.raises(ValueError, match=r"\[H, W, C\], got uint8\[4, 6\]"):
+        save_png(tmp_path / "y.png", image[:, :, 0])
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.npz"])
+def test_nothing_is_overwritten_unasked(tmp_path, name):
+    save_samples(tmp_path / name, images(seed=1))
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(FileExistsError, match="not overwritten"):
+        save_samples(tmp_path / name, images(seed=2))
+    assert (tmp_path / name).read_bytes() == before
+    save_samples(tmp_path / name, images(seed=2), overwrite=True)
+    assert (tmp_path / name).read_bytes() != before
+
+
+def test_outputs_are_checked_before_the_work(tmp_path):
+    for name in ("x.jpg", "x", "x.npy"):
+        with pytest.raises(ValueError, match=r"must end in \.png .*; \.npz .*got"):
+            check_output(tmp_path / name)
+    with pytest.raises(ValueError, match=r"must end in \.png"):
+        save_png(tmp_path / "x.npz", images()[0])
+    (tmp_path / "x.png").mkdir()
+    with pytest.raises(FileExistsError, match="is a directory"):
+        check_output(tmp_path / "x.png", overwrite=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(PermissionError, match="no writable directory"):
+        check_output(tmp_path / "file" / "x.png")
+    check_output(tmp_path / "not" / "yet" / "x.png")
+    assert not (tmp_path / "not").exists()

@@ -1,0 +1,184 @@
+"""The step: reduction, accumulation, phases, averages and the guard."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toys
+
+from jaxgen.training.optim import adam, ema_decay
+from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
+
+
+def close(a, b, rtol=1e-5, atol=1e-6):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
+
+
+def equal(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def mean(metrics, name):
+    total, weight = metrics[name]
+    return float(total) / float(weight)
+
+
+def test_one_step_of_sgd_by_hand(key):
+    family = toys.regression(optax.sgd(0.5))
+    batch = toys.batch(key)
+    state = init_state(family, key, batch)
+    result = make_step(family)(state, batch, key)
+    w, b = state.params["net"]["w"], state.params["net"]["b"]
+    error = batch["x"] @ w + b - batch["y"]
+    gradient = 2 * jnp.mean(error[:, None] * batch["x"], axis=0)
+    close(result.state.params["net"]["w"], w - 0.5 * gradient)
+    close(mean(result.metrics, "loss"), float(jnp.mean(error**2)))
+    close(mean(result.metrics, "error"), float(jnp.mean(error)))
+    norm = jnp.sqrt(jnp.sum(gradient**2) + (2 * jnp.mean(error)) ** 2)
+    close(mean(result.metrics, "grad_norm"), float(norm))
+    assert int(result.state.step) == 1
+    assert int(result.bad) == -1
+
+
+def test_a_mask_equals_slicing(key):
+    family = toys.regression()
+    whole = toys.batch(key, 16, mask=[1] * 5 + [0] * 11)
+    part = {k: v[:5] for k, v in whole.items() if k != "mask"}
+    # What is masked out does not matter.
+    whole["y"] = whole["y"].at[7].set(1e6)
+    state = init_state(family, key, part)
+    step = make_step(family)
+    masked, sliced = step(state, whole, key), step(state, part, key)
+    close(masked.state, sliced.state)
+    close(mean(masked.metrics, "loss"), mean(sliced.metrics, "loss"))
+    assert float(masked.metrics["loss"][1]) == 5
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_accumulation_is_the_gradient_of_the_whole_batch(key, masked):
+    family = toys.regression()
+    batch = toys.batch(key, 16, mask=[1, 0, 0, 1] + [1] * 9 + [0] * 3 if masked else None)
+    state = init_state(family, key, batch)
+    at_once = make_step(family)(state, batch, key)
+    in_parts = make_step(family, accumulate=4)(state, batch, key)
+    close(in_parts.state, at_once.state)
+    close(in_parts.metrics, at_once.metrics)
+
+
+def test_accumulation_draws_new_noise_in_each_part(key):
+    family = toys.regression(noise=1.0)
+    one = toys.batch(key, 1)
+    batch = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), one)
+    state = init_state(family, key, batch)
+    result = make_step(family, accumulate=4)(state, batch, key)
+    single = make_step(family)(state, one, jax.random.fold_in(jax.random.fold_in(key, 0), 0))
+    assert mean(result.metrics, "loss") != pytest.approx(mean(single.metrics, "loss"))
+
+
+def test_phases_take_turns_and_slices(key):
+    family = toys.adversarial(repeats=2)
+    batch = {"x": jnp.broadcast_to(jnp.arange(4.0)[:, None], (4, toys.WIDTH))}
+    state = init_state(family, key, batch)
+    result = make_step(family)(state, batch, key)
+    # Slices are interleaved: examples 0, 2 (mean 1) then 1, 3 (mean 2); each moves half the way.
+    critic = 0.5 * 1.0
+    critic = critic + 0.5 * (2.0 - critic)
+    assert float(result.state.params["critic"]) == pytest.approx(critic)
+    # The generator sees the critic as updated.
+    assert float(result.state.params["generator"]) == pytest.approx(1.0 - 0.2 * (1.0 - critic))
+    assert set(result.metrics) == {
+        "critic/loss",
+        "critic/grad_norm",
+        "generator/loss",
+        "generator/grad_norm",
+    }
+    assert float(result.metrics["critic/loss"][1]) == 4  # both slices
+    assert max_repeats(family) == 2
+
+
+def test_average_follows_with_a_warmed_up_decay(key):
+    family = toys.regression()
+    batch = toys.batch(key)
+    state = init_state(family, key, batch)
+    result = make_step(family, ema=0.9999)(state, batch, key)
+    close(
+        result.state.ema["net"]["w"],
+        0.1 * state.params["net"]["w"] + 0.9 * result.state.params["net"]["w"],
+    )
+    assert float(ema_decay(jnp.int32(10**6), 0.9999)) == pytest.approx(0.9999)
+    only = init_state(toys.adversarial(), key, batch, ema_of=("generator",))
+    assert set(only.ema) == {"generator"}
+
+
+@pytest.mark.parametrize(
+    ("where", "name"),
+    [("y", "the loss of phase 'regression'"), ("gradient", "the gradient of net/w in phase")],
+)
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(key, where, name):
+    family = toys.regression(state=True)
+    batch = toys.batch(key)
+    state = init_state(family, key, batch)
+    step = jax.jit(make_step(family))
+    if where == "y":
+        bad = {**batch, "y": batch["y"].at[3].set(jnp.inf)}
+    else:  # a finite loss; the square of w's gradient overflows
+        bad = {**batch, "x": batch["x"] * 1e20}
+        state = state._replace(params={"net": {**state.params["net"], "w": jnp.full((8,), 1e-4)}})
+    result = step(state, bad, key)
+    assert guarded_names(family, state.params)[int(result.bad)].startswith(name)
+    equal(result.state._replace(step=state.step), state)
+    assert int(result.state.step) == 1
+    assert all(float(weight) == 0 for _, weight in result.metrics.values())
+    good = step(result.state, batch, key)
+    assert int(good.bad) == -1
+    assert float(jnp.max(jnp.abs(good.state.params["net"]["w"] - state.params["net"]["w"]))) > 0
+
+
+def test_gradients_of_the_loss_reach_nothing_else(key):
+    family = toys.adversarial(repeats=1)
+    batch = {"x": jnp.full((4, toys.WIDTH), 3.0)}
+    state = init_state(family, key, batch)
+    only_critic = family._replace(phases=family.phases[:1])
+    state = init_state(only_critic, key, batch)
+    result = make_step(only_critic)(state, batch, key)
+    assert float(result.state.params["generator"]) == float(state.params["generator"])
+
+
+def test_clipping_and_warm_up():
+    optimizer = adam(1e-3, warmup_steps=10, clip_norm=1.0)
+    params = {"w": jnp.zeros((4,))}
+    updates, _ = optimizer.update({"w": jnp.full((4,), 1e6)}, optimizer.init(params), params)
+    close(updates["w"], jnp.zeros((4,)))  # the first rate is zero
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda f: make_step(f, accumulate=0), "accumulate must be at least 1, got 0"),
+        (lambda f: make_step(f, ema=1.0), r"ema must lie in \[0, 1\), got 1.0"),
+        (lambda f: make_step(f._replace(phases=())), "at least one phase"),
+        (
+            lambda f: make_step(f._replace(phases=(f.phases[0]._replace(repeats=0),))),
+            "repeats must be >= 1, got 0",
+        ),
+        (lambda f: adam(0.0), "learning_rate must be positive"),
+        (lambda f: adam(1e-3, warmup_steps=-1), "warmup_steps must be at least 0"),
+        (lambda f: adam(1e-3, clip_norm=0.0), "clip_norm must be positive"),
+    ],
+)
+def test_bad_arguments(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(toys.regression())
+
+
+def test_bad_names_and_sizes(key):
+    family, batch = toys.regression(), toys.batch(key)
+    with pytest.raises(ValueError, match=r"ema_of names \['net2'\], but the parameters are"):
+        init_state(family, key, batch, ema_of=("net2",))
+    wrong = family._replace(phases=(family.phases[0]._replace(trains=("nett",)),))
+    with pytest.raises(ValueError, match="phase 'regression' trains"):
+        init_state(wrong, key, batch)
+    state = init_state(family, key, batch)
+    with pytest.raises(ValueError, match="a batch of 16 cannot be cut into 3"):
+        make_step(family, accumulate=3)(state, batch, key)

@@ -1,0 +1,291 @@
+"""What a run says survives kills and resumes: nothing lost, nothing doubled, nothing half."""
+
+import csv
+import io
+import json
+import struct
+import subprocess
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event
+
+from jaxgen.training import writers
+from jaxgen.training.images import grid
+from jaxgen.training.writers import (
+    CsvWriter,
+    Progress,
+    TensorBoardWriter,
+    Writers,
+    append_json_line,
+    describe_environment,
+    write_json,
+)
+
+# JSON
+
+
+def test_json_is_strict_and_replaces(tmp_path):
+    obj = {
+        "a": np.float32(0.5),
+        "b": [float("nan"), jnp.int32(3)],
+        "c": Path("x"),
+        "d": (True, None),
+    }
+    for _ in range(2):
+        write_json(tmp_path / "run" / "x.json", obj)
+    text = (tmp_path / "run" / "x.json").read_text()
+    assert json.loads(text) == {"a": 0.5, "b": [None, 3], "c": "x", "d": [True, None]}
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "run" / "x.json", {"a": object()})
+    assert (tmp_path / "run" / "x.json").read_text() == text
+
+
+def test_json_lines_are_appended_after_a_half_written_one(tmp_path):
+    path = tmp_path / "run" / "x.jsonl"
+    append_json_line(path, {"n": 1})
+    with path.open("a") as file:
+        file.write('{"n": 2, "los')
+    append_json_line(path, {"n": 3, "loss": float("inf")})
+    assert [json.loads(line) for line in path.read_text().splitlines()] == [
+        {"n": 1},
+        {"n": 3, "loss": None},
+    ]
+
+
+# Environment
+
+
+def test_environment_names_versions_and_devices_but_no_paths():
+    environment = describe_environment()
+    json.dumps(environment)
+    assert environment["devices"]["count"] == 8
+    assert {"jax", "jaxlib", "flax", "optax", "orbax-checkpoint"} <= set(environment["packages"])
+    for secret in (str(Path.cwd()), str(Path.home()), str(Path(writers.__file__).parent)):
+        assert secret not in json.dumps(environment)
+
+
+def test_revision_of_a_tracked_file_only(tmp_path):
+    def git(*arguments):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        subprocess.run(
+            ["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True
+        )
+
+    for name in ("tracked.py", "untracked.py"):
+        (tmp_path / name).write_text("1")
+    assert writers._git(tmp_path / "tracked.py") is None
+    git("init")
+    git("add", "tracked.py")
+    assert writers._git(tmp_path / "tracked.py") is None  # no commit yet
+    git("commit", "-m", "first")
+    assert writers._git(tmp_path / "untracked.py") is None
+    (tmp_path / "untracked.py").unlink()
+    found = writers._git(tmp_path / "tracked.py")
+    assert len(found["revision"]) == 40
+    assert not found["dirty"]
+    (tmp_path / "tracked.py").write_text("2")
+    assert writers._git(tmp_path / "tracked.py") == {**found, "dirty": True}
+
+
+# CSV
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_rows_round_trip(tmp_path):
+    path = tmp_path / "run" / "metrics.csv"
+    table = CsvWriter(path)
+    values = [1 / 3, np.float64(0.1), 1e-30, float("nan")]
+    for step, value in enumerate(values):
+        assert table.log(step, {"loss": value})
+        assert len(rows(path)) == step + 1  # on the disk at once
+    assert [float(row["loss"]) for row in rows(path)] == pytest.approx(values, rel=0, nan_ok=True)
+    assert path.read_text().startswith("step,loss\n0,0.3333333333333333\n")
+
+
+def test_csv_grows_columns(tmp_path):
+    path = tmp_path / "metrics.csv"
+    table = CsvWriter(path)
+    table.log(1, {"a": 1.0})
+    table.log(2, {"b, with a comma": 2.0})
+    table.log(3, {"a": 3.0})
+    assert path.read_text() == 'step,a,"b, with a comma"\n1,1.0,\n2,,2.0\n3,3.0,\n'
+    table = CsvWriter(path)
+    table.log(4, {"c": 4.0})
+    assert rows(path)[-1] == {"step": "4", "a": "", "b, with a comma": "", "c": "4.0"}
+    assert len(rows(path)) == 4
+
+
+def test_csv_of_a_killed_run_equals_that_of_an_uninterrupted_one(tmp_path):
+    """Cut the file anywhere, replay from an earlier step: the same file."""
+
+    def run(path, first):
+        table = CsvWriter(path)
+        for step in range(first, 12):
+            table.log(step, {"loss": step / 7, **({"late": 1 / step} if step > 5 else {})})
+
+    whole = tmp_path / "whole.csv"
+    run(whole, 0)
+    data = whole.read_bytes()
+    for cut in range(0, len(data), 3):
+        path = tmp_path / f"{cut}.csv"
+        path.write_bytes(data[:cut])
+        complete = data[:cut].count(b"\n") - 1
+        run(path, max(0, complete - 4))
+        assert path.read_bytes() == data, cut
+
+
+def test_csv_steps_that_are_there_are_not_written_again(tmp_path):
+    table = CsvWriter(tmp_path / "metrics.csv")
+    assert table.log(10, {"loss": 1.0})
+    assert not table.log(10, {"loss": 2.0})
+    assert not CsvWriter(tmp_path / "metrics.csv").log(9, {"loss": 3.0})
+    assert rows(tmp_path / "metrics.csv") == [{"step": "10", "loss": "1.0"}]
+
+
+@pytest.mark.parametrize(
+    "text", ["a,b\n1,2\n", "step,a\nx,1\n", "step,a\n1\n", "\n", "step,a\n1,\xff\x00\n2\n"]
+)
+def test_csv_leaves_other_files_alone(tmp_path, text):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metrics\.csv is not a table"):
+        CsvWriter(path)
+    assert path.read_bytes() == text.encode("latin-1")
+
+
+# TensorBoard
+
+
+def events(directory):
+    """(step, tag, value) of every complete record in every event file, as TensorBoard reads it."""
+    found = []
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        data, offset = path.read_bytes(), 0
+        while offset + 12 <= len(data):
+            (length,) = struct.unpack_from("<Q", data, offset)
+            event = Event.FromString(data[offset + 12 : offset + 12 + length])
+            found += [(event.step, value.tag, value) for value in event.summary.value]
+            offset += 16 + length
+    return found
+
+
+def test_tensorboard_points_are_on_the_disk_at_once(tmp_path):
+    writer = TensorBoardWriter(tmp_path / "tb")
+    writer.log(1, {"loss": 0.5, "b": np.float64(2)})
+    second = TensorBoardWriter(tmp_path / "tb")  # within the same second: its own file
+    second.log(2, {"loss": 0.25})
+    points = [(step, tag, value.simple_value) for step, tag, value in events(tmp_path / "tb")]
+    assert sorted(points) == [(1, "b", 2.0), (1, "loss", 0.5), (2, "loss", 0.25)]
+    writer.close()
+    second.close()
+
+
+def test_tensorboard_images(tmp_path):
+    image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
+    writer = TensorBoardWriter(tmp_path)
+    writer.image(3, "samples", image)
+    writer.close()
+    ((step, tag, value),) = events(tmp_path)
+    assert (step, tag) == (3, "samples")
+    stored = Image.open(io.BytesIO(value.image.encoded_image_string))
+    assert np.array_equal(np.asarray(stored), image)
+
+
+# Progress
+
+
+def console(terminal):
+    return Console(file=io.StringIO(), force_terminal=terminal, width=100)
+
+
+def test_plain_progress_prints_whole_lines_now_and_then():
+    out = console(False)
+    with Progress(1000, console=out, plain_seconds=3600.0) as progress:
+        for step in range(100, 1100, 100):
+            progress.update(step, {"x": 1.0, "d/loss": 0.25, "g/loss": 2.0}, 12.3456, 1580.25)
+        progress.note("a [note] " + "that is long " * 20)
+    lines = out.file.getvalue().splitlines()
+    assert lines[0] == (
+        "step 100/1,000, 12.35 steps/s, 1,580 images/s, d/loss 0.25, g/loss 2, 0:01:13 left"
+    )
+    assert lines[1].startswith("step 1,000/1,000")
+    assert lines[2] == "a [note] " + "that is long " * 20
+    assert len(lines) == 3
+
+
+def test_plain_progress_without_a_rate_or_a_loss():
+    out = console(False)
+    progress = Progress(10, console=out, plain_seconds=0.0)
+    progress.update(1, {}, 0.0, 0.0)
+    progress.update(2, {"accuracy": 0.5}, 0.0, 0.0)
+    assert out.file.getvalue().splitlines() == ["step 1/10", "step 2/10, accuracy 0.5"]
+
+
+def test_live_progress_on_a_terminal():
+    out = console(True)
+    with Progress(1000, console=out) as progress:
+        progress.update(500, {"loss": 0.5}, 10.0, 80.0)
+        progress.note("resumed")
+    text = out.file.getvalue()
+    assert "step 500/1,000, 10 steps/s, 80 images/s, loss 0.5, 0:00:50 left" in text
+    assert "resumed" in text
+    assert "\x1b[?25h" in text  # the cursor is back
+
+
+# All together
+
+
+def images(seed):
+    return np.random.default_rng(seed).integers(0, 255, (4, 8, 8, 1), np.uint8)
+
+
+def run(directory, first, last):
+    """Log, evaluate and sample; then stop without a close, as a killed run does."""
+    out = console(False)
+    both = Writers(directory, 10, console=out).__enter__()
+    both.note(f"from {first}")
+    for step in range(first, last):
+        both.progress(step, {"loss": float(step)}, 1.0, 8.0)
+        both.log(step, {"loss": float(step)})
+        if step % 4 == 0:
+            both.log_evaluation(step, {"bits_per_dim": step / 2})
+            both.grid(step, images(step))
+    return out.file.getvalue()
+
+
+def test_a_resumed_run_writes_everything_once(tmp_path):
+    assert "step 4: held-out bits_per_dim 2" in run(tmp_path, 1, 7)
+    run(tmp_path, 3, 11)
+    assert [int(row["step"]) for row in rows(tmp_path / "metrics.csv")] == list(range(1, 11))
+    assert [int(row["step"]) for row in rows(tmp_path / "evaluations.csv")] == [4, 8]
+    assert sorted(p.name for p in (tmp_path / "samples").iterdir()) == [
+        "00000004.png",
+        "00000008.png",
+    ]
+    assert np.array_equal(
+        np.asarray(Image.open(tmp_path / "samples" / "00000008.png")), grid(images(8))
+    )
+    points = [(tag, step) for step, tag, _ in events(tmp_path / "tensorboard")]
+    assert sorted(points) == sorted(
+        [("loss", step) for step in range(1, 11)]
+        + [(tag, step) for tag in ("evaluation/bits_per_dim", "samples") for step in (4, 8)]
+    )
+
+
+def test_disabled_writers_touch_nothing(tmp_path):
+    with Writers(tmp_path / "run", 10, enabled=False) as nothing:
+        nothing.note("x")
+        nothing.progress(1, {}, 1.0, 1.0)
+        nothing.log(1, {"loss": 1.0})
+        nothing.log_evaluation(1, {"loss": 1.0})
+        nothing.grid(1, images(0))
+    assert not (tmp_path / "run").exists()
