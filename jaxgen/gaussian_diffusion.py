@@ -10,11 +10,13 @@ usually a closure over parameters. What its first C channels mean is `prediction
 the data "x0", or "v" `= alpha_t eps - sigma_t x0` (Salimans & Ho 2022).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.schedules import DiscreteSchedule
 
@@ -35,6 +37,20 @@ class PMeanVariance(NamedTuple):
     mean: Float[Array, "batch *dims"]
     log_variance: Float[Array, "batch *ones"]
     x0: Float[Array, "batch *dims"]
+
+
+def standard_normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
+    """`jax.random.normal(key, shape)`, bit for bit, drawn flat: XLA's CPU backend compiles a draw
+    of one dimension five times faster than one of four.
+
+    Args:
+        key: PRNG key.
+        shape: of the result.
+
+    Returns:
+        Standard Gaussian noise, f32.
+    """
+    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 def q_sample(

@@ -12,6 +12,7 @@ from jaxgen.gaussian_diffusion import (
     posterior,
     prediction_target,
     q_sample,
+    standard_normal,
     to_eps,
     to_x0,
 )
@@ -200,3 +201,8 @@ def test_a_step_is_that_of_diffusers(
         x0 = want.pred_original_sample.permute(0, 2, 3, 1)
         np.testing.assert_allclose(model.x0, x0.numpy(), **tolerance)
         np.testing.assert_allclose(got, want.prev_sample.permute(0, 2, 3, 1).numpy(), **tolerance)
+
+
+def test_standard_normal_is_jax_normal():
+    key, shape = jax.random.key(3), (3, 4, 5, 2)
+    np.testing.assert_array_equal(standard_normal(key, shape), jax.random.normal(key, shape))

@@ -22,6 +22,7 @@ from jaxgen.gaussian_diffusion import (
     posterior,
     prediction_target,
     q_sample,
+    standard_normal,
 )
 from jaxgen.schedules import DiscreteSchedule
 
@@ -281,7 +282,7 @@ def variational_bound(
         key, low, high = stratum
         key_t, key_eps = jax.random.split(key)
         t = jax.random.randint(key_t, x0.shape[:1], low, high)
-        x_t = q_sample(schedule, x0, t, jax.random.normal(key_eps, x0.shape))
+        x_t = q_sample(schedule, x0, t, standard_normal(key_eps, x0.shape))
         nats = vb_term(
             schedule,
             denoise(x_t, t, condition),

@@ -25,6 +25,7 @@ from jaxgen.gaussian_diffusion import (
     Denoise,
     check_choice,
     p_mean_variance,
+    standard_normal,
     to_eps,
     to_x0,
 )
@@ -127,10 +128,10 @@ def ancestral(
             variance=variance,
             clip_x0=clip_x0,
         )
-        noise = jax.random.normal(jax.random.fold_in(key_steps, index), shape)
+        noise = standard_normal(jax.random.fold_in(key_steps, index), shape)
         return model.mean + jnp.where(index > 0, jnp.exp(0.5 * model.log_variance), 0.0) * noise
 
-    return jax.lax.fori_loop(0, num_steps, step, jax.random.normal(key_start, shape))
+    return jax.lax.fori_loop(0, num_steps, step, standard_normal(key_start, shape))
 
 
 def ddim(
@@ -201,12 +202,14 @@ def ddim(
             x0 = jnp.clip(x0, -1.0, 1.0)
         eps = to_eps(chain, x0, x, level)
         signal, noise = _variances(chain, index - 1)
+        if isinstance(eta, float | int) and eta == 0:  # spares the draw
+            return jnp.sqrt(signal) * x0 + jnp.sqrt(noise) * eps
         share = jnp.square(eta) * chain.betas[index] / chain.one_minus_alphas_cumprod[index]
-        fresh = jax.random.normal(jax.random.fold_in(key_steps, index), shape)
+        fresh = standard_normal(jax.random.fold_in(key_steps, index), shape)
         kept = jnp.sqrt(noise * jnp.maximum(1 - share, 0.0)) * eps  # rounding may pass 1 by an ulp
         return jnp.sqrt(signal) * x0 + kept + jnp.sqrt(noise * share) * fresh
 
-    start = jax.random.normal(key_start, shape) if x_T is None else x_T
+    start = standard_normal(key_start, shape) if x_T is None else x_T
     return jax.lax.fori_loop(0, num_steps, step, start)
 
 
