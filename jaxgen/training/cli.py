@@ -107,6 +107,8 @@ class _Invocation:
         default = self.config_type()
         flags = self._parse(verb, default)
         saved = load_config(Path(flags.config.run_dir), self.name, default)
+        if flags.config.distributed:
+            _join_processes()
         if saved is None:
             if must_exist:
                 raise FileNotFoundError(
@@ -125,6 +127,17 @@ class _Invocation:
             prog=f"python -m {self.name} {word}",
             description=f"{self.doc}\n\nVerbs: {', '.join(VERBS)} (each has its own --help).",
         )
+
+
+def _join_processes() -> None:
+    """Start JAX as one of several processes; before anything else asks it for its devices."""
+    if "JAX_NUM_PROCESSES" in os.environ:
+        jax.distributed.initialize(
+            num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
+            process_id=int(os.environ["JAX_PROCESS_ID"]),
+        )
+    else:
+        jax.distributed.initialize()
 
 
 def load_config(run_dir: Path, name: str, default: C) -> C | None:

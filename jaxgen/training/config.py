@@ -46,6 +46,9 @@ class RunConfig:
     """How a step is compiled for several devices."""
     fsdp: int = operational(1)
     """Devices over which parameters and optimizer state are sharded (strategy jit)."""
+    distributed: bool = operational(False)
+    """One of several processes: give the same command on each host. Slurm, MPI and TPU pods are
+    recognised; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Of the network's arithmetic; parameters and losses stay float32."""
     accumulate: int = 1

@@ -11,6 +11,7 @@ from jaxgen.core import Batch, State
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.losses.reduce import masked_sum
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.step import Metrics
 from jaxgen.training.strategies import JitStrategy
 
 
@@ -80,7 +81,8 @@ def make_evaluate(
     compiled = jax.jit(totals, out_shardings=strategy.replicated)
 
     def evaluate(state: State) -> dict[str, float]:
-        params, sums = averaged(state), {}
+        params = averaged(state)
+        sums: Metrics = {}
         batches = eval_batches(
             experiment.held_out,
             size,

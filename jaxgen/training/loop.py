@@ -22,7 +22,7 @@ from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
-from jaxgen.training.strategies import Feed, JitStrategy, RunResult, make_strategy
+from jaxgen.training.strategies import Feed, JitStrategy, Report, make_strategy
 from jaxgen.training.writers import Writers
 
 DISPATCH_SECONDS = 0.25  # long enough to hide the host's work, short enough to stop on a signal
@@ -93,9 +93,9 @@ def start(
     note: Callable[[str], None],
 ) -> State:
     """The newest checkpoint's state, or a new one."""
-    init, args = _initializer(experiment, config, strategy)
-    restored = checkpoints.restore(_abstract_state(init, args, strategy))
+    restored = checkpoints.restore(abstract_state(experiment, config, strategy))
     if restored is None:
+        init, args = _initializer(experiment, config, strategy)
         return strategy.init(init, *args)
     step, state = restored
     note(f"resuming {config.run_dir} at step {step}")
@@ -118,7 +118,7 @@ def restore(
         ValueError: if the checkpoint is another model's.
         CheckpointError: if it is damaged.
     """
-    target = _abstract_state(*_initializer(experiment, config, strategy), strategy)
+    target = abstract_state(experiment, config, strategy)
     directory = checkpoint_directory(config)
     if directory.is_dir():
         with Checkpoints(directory, read_only=True) as checkpoints:
@@ -128,8 +128,9 @@ def restore(
     raise FileNotFoundError(f"{config.run_dir} has no checkpoint yet: train on for a while")
 
 
-def _abstract_state(init: Callable[..., State], args: tuple, strategy: JitStrategy) -> State:
+def abstract_state(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> State:
     """The state's shapes and shardings, without computing it."""
+    init, args = _initializer(experiment, config, strategy)
     shapes = jax.eval_shape(init, *args)
     return jax.tree.map(
         lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
@@ -206,11 +207,11 @@ class _Loop:
         self.pace.start(step)
         while step < config.steps and not stop.requested(step):
             num_steps = min(self.pace.num_steps, self._boundary(step) - step)
-            result = self.compiled(state, streak, next(self.data), num_steps)
-            state, streak, step = result.state, result.streak, step + num_steps
+            state, report = self.compiled(state, streak, next(self.data), num_steps)
+            streak, step = report.streak, step + num_steps
             # Read what the device finished before this dispatch, while it works on this one.
             self._read(pending, state)
-            pending = (step, result._replace(state=None))
+            pending = (step, report)
             if self._is_event(step):
                 self._read(pending, state)
                 pending = None
@@ -239,12 +240,12 @@ class _Loop:
         """Whether what happens every so many steps (0: never) happens now; the last step counts."""
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
-    def _read(self, pending: tuple[int, RunResult] | None, state: State) -> None:
+    def _read(self, pending: tuple[int, Report] | None, state: State) -> None:
         """Fetch a dispatch's metrics (waiting for it), log them, and stop on lost causes."""
         if pending is None:
             return
-        step, result = pending
-        host = jax.device_get(result)
+        step, report = pending
+        host = jax.device_get(report)
         rate = self.pace.finished(step)
         images_rate = rate * self.config.batch_size
         for name, pair in host.metrics.items():
@@ -264,7 +265,7 @@ class _Loop:
         if host.worst_streak >= self.config.max_nonfinite:
             self._give_up(host, state)
 
-    def _give_up(self, host: RunResult, state: State) -> None:
+    def _give_up(self, host: Report, state: State) -> None:
         """Save the last finite state, which later steps did not change, and raise."""
         last = int(state.step)
         self.checkpoints.save(last, state)
@@ -296,15 +297,16 @@ class _Pace:
 
     def __init__(self, most: int):
         self.most, self.num_steps, self.rate = most, 1, 0.0
+        self.step, self.time = 0, 0.0
 
     def start(self, step: int) -> None:
         """Begin to count: nothing is in flight, and the next reading ends no interval."""
-        self.step, self.time = step, None
+        self.step, self.time = step, 0.0
 
     def finished(self, step: int) -> float:
         """The device has finished up to `step`: the rate since the last call, in steps/s."""
         now, done = time.perf_counter(), step - self.step
-        if self.time is not None and done > 0:
+        if self.time and done > 0:
             self.rate = done / (now - self.time)
             aim = int(self.rate * DISPATCH_SECONDS)
             if jax.process_count() == 1:  # all processes must dispatch the same steps

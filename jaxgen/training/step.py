@@ -112,7 +112,8 @@ def make_step(
         if axis_name is not None:  # each device draws its own noise for its own examples
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         params, model_state = state.params, state.model_state
-        opt_states, totals = dict(state.opt_state), {}
+        opt_states = dict(state.opt_state)
+        totals: Metrics = {}
         bad, offset = jnp.int32(-1), 0
         slices = _interleaved(batch, max_repeats(family))
         for index, phase in enumerate(family.phases):

@@ -42,19 +42,17 @@ class Feed(NamedTuple):
     resident: bool
 
 
-class RunResult(NamedTuple):
-    """What `run` returns: the state, and what the host reads one dispatch late.
+class Report(NamedTuple):
+    """What a dispatch tells the host, which reads it one dispatch late.
 
     Attributes:
-        state: after `num_steps` steps.
-        streak: i32[], steps skipped in a row up to now.
+        streak: i32[], steps skipped in a row up to now; given to the next dispatch.
         worst_streak: i32[], the longest such row in this dispatch.
         skipped: i32[], steps skipped in this dispatch.
         first_bad: i32[2], the first skipped step and its index in `guarded_names`; -1 for none.
         metrics: name -> (total, weight) over the steps of this dispatch.
     """
 
-    state: State
     streak: Int[Array, ""]
     worst_streak: Int[Array, ""]
     skipped: Int[Array, ""]
@@ -62,7 +60,8 @@ class RunResult(NamedTuple):
     metrics: Metrics
 
 
-Run = Callable[[State, Array, PyTree, Any], RunResult]
+# (state, streak, data, num_steps) -> (state, report)
+Run = Callable[[State, Array, PyTree, Any], tuple[State, Report]]
 
 
 def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> Run:
@@ -76,27 +75,27 @@ def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> 
         batch = feed.prepare(prepare_key, feed.batch(data, state.step, shard))
         return step(state, batch, loss_key)
 
-    def run(state: State, streak: Array, data: PyTree, num_steps: Array | int) -> RunResult:
+    def run(state: State, streak: Array, data: PyTree, num_steps: Array | int):
         shapes = jax.eval_shape(one, state, data)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes.metrics)
-        zero = jnp.int32(0)
+        zero, none = jnp.int32(0), jnp.full((2,), -1, jnp.int32)
 
-        def body(_, carry: RunResult) -> RunResult:
-            result = one(carry.state, data)
+        def body(_, carry: tuple[State, Report]) -> tuple[State, Report]:
+            state, report = carry
+            result = one(state, data)
             is_bad = result.bad >= 0
-            streak = jnp.where(is_bad, carry.streak + 1, 0)
-            where = jnp.stack([carry.state.step, result.bad])
-            return RunResult(
-                result.state,
+            streak = jnp.where(is_bad, report.streak + 1, 0)
+            where = jnp.stack([state.step, result.bad])
+            return result.state, Report(
                 streak,
-                jnp.maximum(carry.worst_streak, streak),
-                carry.skipped + is_bad,
-                jnp.where(is_bad & (carry.skipped == 0), where, carry.first_bad),
-                jax.tree.map(jnp.add, carry.metrics, result.metrics),
+                jnp.maximum(report.worst_streak, streak),
+                report.skipped + is_bad,
+                jnp.where(is_bad & (report.skipped == 0), where, report.first_bad),
+                jax.tree.map(jnp.add, report.metrics, result.metrics),
             )
 
-        start = RunResult(state, streak, zero, zero, jnp.full((2,), -1, jnp.int32), zeros)
-        return lax.fori_loop(0, num_steps, body, start)
+        start = Report(jnp.asarray(streak), zero, zero, none, zeros)
+        return lax.fori_loop(0, num_steps, body, (state, start))
 
     return run
 
@@ -117,8 +116,7 @@ class JitStrategy:
         fsdp: devices over which the state is sharded; must divide their number.
     """
 
-    name = "jit"
-    axis_name = None
+    axis_name: str | None = None
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1):
         devices = list(jax.devices() if devices is None else devices)
@@ -142,9 +140,8 @@ class JitStrategy:
         fits = [(size, axis) for axis, size in enumerate(shape) if size % self.fsdp == 0]
         if self.fsdp == 1 or not fits or max(fits)[0] < self.fsdp:
             return self.replicated
-        spec = [None] * len(shape)
-        spec[max(fits)[1]] = "fsdp"
-        return NamedSharding(self.mesh, PartitionSpec(*spec))
+        before = [None] * max(fits)[1]
+        return NamedSharding(self.mesh, PartitionSpec(*before, "fsdp"))
 
     def init(self, init: Callable[..., State], *args: Any) -> State:
         """Call `init(*args)` compiled, its result laid out as the strategy lays out a state."""
@@ -169,12 +166,11 @@ class JitStrategy:
 
     def put_replicated(self, tree: PyTree) -> PyTree:
         """NumPy arrays, the same in every process -> arrays on every device."""
-        return jax.tree.map(
-            lambda x: jax.make_array_from_callback(
-                np.shape(x), self.replicated, lambda i, x=x: np.asarray(x)[i]
-            ),
-            tree,
-        )
+
+        def put(x: np.ndarray) -> Array:
+            return jax.make_array_from_callback(x.shape, self.replicated, x.__getitem__)
+
+        return jax.tree.map(put, jax.tree.map(np.asarray, tree))
 
     def compile(self, step: Step, feed: Feed, state: State) -> Run:
         """Compile a loop of steps; the state given to it is donated."""
@@ -183,8 +179,8 @@ class JitStrategy:
             return lax.with_sharding_constraint(feed.batch(data, index, shard), self.batched)
 
         run = make_run(step, feed._replace(batch=batch), None, 1)
-        out = RunResult(self.shardings(state), *[self.replicated] * 5)
-        return jax.jit(run, donate_argnums=(0,), out_shardings=out)
+        shardings = (self.shardings(state), self.replicated)
+        return jax.jit(run, donate_argnums=(0,), out_shardings=shardings)
 
 
 class PmapStrategy(JitStrategy):
@@ -195,7 +191,6 @@ class PmapStrategy(JitStrategy):
     run in distribution, and number for number only where the loss draws nothing.
     """
 
-    name = "pmap"
     axis_name = AXIS
 
     def __init__(self, devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1):
@@ -206,9 +201,13 @@ class PmapStrategy(JitStrategy):
     def compile(self, step: Step, feed: Feed, state: State) -> Run:
         """Compile a loop of steps; the state given to it is donated."""
         run = make_run(step, feed, self.axis_name, self.num_devices)
+
+        # pmap wants at least one mapped argument; a resident set and the state are not.
+        def with_index(_: Array, *args: Any):
+            return run(*args)
+
         compiled = jax.pmap(
-            # pmap wants at least one mapped argument; a resident set and the state are not.
-            lambda _, *args: run(*args),
+            with_index,
             axis_name=self.axis_name,
             in_axes=(0, None, None, None if feed.resident else 0, None),
             out_axes=None,
@@ -217,10 +216,18 @@ class PmapStrategy(JitStrategy):
         )
         index = np.arange(self.num_devices // jax.process_count())
 
-        def call(state: State, streak: Array, data: PyTree, num_steps: int) -> RunResult:
-            return compiled(index, state, streak, data, num_steps)
+        def call(state: State, streak: Array, data: PyTree, num_steps: int):
+            state, report = compiled(index, state, streak, data, num_steps)
+            return jax.tree.map(self._as_global, state), report
 
         return call
+
+    def _as_global(self, x: Array) -> Array:
+        """Of several processes pmap returns each its own copy: name them one global array."""
+        if jax.process_count() == 1:
+            return x
+        copies = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, self.replicated, copies)
 
     def put_batch(self, batch: HostBatch) -> PyTree:
         """This process's rows of a batch (NumPy) -> [local devices, rows of each, ...]."""

@@ -6,56 +6,15 @@ import signal
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+from toys import experiment
 
-from jaxgen.core import Aux, Family, Phase
-from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.sources import digits
-from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
+from jaxgen.data.transforms import to_uint8
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import CheckpointWarning
 from jaxgen.training.config import DataConfig, RunConfig
-from jaxgen.training.experiment import Experiment
 from jaxgen.training.strategies import make_strategy
-
-
-def mean_image(poison=None):
-    """The mean image with noise, learned by least squares: a family that compiles in a moment."""
-
-    def init(key, batch):
-        return {"net": {"mean": 0.01 * jax.random.normal(key, batch["image"].shape[1:])}}, {}
-
-    def loss(params, model_state, batch, key, *, train):
-        noise = 0.1 * jax.random.normal(key, batch["image"].shape)
-        error = batch["image"] + noise - params["net"]["mean"][None]
-        value = jnp.mean(jnp.square(error), axis=(1, 2, 3))
-        if poison is not None:
-            value = value + jnp.where(batch["label"] >= poison, jnp.nan, 0.0)
-        return value, Aux({"error": jnp.mean(jnp.abs(error), axis=(1, 2, 3))}, model_state)
-
-    def sample(params, model_state, key, num, *, condition=None):
-        mean = params["net"]["mean"]
-        return mean[None] + 0.1 * jax.random.normal(key, (num, *mean.shape))
-
-    return Family(init, (Phase("fit", ("net",), loss, optax.adam(1e-2)),), loss, sample)
-
-
-def experiment(config, poison=None):
-    def prepare(key, raw, train):
-        image = to_model_space(raw["image"])
-        return {**raw, "image": random_flip(key, image) if train else image}
-
-    return Experiment(
-        mean_image(poison),
-        Pipeline(digits("train"), config.batch_size, seed=config.seed),
-        digits("test"),
-        prepare,
-        to_uint8,
-        ema=0.9,
-    )
 
 
 def config(run_dir, **changes):

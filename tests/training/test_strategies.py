@@ -30,7 +30,7 @@ def resident(data, step, shard):
 
 
 def train(name, num_devices, *, fsdp=1, stream=False, dispatches=(1, 2, 2), family=None):
-    """Five steps; returns the state on the host and the last result."""
+    """Five steps; returns the state and the last report."""
     strategy = make_strategy(name, jax.devices()[:num_devices], fsdp=fsdp)
     family = family or toys.regression(state=True)
     init = strategy.init(
@@ -52,9 +52,9 @@ def train(name, num_devices, *, fsdp=1, stream=False, dispatches=(1, 2, 2), fami
             data = strategy.put_batch(
                 jax.tree.map(np.asarray, resident(SET, jnp.int32(int(state.step)), (0, 1)))
             )
-        result = run(state, streak, data, num_steps)
-        state, streak = result.state, result.streak
-    return jax.device_get(state), jax.device_get(result._replace(state=None))
+        state, report = run(state, streak, data, num_steps)
+        streak = report.streak
+    return jax.device_get(state), jax.device_get(report)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +119,8 @@ def test_noise_differs_between_devices_under_pmap():
         return value, aux._replace(metrics={"draw": draw, "square": draw**2})
 
     family = noisy._replace(phases=(noisy.phases[0]._replace(loss=loss),))
-    _, result = train("pmap", 8, dispatches=(1,), family=family)
-    mean, square = (t / w for t, w in (result.metrics[k] for k in ("draw", "square")))
+    _, report = train("pmap", 8, dispatches=(1,), family=family)
+    mean, square = (t / w for t, w in (report.metrics[k] for k in ("draw", "square")))
     assert square - mean**2 > 0.05
 
 
@@ -128,7 +128,7 @@ def test_fsdp_shards_what_it_can():
     strategy = make_strategy("jit", fsdp=4)
     shapes = {"kernel": jnp.zeros((3, 3, 16, 8)), "bias": jnp.zeros((6,)), "step": jnp.zeros(())}
     specs = jax.tree.map(lambda s: tuple(s.spec), strategy.shardings(shapes))
-    assert specs == {"kernel": (None, None, "fsdp", None), "bias": (), "step": ()}
+    assert specs == {"kernel": (None, None, "fsdp"), "bias": (), "step": ()}
 
 
 def test_bad_steps_are_counted_across_dispatches():
@@ -140,9 +140,9 @@ def test_bad_steps_are_counted_across_dispatches():
         return jnp.where(batch["mask"][2] == 0, jnp.nan, value), aux  # from step 3 on
 
     family = family._replace(phases=(phase._replace(loss=loss),))
-    state, result = train("jit", 8, dispatches=(2, 3, 2), family=family)
-    assert (result.streak, result.worst_streak, result.skipped) == (4, 4, 2)
-    assert list(result.first_bad) == [5, 0]
+    state, report = train("jit", 8, dispatches=(2, 3, 2), family=family)
+    assert (report.streak, report.worst_streak, report.skipped) == (4, 4, 2)
+    assert list(report.first_bad) == [5, 0]
     assert np.isfinite(state.params["net"]["w"]).all()
     assert int(state.step) == 7
 

@@ -5,6 +5,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.core import Aux, Family, Phase
+from jaxgen.data.pipeline import Pipeline
+from jaxgen.data.sources import digits
+from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
+from jaxgen.training.experiment import Experiment
 
 WIDTH = 8
 
@@ -60,3 +64,41 @@ def batch(key, size=16, *, mask=None):
     x = jax.random.normal(key, (size, WIDTH))
     made = {"x": x, "y": jnp.sum(x, axis=1) + 1.0}
     return made if mask is None else {**made, "mask": jnp.asarray(mask, jnp.float32)}
+
+
+def mean_image(poison=None):
+    """The mean image with noise, learned by least squares: a family that compiles in a moment."""
+
+    def init(key, batch):
+        return {"net": {"mean": 0.01 * jax.random.normal(key, batch["image"].shape[1:])}}, {}
+
+    def loss(params, model_state, batch, key, *, train):
+        noise = 0.1 * jax.random.normal(key, batch["image"].shape)
+        error = batch["image"] + noise - params["net"]["mean"][None]
+        value = jnp.mean(jnp.square(error), axis=(1, 2, 3))
+        if poison is not None:
+            value = value + jnp.where(batch["label"] >= poison, jnp.nan, 0.0)
+        return value, Aux({"error": jnp.mean(jnp.abs(error), axis=(1, 2, 3))}, model_state)
+
+    def sample(params, model_state, key, num, *, condition=None):
+        mean = params["net"]["mean"]
+        return mean[None] + 0.1 * jax.random.normal(key, (num, *mean.shape))
+
+    return Family(init, (Phase("fit", ("net",), loss, optax.adam(1e-2)),), loss, sample)
+
+
+def experiment(config, poison=None):
+    """The mean of the embedded digits."""
+
+    def prepare(key, raw, train):
+        image = to_model_space(raw["image"])
+        return {**raw, "image": random_flip(key, image) if train else image}
+
+    return Experiment(
+        mean_image(poison),
+        Pipeline(digits("train"), config.batch_size, seed=config.seed),
+        digits("test"),
+        prepare,
+        to_uint8,
+        ema=0.9,
+    )

@@ -1,0 +1,188 @@
+"""The command line: verbs, flags, run directories, and one-line errors."""
+
+import json
+import sys
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+import toys
+from PIL import Image
+
+from jaxgen.training import cli
+from jaxgen.training.config import RunConfig, operational
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """A toy's flags."""
+
+    steps: int = operational(4)
+    batch_size: int = 16
+    log_every: int = operational(2)
+    sample_every: int = operational(4)
+    width: int = 3
+    """Some width."""
+
+
+def build(config):
+    return toys.experiment(config)._replace(protocol={"data": "digits, test"})
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the command line; returns the exit code, stdout and stderr."""
+
+    def call(*args):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(Config, build, args)
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.raises(SystemExit) as stop:
+        cli.main(Config, build, ["--run-dir", str(directory)])
+    assert not stop.value.code
+    return directory
+
+
+def test_train_writes_what_it_was(trained):
+    saved = json.loads((trained / "config.json").read_text())
+    assert saved["experiment"] == __name__
+    assert saved["config"]["steps"] == 4
+    session = json.loads((trained / "sessions.jsonl").read_text().splitlines()[0])
+    assert session["packages"]["jax"] == jax.__version__
+    assert "git" in session
+    assert (trained / "samples" / "00000004.png").exists()
+
+
+def test_bare_run_resumes_and_prints_the_grid(run, trained):
+    code, out, _ = run("--run-dir", str(trained))
+    assert code == 0
+    assert "resuming" in out
+    assert f"samples: {trained / 'samples' / '00000004.png'}" in out
+    code, out, _ = run("train", "--run-dir", str(trained), "--steps", "6")
+    assert code == 0
+    assert "6 of 6 steps done" in out
+
+
+def test_another_config_is_refused(run, trained):
+    before = (trained / "config.json").read_text()
+    code, _, err = run("--run-dir", str(trained), "--width", "5", "--seed", "9")
+    assert code == 2
+    assert "was made by another config:\n  --seed: 0 -> 9\n  --width: 3 -> 5" in err
+    assert (trained / "config.json").read_text() == before
+
+
+def test_the_run_directory_keeps_its_config(run, tmp_path):
+    """Flags of the first call need not be repeated."""
+    directory = str(tmp_path / "r")
+    assert run("--run-dir", directory, "--width", "7")[0] == 0
+    assert run("--run-dir", directory)[0] == 0
+    assert json.loads((tmp_path / "r" / "config.json").read_text())["config"]["width"] == 7
+
+
+def test_sample(run, trained, tmp_path):
+    grid, samples = tmp_path / "grid.png", tmp_path / "samples.npz"
+    code, out, _ = run("sample", "--run-dir", str(trained), "--num", "9", "--out", str(grid))
+    assert code == 0
+    assert f"samples: {grid}" in out
+    assert Image.open(grid).size[0] > 24
+    assert run("sample", "--run-dir", str(trained), "--num", "300", "--out", str(samples))[0] == 0
+    with np.load(samples) as data:
+        images = data["samples"]
+    assert images.shape == (300, 8, 8, 1)
+    assert images.dtype == np.uint8
+    assert len(np.unique(images.reshape(300, -1), axis=0)) == 300
+    code, _, err = run("sample", "--run-dir", str(trained), "--out", str(grid))
+    assert code == 2
+    assert "exists and is not overwritten" in err
+
+
+def test_evaluate_prints_and_keeps_one_json_line(run, trained):
+    code, out, _ = run("evaluate", "--run-dir", str(trained))
+    assert code == 0
+    result = json.loads(out.strip().splitlines()[-1])
+    assert result["loss"] > 0
+    assert result["protocol"]["data"] == "digits, test"
+    assert result["protocol"]["environment"]["devices"]["count"] == 8
+    lines = (trained / "evaluations.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1]) == result
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--batch-size", "12"], "--batch-size must be a multiple of 8"),
+        (["--strategy", "pmap", "--fsdp", "2"], "fsdp needs strategy 'jit'"),
+        (["--stepz", "3"], "--steps"),  # the near flag is suggested
+        (["--data.nmae", "x"], "--data.name"),
+        (["--strategy", "tpu"], "invalid choice"),
+        (["sample", "--out", "grid.jpg"], "is no run of"),
+        (["sample", "--step", "3"], "is no run of"),
+        (["evaluate"], "is no run of"),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, args, message):
+    code, out, err = run(*args, "--run-dir", str(tmp_path / "new"))
+    assert code == 2
+    assert message in out + err
+    assert "Traceback" not in out + err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["sample", "--out", "grid.jpg"], "must end in"),
+        (["sample", "--num", "0", "--out", "new.png"], "--num must be at least 1, got 0"),
+        (["sample", "--step", "99", "--out", "new.png"], "no checkpoint of step 99"),
+    ],
+)
+def test_bad_sampling(run, trained, args, message):
+    code, _, err = run(*args, "--run-dir", str(trained))
+    assert code == 2
+    assert message in err
+
+
+def test_directories_that_are_something_else(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    code, _, err = run("--run-dir", str(tmp_path / "other"))
+    assert code == 2
+    assert "is no run directory" in err
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+    (tmp_path / "file").write_text("x")
+    assert "is a file" in run("--run-dir", str(tmp_path / "file"))[2]
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text('{"experiment": ')
+    assert "cannot be read as a run's config" in run("--run-dir", str(tmp_path / "broken"))[2]
+    (tmp_path / "broken" / "config.json").write_text('{"experiment": "x.y", "config": {}}')
+    assert "is a run of x.y" in run("--run-dir", str(tmp_path / "broken"))[2]
+
+
+def test_help_documents_the_flags(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for text in ("--width", "Some width.", "--data.dir", "Verbs: train, sample, evaluate"):
+        assert text in out
+
+
+def test_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("JAXGEN_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="--steps must be at least 1"):
+        cli.main(Config, build, ["--steps", "0"])
+
+
+def test_arguments_default_to_the_command_line(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["prog", "evaluate", "--run-dir", str(tmp_path / "none")])
+    with pytest.raises(SystemExit):
+        cli.main(Config, build)
+    assert "is no run of" in capsys.readouterr().err
