@@ -1,0 +1,78 @@
+"""Interleaved timing: every benchmark of this package reports medians from here.
+
+The candidates take turns, round after round, so that a change in the machine's load falls on all
+of them alike; the median of the rounds is reported, and the machine is named beside it.
+"""
+
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+
+def interleaved(
+    fns: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 2
+) -> dict[str, float]:
+    """Times each function in turn, `repeats` rounds over.
+
+    Args:
+        fns: name -> function of no arguments. What it returns is waited for
+            (`jax.block_until_ready`), so JAX's asynchronous dispatch is not mistaken for speed.
+        repeats: timed rounds, at least 1.
+        warmup: untimed rounds before them; the first compiles.
+
+    Returns:
+        name -> median seconds a call.
+
+    Raises:
+        ValueError: `repeats` below 1.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, got {repeats}")
+    seconds: dict[str, list[float]] = {name: [] for name in fns}
+    for round_ in range(warmup + repeats):
+        for name, fn in fns.items():
+            start = time.perf_counter()
+            jax.block_until_ready(fn())
+            if round_ >= warmup:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def machine() -> str:
+    """One line that names the processor, its cores, the JAX version and its devices."""
+    cpuinfo = Path("/proc/cpuinfo")
+    processor, cores = platform.processor() or platform.machine(), 0
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+        processor, cores = (models[0], len(models)) if models else (processor, 0)
+    devices = f"{jax.device_count()} {jax.devices()[0].device_kind}"
+    return f"{processor}, {cores or '?'} cores; jax {jax.__version__} on {devices}"
+
+
+def print_table(
+    rows: Mapping[str, Mapping[str, float]], baseline: str, columns: Sequence[str] | None = None
+) -> None:
+    """Prints medians in milliseconds, each with its speed relative to the baseline's.
+
+    Args:
+        rows: row label -> (column -> seconds), as `interleaved` returns them.
+        baseline: the column that the others are compared with: a ratio of 2.00 is twice as fast.
+        columns: their order; by default that of the first row.
+    """
+    columns = list(columns or next(iter(rows.values())))
+    label_width = max(len(label) for label in rows)
+    widths = [max(len(column), 16) for column in columns]
+    heads = [f"{column:>{width}}" for column, width in zip(columns, widths, strict=True)]
+    print("  ".join([f"{'ms (times as fast as ' + baseline + ')':{label_width}}", *heads]))
+    for label, times in rows.items():
+        cells = []
+        for column, width in zip(columns, widths, strict=True):
+            seconds, base = times.get(column), times.get(baseline)
+            ratio = f" ({base / seconds:5.2f})" if seconds and base else ""
+            cells.append(f"{f'{1e3 * seconds:.2f}{ratio}' if seconds else '-':>{width}}")
+        print("  ".join([f"{label:{label_width}}", *cells]))

@@ -1,0 +1,132 @@
+"""What the loop costs: `training.loop.train` beside the same compiled steps with nothing around.
+
+    python -m experiments.benchmarks.loop
+
+A step of about 10 ms of matrix products, trained for two seconds with logging every 100 steps,
+resident and streamed, against one dispatch of as many steps. Interleaved, medians.
+"""
+
+import shutil
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments.benchmarks.harness import machine
+from jaxgen.core import Aux, Family, Phase
+from jaxgen.data.pipeline import Pipeline
+from jaxgen.data.sources import digits
+from jaxgen.data.transforms import to_model_space, to_uint8
+from jaxgen.training import loop
+from jaxgen.training.config import DataConfig, RunConfig
+from jaxgen.training.experiment import Experiment
+
+STEPS, REPEATS, PRODUCTS, WIDTH = 200, 5, 24, 512
+
+
+def heavy() -> Family:
+    """Matrix products that take about 10 ms a step; their gradient takes two thirds of it."""
+
+    def init(key, batch):
+        return {"net": jax.random.normal(key, (WIDTH, WIDTH)) / WIDTH**0.5}, {}
+
+    def loss(params, model_state, batch, key, *, train):
+        x = jnp.tile(batch["image"].reshape(len(batch["image"]), -1), (1, WIDTH // 64))
+        for _ in range(PRODUCTS):
+            x = jnp.tanh(x @ params["net"])
+        return jnp.mean(x, axis=1), Aux({}, model_state)
+
+    def sample(params, model_state, key, num, *, condition=None):
+        return jnp.zeros((num, 8, 8, 1))
+
+    return Family(init, (Phase("fit", ("net",), loss, optax.sgd(1e-3)),), loss, sample)
+
+
+def main() -> None:
+    """Print seconds a step in the loop, in one bare dispatch, and the difference."""
+    print(machine())
+    family = heavy()
+
+    def prepare(key, raw, train):
+        return {**raw, "image": to_model_space(raw["image"])}
+
+    def seconds_per_step(stream: bool, log_every: int) -> float:
+        """Of the second half of a run, when everything is compiled."""
+        directory = tempfile.mkdtemp()
+        config = RunConfig(
+            run_dir=directory,
+            steps=2 * STEPS,
+            batch_size=64,
+            log_every=log_every,
+            sample_every=0,
+            checkpoint_every=10**9,
+            data=DataConfig(stream=stream),
+        )
+        experiment = Experiment(
+            family, Pipeline(digits("train"), 64, seed=0), digits("test"), prepare, to_uint8
+        )
+        try:
+            return timed(experiment, config)
+        finally:
+            shutil.rmtree(directory)
+
+    def timed(experiment: Experiment, config: RunConfig) -> float:
+        """Time between the rows of half the run and of the whole."""
+        stamps: dict[int, float] = {}
+        log = loop.Writers.log
+
+        def stamped(self, step, metrics):
+            stamps[step] = time.perf_counter()
+            log(self, step, metrics)
+
+        loop.Writers.log = stamped
+        try:
+            loop.train(experiment, config, jax.devices()[:1])
+        finally:
+            loop.Writers.log = log
+        return (stamps[2 * STEPS] - stamps[STEPS]) / STEPS
+
+    rows: dict[str, list[float]] = {"bare": [], "resident": [], "streamed": []}
+    for _ in range(REPEATS):
+        rows["bare"].append(bare(family, prepare))
+        rows["resident"].append(seconds_per_step(False, STEPS // 2))
+        rows["streamed"].append(seconds_per_step(True, STEPS // 2))
+    medians = {name: float(np.median(values)) for name, values in rows.items()}
+    for name, value in medians.items():
+        extra = value / medians["bare"] - 1
+        print(f"{name:>10}: {1e3 * value:.3f} ms a step, {100 * extra:+.1f} % over bare")
+
+
+def bare(family: Family, prepare) -> float:
+    """The compiled steps in one dispatch: no logs, no host."""
+    from jaxgen.training.step import init_state, make_step
+    from jaxgen.training.strategies import Feed, make_strategy
+
+    pipeline = Pipeline(digits("train"), 64, seed=0)
+    strategy = make_strategy("jit", jax.devices()[:1])
+    arrays = strategy.put_replicated(pipeline.arrays)
+
+    def init(key, raw):
+        return init_state(family, key, prepare(key, raw, False))
+
+    state = strategy.init(init, jax.random.key(0), pipeline.host_batch(0))
+    feed = Feed(
+        lambda data, step, shard: pipeline.gather(data, step),
+        lambda key, raw: prepare(key, raw, True),
+        seed=0,
+        resident=True,
+    )
+    run = strategy.compile(make_step(family), feed, state)
+    streak = strategy.put_replicated(np.int32(0))
+    state, report = run(state, streak, arrays, 10)
+    jax.block_until_ready(report)
+    begin = time.perf_counter()
+    jax.block_until_ready(run(state, streak, arrays, STEPS))
+    return (time.perf_counter() - begin) / STEPS
+
+
+if __name__ == "__main__":
+    main()

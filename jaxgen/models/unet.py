@@ -1,0 +1,213 @@
+"""The U-Net of Ho et al. (2020), "Denoising Diffusion Probabilistic Models", appendix B.
+
+Read `UNet.__call__` as the figure: down through the levels, keeping every activation; two blocks
+and an attention at the bottom; up again, each block taking back one kept activation.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Integer
+
+from jaxgen.models.conv import Conv
+from jaxgen.models.layers import (
+    Downsample,
+    GroupNorm,
+    LabelEmbedding,
+    SelfAttention,
+    Upsample,
+    near_zero_init,
+    scaled_init,
+    timestep_embedding,
+)
+
+
+class ResidualBlock(nn.Module):
+    """Two normalized 3x3 convolutions beside a shortcut; the time enters between them.
+
+    Attributes:
+        channels: of the output; where the input has others, the shortcut is a 1x1 convolution.
+        dropout: rate before the second convolution.
+        deterministic: no dropout.
+        dtype: of the computation.
+    """
+
+    channels: int
+    dropout: float
+    deterministic: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width features"],
+        embedding: Float[Array, "batch embedding"],
+    ) -> Float[Array, "batch height width channels"]:
+        """Applies the block. `embedding` has had its nonlinearity."""
+        conv = partial(Conv, self.channels, kernel_init=scaled_init, dtype=self.dtype)
+        dense = nn.Dense(self.channels, kernel_init=scaled_init, dtype=self.dtype, name="time")
+        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
+        h = conv(kernel_size=(3, 3), name="conv1")(h)
+        h = h + dense(embedding)[:, None, None]
+        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm2")(h))
+        h = nn.Dropout(self.dropout, deterministic=self.deterministic)(h)
+        h = conv(kernel_size=(3, 3), kernel_init=near_zero_init, name="conv2")(h)
+        if x.shape[-1] != self.channels:
+            x = conv(kernel_size=(1, 1), name="shortcut")(x)
+        return x + h
+
+
+class UNet(nn.Module):
+    """Predicts noise (or x0, or v) from a noisy image and its time.
+
+    The defaults are the paper's CIFAR-10 network, 35,746,307 parameters on 32x32x3 images, layer
+    for layer and in the initialization too: every residual branch and the output start near zero.
+
+    Attributes:
+        channels: of the first level; even, at least 4. The time embedding is four times as wide.
+        multipliers: channels of each level as multiples of `channels`. Each level but the last
+            halves the image.
+        num_res_blocks: residual blocks a level on the way down; one more on the way up.
+        attention_resolutions: image heights at which each block is followed by self-attention.
+            The middle of the network always has one.
+        dropout: rate inside the residual blocks.
+        num_heads: attention heads.
+        out_channels: None for as many as the image has; twice that for a learned variance.
+        num_classes: None for no class condition.
+        dtype: of the computation. Parameters, normalization statistics, softmax and output are
+            float32.
+        remat: recompute each block in the backward pass instead of keeping its activations: less
+            memory for about a third more time.
+
+    Example:
+        >>> model = UNet(channels=8, multipliers=(1, 2))
+        >>> x, t = jnp.zeros((2, 8, 8, 1)), jnp.array([3, 700])
+        >>> params = model.init(jax.random.key(0), x, t, train=False)
+        >>> model.apply(params, x, t, train=True, rngs={"dropout": jax.random.key(1)}).shape
+        (2, 8, 8, 1)
+    """
+
+    channels: int = 128
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    dropout: float = 0.1
+    num_heads: int = 1
+    out_channels: int | None = None
+    num_classes: int | None = None
+    dtype: DTypeLike = jnp.float32
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the fields as soon as they are given."""
+        super().__post_init__()
+        if self.channels < 4 or self.channels % 2:
+            raise ValueError(f"channels must be even and at least 4, got {self.channels}")
+        if not self.multipliers or min(self.multipliers) < 1:
+            raise ValueError(f"multipliers must be one or more positives, got {self.multipliers}")
+        if self.num_res_blocks < 1:
+            raise ValueError(f"num_res_blocks must be positive, got {self.num_res_blocks}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        if self.num_heads < 1:
+            raise ValueError(f"num_heads must be positive, got {self.num_heads}")
+        if self.out_channels is not None and self.out_channels < 1:
+            raise ValueError(f"out_channels must be positive, got {self.out_channels}")
+        if self.num_classes is not None and self.num_classes < 1:
+            raise ValueError(f"num_classes must be positive, got {self.num_classes}")
+
+    def _check_inputs(self, x: Array, t: Array, condition: Array | None) -> None:
+        """Shapes and the pairing of labels with classes, before anything is computed."""
+        batch, height, width, _ = x.shape
+        multiple = 2 ** (len(self.multipliers) - 1)
+        if height % multiple or width % multiple:
+            raise ValueError(
+                f"x: an image of {height}x{width} cannot be halved {len(self.multipliers) - 1} "
+                f"times; with multipliers {self.multipliers} its height and width must be "
+                f"multiples of {multiple}"
+            )
+        if t.shape != (batch,):
+            raise ValueError(f"t must have shape ({batch},), one time an image, got {t.shape}")
+        if self.num_classes is None and condition is not None:
+            raise ValueError("condition was given to a UNet without classes; set num_classes")
+        if self.num_classes is not None and condition is None:
+            raise ValueError(
+                f"condition must be given to a UNet with num_classes={self.num_classes}; "
+                f"the label {self.num_classes} stands for no class"
+            )
+        if condition is not None and condition.shape != (batch,):
+            raise ValueError(f"condition must have shape ({batch},), got {condition.shape}")
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width image_channels"],
+        t: Int[Array, "..."],
+        condition: Integer[Array, "..."] | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "batch height width out_channels"]:
+        """Predicts from the image `x` at time `t`.
+
+        Args:
+            x: noisy images.
+            t: i32[batch], steps counted from 0.
+            condition: i32[batch], labels in 0..num_classes, where `num_classes` stands for no
+                class; exactly when the model has classes.
+            train: whether to drop out, which needs the rng "dropout".
+
+        Returns:
+            f32[batch, height, width, out_channels].
+
+        Raises:
+            ValueError: if the image cannot be halved often enough, a shape is wrong, the heads do
+                not divide the channels, or labels are missing or not wanted.
+        """
+        self._check_inputs(x, t, condition)
+        out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
+        remat: Any = nn.remat if self.remat else lambda module: module
+        block = partial(
+            remat(ResidualBlock), dropout=self.dropout, deterministic=not train, dtype=self.dtype
+        )
+        attention = partial(remat(SelfAttention), self.num_heads, dtype=self.dtype)
+        dense = partial(nn.Dense, 4 * self.channels, kernel_init=scaled_init, dtype=self.dtype)
+        conv = partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
+
+        embedding = dense(name="time1")(timestep_embedding(t, self.channels))
+        embedding = dense(name="time2")(nn.silu(embedding))
+        if self.num_classes is not None and condition is not None:
+            labels = LabelEmbedding(self.num_classes, 4 * self.channels, name="label")
+            embedding = embedding + labels(condition).astype(self.dtype)
+        embedding = nn.silu(embedding)  # every block begins with it; the paper's has it inside
+
+        h = conv(self.channels, kernel_init=scaled_init, name="conv_in")(x)
+        skips = [h]
+        for level, multiplier in enumerate(self.multipliers):
+            for i in range(self.num_res_blocks):
+                h = block(multiplier * self.channels, name=f"down{level}_block{i}")(h, embedding)
+                if h.shape[1] in self.attention_resolutions:
+                    h = attention(name=f"down{level}_attention{i}")(h)
+                skips.append(h)
+            if level < len(self.multipliers) - 1:
+                h = Downsample(self.dtype, name=f"down{level}_downsample")(h)
+                skips.append(h)
+
+        h = block(h.shape[-1], name="mid_block0")(h, embedding)
+        h = attention(name="mid_attention")(h)
+        h = block(h.shape[-1], name="mid_block1")(h, embedding)
+
+        for level, multiplier in reversed(list(enumerate(self.multipliers))):
+            for i in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(multiplier * self.channels, name=f"up{level}_block{i}")(h, embedding)
+                if h.shape[1] in self.attention_resolutions:
+                    h = attention(name=f"up{level}_attention{i}")(h)
+            if level > 0:
+                h = Upsample(self.dtype, name=f"up{level}_upsample")(h)
+
+        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm_out")(h))
+        h = conv(out_channels, kernel_init=near_zero_init, name="conv_out")(h)
+        return h.astype(jnp.float32)

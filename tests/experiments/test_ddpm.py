@@ -1,0 +1,156 @@
+"""The DDPM recipes, end to end: shrunk here, at their own size in the slow test."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import ddpm_cifar, ddpm_digits
+from jaxgen.data.sources import digits
+from jaxgen.training import cli, loop
+from jaxgen.training.strategies import make_strategy
+
+ROOT = Path(__file__).parents[2]
+TINY = (
+    "--model.channels=8 --model.multipliers 1 2 --model.attention-resolutions 4 --batch-size=16 "
+    "--model.num-res-blocks=1 --diffusion.num-timesteps=20 --sampler.preview-steps=5 --log-every=5 "
+    "--evaluation.num-examples=16"
+).split()
+
+
+def call(capsys, module, *args):
+    """Run an experiment's command line in this process; returns its standard output."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main(module.Config, module.build, args)
+    out, err = capsys.readouterr()
+    assert not stop.value.code, err
+    return out
+
+
+def launch(run_dir, *args, wait=True):
+    """Run `experiments.ddpm_digits` in a fresh process, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    command = [sys.executable, "-m", "experiments.ddpm_digits", *args, "--run-dir", str(run_dir)]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if wait:
+        out = process.communicate(timeout=600)[0]
+        assert process.returncode == 0, out
+    return process
+
+
+def final_state(run_dir, step):
+    """The whole checkpoint of a step, optimizer included."""
+    saved = cli.load_config(Path(run_dir), "experiments.ddpm_digits", ddpm_digits.Config())
+    experiment, strategy = ddpm_digits.build(saved), make_strategy("jit", jax.devices()[:1])
+    target = loop.abstract_state(experiment, saved, strategy)
+    with loop.Checkpoints(loop.checkpoint_directory(saved), read_only=True) as checkpoints:
+        return jax.device_get(checkpoints.restore(target, step=step)[1])
+
+
+def test_recipe_end_to_end(tmp_path, capsys):
+    """The CIFAR-10 recipe, on the embedded digits, over eight devices: train, sample, evaluate."""
+    run_dir = str(tmp_path / "run")
+    flags = ("--run-dir", run_dir, "--data.name", "digits", *TINY)
+    more = ("--diffusion.class-conditional", "--diffusion.variance=learned_range", "--accumulate=2")
+    out = call(capsys, ddpm_cifar, *flags, *more, "--steps=10", "--precision=bfloat16")
+    assert "10 of 10 steps done" in out
+    assert (tmp_path / "run" / "samples" / "00000010.png").exists()
+
+    samples = tmp_path / "samples.npz"
+    guided = ("--sampler.name=ddim", "--sampler.num-steps=4", "--sampler.guidance-scale=2.0")
+    call(capsys, ddpm_cifar, "sample", "--run-dir", run_dir, "--num=3", f"--out={samples}", *guided)
+    with np.load(samples) as data:
+        assert data["samples"].shape == (3, 8, 8, 1)
+
+    result = json.loads(call(capsys, ddpm_cifar, "evaluate", "--run-dir", run_dir).splitlines()[-1])
+    assert 0 < result["bits_per_dim"] < 50
+    assert result["loss"] == pytest.approx(result["bits_per_dim"] * 64 * np.log(2), rel=1e-5)
+    assert result["protocol"]["num_examples"] == 16
+    assert "test" in result["protocol"]["data"]
+
+
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+    """kill -9 in mid-run, a half-written checkpoint left behind, and the same command again."""
+    flags = (*TINY, "--steps=600", "--checkpoint-every=20", "--sample-every=0", "--keep=100")
+    straight = launch(tmp_path / "straight", *flags, wait=False)
+    process = launch(tmp_path / "killed", *flags, wait=False)
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 300
+    while not (checkpoints / "40").is_dir():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (checkpoints / "600").exists()
+    half = checkpoints / "580.orbax-checkpoint-tmp"
+    (half / "state").mkdir(parents=True)
+    (half / "state" / "d").write_bytes(b"half")
+    launch(tmp_path / "killed", *flags)
+    assert straight.wait(timeout=600) == 0
+    a, b = (final_state(tmp_path / name, 600) for name in ("straight", "killed"))
+    assert int(a.step) == 600
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+    steps = [
+        int(line.split(",")[0])
+        for line in (tmp_path / "killed" / "metrics.csv").read_text().splitlines()[1:]
+    ]
+    assert steps == list(range(5, 601, 5))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.name", "cifra10"], "unknown data set 'cifra10'; did you mean 'cifar10'"),
+        (["--data.name", "cifar10", "--data.dir", "nowhere"], "nowhere"),
+        (["--model.multipliers", "1", "2", "2", "2", "2"], "cannot be halved 4 times"),
+        (["--sampler.guidance-scale", "2.0"], "needs --diffusion.class-conditional"),
+    ],
+)
+def test_bad_input(tmp_path, capsys, flags, message):
+    args = [*TINY, "--run-dir", str(tmp_path / "run"), *flags]
+    with pytest.raises(SystemExit) as stop:
+        cli.main(ddpm_digits.Config, ddpm_digits.build, args)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def recognised(fit, images):
+    """The share of images whose most probable class has more than 0.9, and the classes."""
+    probabilities = fit.predict_proba(images.reshape(len(images), -1) / 255.0)
+    sure = probabilities.max(axis=1) > 0.9
+    return sure.mean(), set(probabilities.argmax(axis=1)[sure].tolist())
+
+
+@pytest.mark.slow
+def test_digits_anyone_can_read(tmp_path, capsys):
+    """An independent classifier knows the samples nearly as often as held-out real digits."""
+    neural_network = pytest.importorskip("sklearn.neural_network")
+    train, test = (digits(split).arrays for split in ("train", "test"))
+    fit = neural_network.MLPClassifier((128,), max_iter=1000, random_state=0)
+    fit.fit(train["image"].reshape(len(train["image"]), -1) / 255.0, train["label"])
+    real, _ = recognised(fit, test["image"])
+
+    launch(tmp_path / "run")
+    out = tmp_path / "samples.npz"
+    run_dir = ("--run-dir", str(tmp_path / "run"))
+    call(capsys, ddpm_digits, "sample", *run_dir, "--num=500", f"--out={out}")
+    with np.load(out) as data:
+        share, classes = recognised(fit, data["samples"])
+    print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits")
+    assert share >= 0.9 * real
+    assert classes == set(range(10))

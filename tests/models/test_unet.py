@@ -1,0 +1,321 @@
+"""The U-Net: the paper's network at the defaults, and equal to an independent implementation."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxgen.models.unet import UNet
+
+# The networks here are tiny and run once: what takes time is compiling them.
+jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+SMALL: dict[str, Any] = {
+    "channels": 8,
+    "multipliers": (1, 2),
+    "num_res_blocks": 1,
+    "attention_resolutions": (4,),
+}
+
+
+def inputs(size=8, channels=3, batch=2):
+    x = np.random.default_rng(5).normal(size=(batch, size, size, channels))
+    return jnp.asarray(x, jnp.float32), jnp.asarray(np.arange(batch) * 300 + 5)
+
+
+def shapes_of(model, *args):
+    return jax.eval_shape(lambda: model.init(jax.random.key(0), *args, train=False))["params"]
+
+
+def run(model, params, *args, **kwargs):
+    """`model.apply`, compiled: op by op it takes far longer."""
+    kwargs = {"train": False, **kwargs}
+    return jit(lambda p: model.apply(p, *args, **kwargs))(params)
+
+
+def randomized(model, *args):
+    """Random parameters: at initialization the residual branches and the output are near zero."""
+    rng = np.random.default_rng(1)
+    draw = lambda leaf: 0.2 * rng.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+    return {"params": jax.tree.map(draw, shapes_of(model, *args))}
+
+
+def test_the_defaults_are_the_papers_network():
+    shapes = shapes_of(UNet(), jnp.zeros((1, 32, 32, 3)), jnp.zeros(1, jnp.int32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 35_746_307
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+    attentions = {name for name in shapes if "attention" in name}
+    assert attentions == {"mid_attention"} | {
+        *(f"down1_attention{i}" for i in range(2)),
+        *(f"up1_attention{i}" for i in range(3)),
+    }
+
+
+@pytest.mark.parametrize(
+    ("fields", "size", "image_channels", "out"),
+    [
+        ({}, 8, 3, 3),
+        ({"out_channels": 2}, 4, 1, 2),
+        ({"multipliers": (1,)}, 5, 1, 1),
+        ({"multipliers": (1, 1, 2), "num_heads": 2}, 8, 2, 2),
+    ],
+)
+def test_shapes_and_dtype(fields, size, image_channels, out):
+    model = UNet(**{**SMALL, **fields})
+    x, t = inputs(size, image_channels)
+    y = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), x, t, train=False)[0])
+    assert (y.shape, y.dtype) == ((2, size, size, out), jnp.float32)
+
+
+def test_an_oblong_image_passes():
+    x = jnp.zeros((1, 4, 8, 1))
+    t = jnp.zeros(1, int)
+    y = jax.eval_shape(
+        lambda: UNet(**SMALL).init_with_output(jax.random.key(0), x, t, train=False)[0]
+    )
+    assert y.shape == x.shape
+
+
+def test_bfloat16_computes_near_float32_and_returns_float32():
+    x, t = inputs()
+    params = randomized(UNet(**SMALL), x, t)
+    y = run(UNet(**SMALL), params, x, t)
+    low = run(UNet(**SMALL, dtype=jnp.bfloat16), params, x, t)
+    assert low.dtype == jnp.float32
+    error = float(jnp.linalg.norm(low - y) / jnp.linalg.norm(y))
+    assert 1e-5 < error < 0.05
+
+
+def test_dropout_acts_in_training_only():
+    x, t = inputs()
+    model = UNet(**SMALL, dropout=0.5)
+    params = randomized(model, x, t)
+
+    @partial(jit, static_argnums=1)
+    def dropped(key, train):
+        return model.apply(params, x, t, train=train, rngs={"dropout": key})
+
+    one, two = jax.random.key(1), jax.random.key(2)
+    np.testing.assert_array_equal(dropped(one, True), dropped(one, True))
+    assert np.any(np.asarray(dropped(one, True)) != np.asarray(dropped(two, True)))
+    np.testing.assert_array_equal(dropped(one, False), dropped(two, False))
+    undropped = run(UNet(**SMALL, dropout=0.0), params, x, t, train=True)
+    np.testing.assert_allclose(undropped, dropped(one, False), rtol=1e-5, atol=1e-5)
+
+
+def test_every_level_knows_the_time():
+    """Each block's time projection moves the output: no normalization takes it away again."""
+    x, t = inputs()
+    model = UNet(**SMALL)
+    params = randomized(model, x, t)
+    square = lambda p: jnp.sum(model.apply(p, x, t, train=False) ** 2)  # noqa: E731
+    grads = jit(jax.grad(square))(params)["params"]
+    blocks = [name for name in grads if "block" in name]
+    assert len(blocks) == 2 + 2 + 4
+    for name in blocks:
+        own, conv = (np.linalg.norm(grads[name][part]["kernel"]) for part in ("time", "conv1"))
+        assert own > 1e-3 * conv, name
+
+
+def test_class_condition():
+    x, t = inputs()
+    model = UNet(**SMALL, num_classes=3)
+    label = jnp.array([0, 3])
+    params = randomized(model, x, t, label)
+    apply = jit(lambda label: model.apply(params, x, t, label, train=False))
+    y, other = apply(label), apply(jnp.array([1, 3]))
+    y, other = np.asarray(y), np.asarray(other)
+    assert np.any(y[0] != other[0])
+    np.testing.assert_allclose(y[1], other[1], rtol=1e-5, atol=1e-5)
+
+
+def test_examples_do_not_mix():
+    x, t = inputs(batch=3)
+    params = randomized(UNet(**SMALL), x, t)
+    second = lambda x: UNet(**SMALL).apply(params, x, t, train=False)[1].sum()  # noqa: E731
+    jacobian = np.asarray(jit(jax.grad(second))(x))
+    assert np.all(jacobian[[0, 2]] == 0)
+    assert np.all(np.any(jacobian[1] != 0, axis=-1))
+
+
+def test_starts_near_zero_and_all_parameters_get_finite_gradients():
+    x, t = inputs()
+    model = UNet(**SMALL, num_classes=2)
+    label = jnp.array([0, 2])
+    init = jit(lambda key: model.init_with_output(key, x, t, label, train=False))
+    y, params = init(jax.random.key(0))
+    assert np.abs(y).max() < 1e-3
+
+    def loss(params):
+        rngs = {"dropout": jax.random.key(3)}
+        return jnp.sum((model.apply(params, x, t, label, train=True, rngs=rngs) - x) ** 2)
+
+    for path, grad in jax.tree_util.tree_leaves_with_path(jit(jax.grad(loss))(params)):
+        name = jax.tree_util.keystr(path)
+        assert np.all(np.isfinite(grad)), name
+        # A bias on the keys shifts all of a query's logits alike, which the softmax ignores.
+        assert np.any(np.asarray(grad)) or name.endswith("['key']['bias']"), name
+
+
+def test_trains_inside_a_scan_as_outside_it():
+    x, t = inputs(size=4)
+    model = UNet(**SMALL, dropout=0.0)
+    params = randomized(model, x, t)
+
+    def step(params, t):
+        loss = lambda p: jnp.mean((model.apply(p, x, t, train=True) - x) ** 2)  # noqa: E731
+        return jax.tree.map(lambda p, g: p - 1e-4 * g, params, jax.grad(loss)(params)), None
+
+    times = jnp.stack([t, t + 9])
+    scanned, _ = jit(lambda p: lax.scan(step, p, times))(params)
+    stepped = params
+    step = jit(step)
+    for now in times:
+        stepped, _ = step(stepped, now)
+    for a, b in zip(jax.tree.leaves(scanned), jax.tree.leaves(stepped), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_remat_changes_memory_only():
+    x, t = inputs()
+    model, lean = (UNet(**SMALL, remat=remat) for remat in (False, True))
+    params = randomized(model, x, t)
+    assert jax.tree.structure(params["params"]) == jax.tree.structure(shapes_of(lean, x, t))
+
+    def loss(model, params):
+        rngs = {"dropout": jax.random.key(3)}
+        return jnp.mean(model.apply(params, x, t, train=True, rngs=rngs) ** 2)
+
+    grads, lean_grads = (jit(jax.grad(lambda p, m=m: loss(m, p)))(params) for m in (model, lean))
+    for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(lean_grads), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3)
+    text = str(jax.make_jaxpr(jax.grad(lambda p: loss(lean, p)))(params))
+    assert "remat" in text or "checkpoint" in text
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"channels": 0}, "channels must be even and at least 4, got 0"),
+        ({"channels": 33}, "channels must be even and at least 4, got 33"),
+        ({"multipliers": ()}, "multipliers must be one or more positives"),
+        ({"multipliers": (1, 0)}, r"multipliers must be one or more positives, got \(1, 0\)"),
+        ({"num_res_blocks": 0}, "num_res_blocks must be positive, got 0"),
+        ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
+        ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
+        ({"num_heads": 0}, "num_heads must be positive, got 0"),
+        ({"out_channels": 0}, "out_channels must be positive, got 0"),
+        ({"num_classes": 0}, "num_classes must be positive, got 0"),
+    ],
+)
+def test_refuses_bad_fields_at_once(fields, message):
+    with pytest.raises(ValueError, match=message):
+        UNet(**fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shapes", "message"),
+    [
+        ({"multipliers": (1, 1, 1)}, [(2, 10, 12, 3), (2,)], "10x12 .* multiples of 4"),
+        ({}, [(2, 8, 8, 3), (3,)], r"t must have shape \(2,\)"),
+        ({}, [(2, 8, 8, 3), ()], r"t must have shape \(2,\)"),
+        ({}, [(2, 8, 8, 3), (2,), (2,)], "set num_classes"),
+        ({"num_classes": 4}, [(2, 8, 8, 3), (2,)], "condition must be given .* 4 stands for no"),
+        ({"num_classes": 4}, [(2, 8, 8, 3), (2,), (1,)], r"condition must have shape \(2,\)"),
+        ({"num_heads": 3}, [(2, 8, 8, 3), (2,)], "num_heads must divide the 16 channels, got 3"),
+    ],
+)
+def test_refuses_bad_inputs_while_tracing(fields, shapes, message):
+    x, *rest = shapes
+    args = [jnp.zeros(x), *(jnp.zeros(shape, jnp.int32) for shape in rest)]
+    with pytest.raises(ValueError, match=message):
+        shapes_of(UNet(**{**SMALL, **fields}), *args)
+
+
+class TestParityWithDiffusers:
+    """Random weights of `diffusers.UNet2DModel`, carried across, give the same numbers."""
+
+    @pytest.fixture(scope="class", params=["plain", "classes, learned variance"])
+    @staticmethod
+    def case(request):
+        pytest.importorskip("torch")
+        pytest.importorskip("diffusers")
+        import torch
+
+        from experiments.benchmarks import unet_reference
+
+        torch.manual_seed(0)
+        fields: dict[str, Any] = {
+            "channels": 32,
+            "multipliers": (1, 2, 2),
+            "attention_resolutions": (8,),
+        }
+        if request.param != "plain":
+            fields |= {"num_classes": 4, "out_channels": 6, "num_res_blocks": 1}
+        model = UNet(**fields)
+        net = unet_reference.build(model, image_size=16, image_channels=3).eval()
+        for parameter in net.parameters():  # also what starts as one or zero
+            torch.nn.init.normal_(parameter, std=0.1)
+        rng = np.random.default_rng(1)
+        x = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
+        labels = [] if model.num_classes is None else [np.array([1, 4])]
+        out_channels = 3 if model.out_channels is None else model.out_channels
+        cotangent = rng.normal(size=(2, 16, 16, out_channels)).astype(np.float32)
+
+        torch_x = torch.tensor(x).permute(0, 3, 1, 2).requires_grad_()
+        t = np.array([2, 87])
+        output = net(torch_x, *map(torch.tensor, [t, *labels])).sample.permute(0, 2, 3, 1)
+        (output * torch.tensor(cotangent)).sum().backward()
+        theirs = (
+            output.detach().numpy(),
+            torch_x.grad.permute(0, 2, 3, 1).numpy(),
+            unet_reference.to_params(model, {n: p.grad for n, p in net.named_parameters()}),
+        )
+
+        params = unet_reference.to_params(model, net.state_dict())
+        args = [jnp.asarray(a) for a in (t, *labels)]
+
+        def scalar(params, x):
+            y = model.apply({"params": params}, x, *args, train=False)
+            return jnp.vdot(y, cotangent), y
+
+        grad = jit(jax.grad(scalar, (0, 1), has_aux=True))
+        (param_grads, x_grad), y = grad(params, jnp.asarray(x))
+        shapes = shapes_of(model, jnp.asarray(x), *args)
+        return params, shapes, (y, x_grad, param_grads), theirs
+
+    def test_the_trees_are_equal(self, case):
+        params, shapes, *_ = case
+        assert jax.tree.map(np.shape, params) == jax.tree.map(lambda leaf: leaf.shape, shapes)
+
+    def test_outputs_and_input_gradients(self, case):
+        *_, ours, theirs = case
+        for a, b in zip(ours[:2], theirs[:2], strict=True):
+            np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * np.abs(b).max())
+
+    def test_parameter_gradients(self, case):
+        *_, ours, theirs = case
+        ours, theirs = (
+            dict(jax.tree_util.tree_leaves_with_path(side[2])) for side in (ours, theirs)
+        )
+        overall = max(np.abs(b).max() for b in theirs.values())
+        assert ours.keys() == theirs.keys()
+        for path, b in theirs.items():
+            # The key bias has no gradient but rounding: measure it by the others.
+            scale = max(np.abs(b).max(), 1e-3 * overall)
+            np.testing.assert_allclose(
+                ours[path], b, rtol=0, atol=1e-4 * scale, err_msg=jax.tree_util.keystr(path)
+            )
+
+    def test_refuses_what_has_no_place(self, case):
+        from experiments.benchmarks import unet_reference
+
+        tensor = pytest.importorskip("torch").zeros(2)
+        with pytest.raises(ValueError, match=r"no place for: \['alien.weight'\]"):
+            unet_reference.to_params(UNet(**SMALL), {"alien.weight": tensor})
+        with pytest.raises(ValueError, match="num_heads must be 1"):
+            unet_reference.build(UNet(**SMALL, num_heads=2), 8, 3)
