@@ -1,13 +1,22 @@
 """Every test runs on eight host devices, with typed shapes and without silent rank promotion."""
 
 import os
+import tempfile
 
 # Before JAX is imported: eight fake devices, and threads enough for their collectives (two cores
-# alone abort when several steps are in flight; see docs/architecture.md).
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
-os.environ.setdefault("NPROC", "16")
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# alone abort when several steps are in flight; see docs/architecture.md). What one test compiled,
+# another, or a process that a test starts, need not compile again.
+CACHE = tempfile.TemporaryDirectory(prefix="jaxgen-tests-")
+DEFAULTS = {
+    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "NPROC": "16",
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": CACHE.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+for name, value in DEFAULTS.items():
+    os.environ.setdefault(name, value)
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
