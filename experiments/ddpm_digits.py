@@ -19,6 +19,7 @@ from experiments.ddpm_cifar import (
     DiffusionConfig,
     ModelConfig,
     OptimizerConfig,
+    SamplerConfig,
     build,
 )
 from jaxgen.training.cli import main
@@ -30,10 +31,10 @@ class Config(CifarConfig):
     """A small network and a short run."""
 
     run_dir: str = operational("runs/ddpm_digits")
-    steps: int = operational(4000)
+    steps: int = operational(2500)
     batch_size: int = 64
-    sample_every: int = operational(1000)
-    checkpoint_every: int = operational(1000)
+    sample_every: int = operational(500)
+    checkpoint_every: int = operational(500)
     data: DataConfig = DataConfig(name="digits")
     flip: bool = False
     model: ModelConfig = ModelConfig(
@@ -41,6 +42,7 @@ class Config(CifarConfig):
     )
     diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine")
     optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_steps=100, ema=0.999)
+    sampler: SamplerConfig = operational(SamplerConfig(num_steps=250))
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class Window(NamedTuple):
             self.dilation,
             strict=True,
         ):
-            sizes.append(max(0, ((n - 1) * e + 1 + lo + hi - (k - 1) * d - 1) // s + 1))
+            sizes.append(max(0, (_dilated(n, e) + lo + hi - _dilated(k, d)) // s + 1))
         return tuple(sizes)
 
     @property
@@ -82,11 +82,16 @@ class Window(NamedTuple):
         """The window of the gradient for the input: strides and spacing change places."""
         padding = []
         for n, o, k, s, (lo, _), e, d in _by_axis(self):
-            before, spread = (k - 1) * d - lo, (o - 1) * s + 1
-            padding.append((before, (n - 1) * e + 1 + (k - 1) * d - spread - before))
+            reach, before = (k - 1) * d, (k - 1) * d - lo
+            padding.append((before, _dilated(n, e) + reach - _dilated(o, s) - before))
         return self._replace(
             size=self.out, strides=self.spacing, spacing=self.strides, padding=tuple(padding)
         )
+
+
+def _dilated(length: int, step: int) -> int:
+    """The length of so many elements that stand `step` apart."""
+    return (length - 1) * step + 1 if length else 0
 
 
 def _by_axis(win: Window) -> Iterator[tuple]:
@@ -139,11 +144,9 @@ _CACHED = 1 << 22  # elements of intermediates kept at once: 16 MB, half a usual
 def convolve(x: Array, w: Array, win: Window) -> Array:
     """The convolution `[N, *size, C]`, `[*kernel, C / groups, O]` -> `[N, *out, O]`."""
     channels, features = x.shape[-1], w.shape[-1]
-    if max(win.spacing) > 1 and max(win.strides) > 1:
-        return lax_convolve(x, w, win)
     if 0 in (*x.shape, *w.shape, *win.out):
         return lax.full((x.shape[0], *win.out, features), 0, x.dtype)
-    if max(win.spacing) > 1:
+    if max(win.spacing) > 1 and max(win.strides) == 1:
         if features <= _FEW_CHANNELS and win.groups == 1:
             return _in_chunks(_product, x, w, win, ())
         return _subpixel(x, w, win)
@@ -157,17 +160,17 @@ def convolve(x: Array, w: Array, win: Window) -> Array:
 def kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
     """The kernel's gradient, `[N, *size, C]`, `[N, *out, O]` -> `[*kernel, C / groups, O]`."""
     channels, features = x.shape[-1], dy.shape[-1]
-    if max(win.spacing) > 1 and max(win.strides) > 1:
-        return lax_kernel_gradient(x, dy, win)
     if 0 in (*x.shape, *dy.shape):
         return lax.full((*win.kernel, channels // win.groups, features), 0, x.dtype)
-    if max(win.spacing) > 1:  # the roles of input and output change places
+    if (
+        max(win.spacing) > 1 and max(win.strides) == 1
+    ):  # the roles of input and output change places
         return flip(kernel_gradient(dy, x, win.transposed), win)
     if win.groups == channels == features:
         return _depthwise_kernel_gradient(x, dy, win)
     if _winograd_pays(win, channels, features):
         return _sum_chunks(_winograd_kernel_gradient, x, dy, win, (len(win.size) - 1,))
-    if max(win.strides) > 1 and win.groups == 1 and channels > _FEW_CHANNELS:
+    if win.groups == max(win.spacing) == 1 < max(win.strides) and channels > _FEW_CHANNELS:
         return _strided_kernel_gradient(x, dy, win)
     gather = _fewest_copies(win, channels, features)
     return _sum_chunks(_product_kernel_gradient, x, dy, win, gather)
@@ -227,8 +230,7 @@ def lax_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
 def _kernel_gradient_padding(win: Window) -> list[tuple[int, int]]:
     padding = []
     for n, o, k, s, (lo, _), e, d in _by_axis(win):
-        reach = (k - 1) * d + (o - 1) * s + 1
-        padding.append((lo, reach - (n - 1) * e - 1 - lo))
+        padding.append((lo, (k - 1) * d + _dilated(o, s) - _dilated(n, e) - lo))
     return padding
 
 
@@ -241,7 +243,7 @@ def _winograd_pays(win: Window, channels: int, features: int) -> bool:
         win.winograd
         and len(win.size) <= 2
         and win.kernel[-1] == 3
-        and max(*win.strides, *win.dilation) == win.groups == 1
+        and max(*win.strides, *win.spacing, *win.dilation) == win.groups == 1
         and min(channels, features) >= _WINOGRAD_CHANNELS
         and 2 * _TILE * -(-width // _TILE) <= 3 * width  # at most a third of the tiles is waste
     )
@@ -303,13 +305,13 @@ def _pad(x: Array, axis: int, before: int, after: int, between: int = 0) -> Arra
 def _taps(x: Array, win: Window, axes: Sequence[int]) -> list[Array]:
     """The input as each tap of the given axes sees it, those axes of output size."""
     for a in axes:
-        x = _pad(x, a + 1, *win.padding[a])
+        x = _pad(x, a + 1, *win.padding[a], win.spacing[a] - 1)
     views = []
     for tap in itertools.product(*(range(win.kernel[a]) for a in axes)):
         view = x
         for i, a in zip(tap, axes, strict=True):
             start, stride = i * win.dilation[a], win.strides[a]
-            stop = start + (win.out[a] - 1) * stride + 1
+            stop = start + _dilated(win.out[a], stride)
             view = lax.slice_in_dim(view, start, stop, stride, a + 1)
         views.append(view)
     return views
@@ -331,8 +333,8 @@ def _scatter(z: Array, win: Window, axes: Sequence[int]) -> Array:
         part = lax.slice_in_dim(z, t * features, (t + 1) * features, axis=z.ndim - 1)
         for i, a in zip(tap, axes, strict=True):
             before = win.padding[a][0] - i * win.dilation[a]
-            spread = (win.size[a] - 1) * win.spacing[a] + 1
-            part = _pad(part, a + 1, before, win.out[a] - spread - before, win.spacing[a] - 1)
+            after = win.out[a] - _dilated(win.size[a], win.spacing[a]) - before
+            part = _pad(part, a + 1, before, after, win.spacing[a] - 1)
         total = part if total is None else total + part
     assert total is not None
     return total
@@ -508,13 +510,13 @@ def _strided_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
     """`lax_kernel_gradient` in the canonical layout, the only one XLA's CPU backend is fast in."""
     r = len(win.size)
     space = tuple(range(1, r + 1))
-    dw = lax_convolve(
-        lax.transpose(x, (r + 1, *space, 0)),
-        lax.transpose(dy, (*space, 0, r + 1)),
-        win._replace(
-            strides=win.dilation,
-            dilation=win.strides,
-            padding=tuple(_kernel_gradient_padding(win)),
-        ),
+    padding = _kernel_gradient_padding(win)
+    for a, (before, after) in zip(space, padding, strict=True):
+        x = _pad(x, a, min(before, 0), min(after, 0))  # that backend reads past the end if left to
+    turned = win._replace(
+        strides=win.dilation,
+        dilation=win.strides,
+        padding=tuple((max(before, 0), max(after, 0)) for before, after in padding),
     )
-    return lax.transpose(dw, (*space, 0, r + 1))
+    x, dy = lax.transpose(x, (r + 1, *space, 0)), lax.transpose(dy, (*space, 0, r + 1))
+    return lax.transpose(lax_convolve(x, dy, turned), (*space, 0, r + 1))

@@ -118,6 +118,40 @@ class GroupNorm(nn.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
 
+class Dropout(nn.Module):
+    """Sets elements to zero at random and scales up the rest (Srivastava et al. 2014).
+
+    `flax.linen.Dropout` with half the random bits, 16 an element, for drawing them is a tenth of a
+    small network's training step on CPU. So the rate is rounded to a multiple of 2^-16, and the
+    scale is that of the rounded rate: the expectation is exactly the input.
+
+    Attributes:
+        rate: probability of zero, in [0, 1).
+        deterministic: pass the input through.
+    """
+
+    rate: float
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*shape channels"]) -> Float[Array, "*shape channels"]:
+        """Drops out by the rng "dropout".
+
+        Raises:
+            ValueError: if the rate lies outside [0, 1).
+        """
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate must lie in [0, 1), got {self.rate}")
+        if self.deterministic or self.rate == 0:
+            return x
+        *shape, channels = x.shape
+        words = jax.random.bits(self.make_rng("dropout"), (*shape, (channels + 1) // 2), "uint32")
+        halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape, -1)
+        kept = min(max(round((1 - self.rate) * 2**16), 1), 2**16 - 1)
+        mask = halves[..., :channels] < jnp.uint16(kept)
+        return jnp.where(mask, x * jnp.asarray(2**16 / kept, x.dtype), 0)
+
+
 class SelfAttention(nn.Module):
     r"""Residual self-attention over the positions of an image, as in Ho et al. (2020).
 

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Integer
 from jaxgen.models.conv import Conv
 from jaxgen.models.layers import (
     Downsample,
+    Dropout,
     GroupNorm,
     LabelEmbedding,
     SelfAttention,
@@ -53,7 +54,7 @@ class ResidualBlock(nn.Module):
         h = conv(kernel_size=(3, 3), name="conv1")(h)
         h = h + dense(embedding)[:, None, None]
         h = nn.silu(GroupNorm(dtype=self.dtype, name="norm2")(h))
-        h = nn.Dropout(self.dropout, deterministic=self.deterministic)(h)
+        h = Dropout(self.dropout, self.deterministic)(h)
         h = conv(kernel_size=(3, 3), kernel_init=near_zero_init, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = conv(kernel_size=(1, 1), name="shortcut")(x)

@@ -247,7 +247,6 @@ class _Loop:
         step, report = pending
         host = jax.device_get(report)
         rate = self.pace.finished(step)
-        images_rate = rate * self.config.batch_size
         for name, pair in host.metrics.items():
             self.totals[name] = self.totals.get(name, np.zeros(2)) + np.array(pair, np.float64)
         self.skipped += int(host.skipped)
@@ -257,9 +256,13 @@ class _Loop:
                 f"{host.skipped} update(s) skipped"
             )
         metrics = {name: total / weight for name, (total, weight) in self.totals.items() if weight}
-        self.writers.progress(step, metrics, rate, images_rate)
+        self.writers.progress(step, metrics, rate, rate * self.config.batch_size)
         if self._due(step, self.config.log_every):
-            rates = {"steps_per_second": rate, "images_per_second": images_rate}
+            rate = self.pace.average()
+            rates = {
+                "steps_per_second": rate,
+                "images_per_second": rate * self.config.batch_size,
+            }
             self.writers.log(step, {**metrics, "skipped": float(self.skipped), **rates})
             self.totals = {}
         if host.worst_streak >= self.config.max_nonfinite:
@@ -298,6 +301,7 @@ class _Pace:
     def __init__(self, most: int):
         self.most, self.num_steps, self.rate = most, 1, 0.0
         self.step, self.time = 0, 0.0
+        self.counted = [0, 0.0]  # steps and seconds since the last average
 
     def start(self, step: int) -> None:
         """Begin to count: nothing is in flight, and the next reading ends no interval."""
@@ -307,12 +311,20 @@ class _Pace:
         """The device has finished up to `step`: the rate since the last call, in steps/s."""
         now, done = time.perf_counter(), step - self.step
         if self.time and done > 0:
-            self.rate = done / (now - self.time)
+            seconds = now - self.time
+            self.rate = done / seconds
+            self.counted = [self.counted[0] + done, self.counted[1] + seconds]
             aim = int(self.rate * DISPATCH_SECONDS)
             if jax.process_count() == 1:  # all processes must dispatch the same steps
                 self.num_steps = max(1, min(self.most, 2 * self.num_steps, aim))
         self.step, self.time = step, now
         return self.rate
+
+    def average(self) -> float:
+        """The rate since the last call of this, events left out; 0 where unknown."""
+        steps, seconds = self.counted
+        self.counted = [0, 0.0]
+        return steps / seconds if steps else self.rate
 
 
 class _StopSignals(contextlib.AbstractContextManager):

@@ -9,6 +9,7 @@ from jax import lax
 
 from jaxgen.models.layers import (
     Downsample,
+    Dropout,
     GroupNorm,
     LabelEmbedding,
     SelfAttention,
@@ -111,6 +112,50 @@ class TestGroupNorm:
     def test_refuses_groups_that_do_not_divide(self, groups):
         with pytest.raises(ValueError, match=f"divide the 12 channels, got {groups}"):
             GroupNorm(groups).init(jax.random.key(0), jnp.zeros((2, 3, 12)))
+
+
+class TestDropout:
+    @staticmethod
+    def drop(x, rate, seed=0):
+        rngs = {"dropout": jax.random.key(seed)}
+        return jax.jit(lambda x: Dropout(rate, False).apply({}, x, rngs=rngs))(x)
+
+    @pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+    @pytest.mark.parametrize("channels", [64, 63])
+    def test_drops_at_its_rate_and_keeps_the_mean(self, rate, channels):
+        y = np.asarray(self.drop(jnp.ones((50, 20, channels)), rate))
+        dropped = np.mean(y == 0)
+        assert abs(dropped - rate) < 4 * np.sqrt(rate * (1 - rate) / y.size)
+        np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=2e-4)
+        # No element hangs on its neighbour in the same word, or on another row's.
+        alike = np.corrcoef((y == 0).reshape(-1, channels).T) - np.eye(channels)
+        assert np.abs(alike).max() < 0.2
+
+    def test_its_gradient_has_the_same_mask(self):
+        x, rngs = normal(2, (4, 5, 6)), {"dropout": jax.random.key(1)}
+        drop = lambda x: Dropout(0.5, False).apply({}, x, rngs=rngs)  # noqa: E731
+        y, gradient = jax.jit(lambda x: (drop(x), jax.grad(lambda x: drop(x).sum())(x)))(x)
+        np.testing.assert_allclose(y, gradient * x, rtol=1e-6)
+        assert 0 < np.count_nonzero(gradient) < x.size
+
+    def test_keys_decide(self):
+        x = jnp.ones((8, 8))
+        np.testing.assert_array_equal(self.drop(x, 0.5), self.drop(x, 0.5))
+        assert np.any(np.asarray(self.drop(x, 0.5)) != np.asarray(self.drop(x, 0.5, seed=1)))
+
+    @pytest.mark.parametrize(("rate", "deterministic"), [(0.0, False), (0.5, True)])
+    def test_needs_no_key_where_it_drops_nothing(self, rate, deterministic):
+        x = normal(2, (3, 4))
+        np.testing.assert_array_equal(Dropout(rate, deterministic).apply({}, x), x)
+
+    @pytest.mark.parametrize("rate", [1e-9, 1 - 1e-9])
+    def test_stays_finite_at_extreme_rates(self, rate):
+        assert np.all(np.isfinite(self.drop(jnp.ones((8, 8), jnp.bfloat16), rate)))
+
+    @pytest.mark.parametrize("rate", [-0.1, 1.0])
+    def test_refuses_rates_outside_the_unit_interval(self, rate):
+        with pytest.raises(ValueError, match=rf"\[0, 1\), got {rate}"):
+            Dropout(rate, False).apply({}, jnp.ones((2, 2)))
 
 
 class TestSelfAttention:

@@ -86,6 +86,12 @@ def test_bfloat16_computes_near_float32_and_returns_float32():
     y = run(UNet(**SMALL), params, x, t)
     low = run(UNet(**SMALL, dtype=jnp.bfloat16), params, x, t)
     assert low.dtype == jnp.float32
+    low_model = UNet(**SMALL, dtype=jnp.bfloat16)
+    _, state = jax.eval_shape(
+        lambda: low_model.apply(params, x, t, train=False, capture_intermediates=True)
+    )
+    inner = {k: v for k, v in state["intermediates"].items() if k != "__call__"}
+    assert all(leaf.dtype == jnp.bfloat16 for leaf in jax.tree.leaves(inner))
     error = float(jnp.linalg.norm(low - y) / jnp.linalg.norm(y))
     assert 1e-5 < error < 0.05
 
@@ -149,6 +155,12 @@ def test_starts_near_zero_and_all_parameters_get_finite_gradients():
     init = jit(lambda key: model.init_with_output(key, x, t, label, train=False))
     y, params = init(jax.random.key(0))
     assert np.abs(y).max() < 1e-3
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params["params"]):
+        *_, layer, kind = (entry.key for entry in path)
+        if kind == "kernel":  # uniform, of variance 2 / (fan in + fan out); residual ends tiny
+            scale = 1e-5 if layer in ("conv2", "out", "conv_out") else 1.0
+            bound = scale * np.sqrt(6 / (np.prod(leaf.shape[:-2]) * sum(leaf.shape[-2:])))
+            assert 0.8 < np.abs(leaf).max() / bound <= 1.0001, path
 
     def loss(params):
         rngs = {"dropout": jax.random.key(3)}
