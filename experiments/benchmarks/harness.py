@@ -65,10 +65,11 @@ def print_table(
         columns: their order; by default that of the first row.
     """
     columns = list(columns or next(iter(rows.values())))
-    label_width = max(len(label) for label in rows)
+    title = f"ms (times as fast as {baseline})"
+    label_width = max(len(label) for label in (title, *rows))
     widths = [max(len(column), 16) for column in columns]
     heads = [f"{column:>{width}}" for column, width in zip(columns, widths, strict=True)]
-    print("  ".join([f"{'ms (times as fast as ' + baseline + ')':{label_width}}", *heads]))
+    print("  ".join([f"{title:{label_width}}", *heads]))
     for label, times in rows.items():
         cells = []
         for column, width in zip(columns, widths, strict=True):

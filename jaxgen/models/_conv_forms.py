@@ -1,25 +1,18 @@
 """Equal forms of a convolution that are fast on a CPU, and the rules that choose between them.
 
-XLA's CPU backend multiplies matrices at nearly the machine's peak, but its convolutions run at a
-third to a half of that, its gradients of convolutions far below (and forty times slower still
-inside a loop). So here every convolution is written as matrix products. A convolution sums, over
-the taps of its kernel, a product of the displaced input with the tap's matrix:
+XLA's CPU backend multiplies matrices at nearly the machine's peak. Its convolutions come close to
+that only in their canonical layout with whole kernels, far from it elsewhere (and its gradients are
+forty times slower still inside a loop). So here the first of these rules that fits decides:
 
-    y[h] = sum_i x[h + i] w[i]
-
-and along each axis the displacement may be done to the input before the product (*gathered*: the
-product then contracts the taps as well), or to the output after it (*scattered*: the product then
-makes the taps' outputs side by side). Gathering every axis is im2col, scattering every axis is
-col2im, gathering columns and scattering rows lies between; `_fewest_copies` picks the split that
-moves the least memory, so a first layer of three channels gathers and a last one scatters. The
-kernel's gradient is the same product turned around. Four special cases do better still:
-
-- three taps along the last axis, unit strides and enough channels: Winograd's F(4, 3) along that
-  axis, half the multiplications, rounding twice that of a direct sum;
-- one input channel a group (depthwise): a sum of displaced products, no matrix at all;
-- holes between the input's elements (transposed convolution): one small convolution for each
-  phase of the output (sub-pixel convolution), so no zeros are multiplied;
-- the kernel's gradient under a stride: XLA's convolution in its canonical layout.
+- holes between the input's elements (transposed convolution): one small convolution for each phase
+  of the output (sub-pixel convolution), so no zeros are multiplied; to few features, scattered;
+- one channel and one feature a group (depthwise): a sum of displaced products, no matrix at all;
+- three taps along the last axis, unit steps and much work: Winograd's F(4, 3) along that axis,
+  half the multiplications, its rounding twice that of a direct sum;
+- a convolution to more than a few features: XLA's own, and for the kernel's gradient too where
+  there is a stride or little work, in its canonical layout;
+- all else, as one product of matrices (`jaxgen.models._conv_products`), the one that moves least
+  memory: a 1x1 kernel, a last layer of three features, a large kernel's gradient.
 
 The choice depends on shapes alone. Everything here takes `[N, *space, C]` and `[*space, C / groups,
 features]`, of any rank.
@@ -27,118 +20,26 @@ features]`, of any rank.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
-import numpy as np
+import jax
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array
 
-
-class Window(NamedTuple):
-    """Everything about a convolution but its arrays: hashable, so static under `jit`.
-
-    Attributes:
-        size: the input's spatial shape.
-        kernel: the kernel's spatial shape.
-        strides: steps of the window.
-        padding: zeros before and after (negative: cropped), counted after `spacing`.
-        spacing: the input's elements stand this far apart, zeros between (`lhs_dilation`).
-        dilation: the kernel's taps stand this far apart (`rhs_dilation`).
-        groups: blocks of features that do not mix.
-        winograd: allow F(4, 3). Without it an output depends on its own window's values alone, bit
-            for bit, which causal networks need; with it, other inputs may move its rounding.
-        precision: as `jax.lax.Precision`.
-    """
-
-    size: tuple[int, ...]
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    spacing: tuple[int, ...]
-    dilation: tuple[int, ...]
-    groups: int = 1
-    winograd: bool = True
-    precision: lax.PrecisionLike = None
-
-    @property
-    def out(self) -> tuple[int, ...]:
-        """The output's spatial shape."""
-        sizes = []
-        for n, k, s, (lo, hi), e, d in zip(
-            self.size,
-            self.kernel,
-            self.strides,
-            self.padding,
-            self.spacing,
-            self.dilation,
-            strict=True,
-        ):
-            sizes.append(max(0, (_dilated(n, e) + lo + hi - _dilated(k, d)) // s + 1))
-        return tuple(sizes)
-
-    @property
-    def transposed(self) -> "Window":
-        """The window of the gradient for the input: strides and spacing change places."""
-        padding = []
-        for n, o, k, s, (lo, _), e, d in _by_axis(self):
-            reach, before = (k - 1) * d, (k - 1) * d - lo
-            padding.append((before, _dilated(n, e) + reach - _dilated(o, s) - before))
-        return self._replace(
-            size=self.out, strides=self.spacing, spacing=self.strides, padding=tuple(padding)
-        )
-
-
-def _dilated(length: int, step: int) -> int:
-    """The length of so many elements that stand `step` apart."""
-    return (length - 1) * step + 1 if length else 0
-
-
-def _by_axis(win: Window) -> Iterator[tuple]:
-    """(size, out, kernel, stride, padding, spacing, dilation) of each spatial axis."""
-    return zip(
-        win.size,
-        win.out,
-        win.kernel,
-        win.strides,
-        win.padding,
-        win.spacing,
-        win.dilation,
-        strict=True,
-    )
-
-
-# Winograd's F(4, 3): y = A ((G w) * (B x)) makes 4 outputs of a 3-tap sum from 6 products instead
-# of 12. Interpolation points 0, 1, -1, 1/2, -2 and infinity, which round half as much as the usual
-# 0, 1, -1, 2, -2.
-_TILE = 4
-_A = np.array(
-    [[1, 1, 1, 1, 1, 0], [0, 1, -1, 1 / 2, -2, 0], [0, 1, 1, 1 / 4, 4, 0], [0, 1, -1, 1 / 8, -8, 1]]
-)
-_B = np.array(
-    [
-        [2, -3, -4, 3, 2, 0],
-        [0, -2, 1, 5, 2, 0],
-        [0, -2, 5, -1, -2, 0],
-        [0, 2, 1, -2, -1, 0],
-        [0, 1, -2, -1, 2, 0],
-        [0, 2, -3, -4, 3, 2],
-    ]
-)
-_G = np.array(
-    [
-        [1 / 2, 0, 0],
-        [1 / 6, 1 / 6, 1 / 6],
-        [1 / 6, -1 / 6, 1 / 6],
-        [16 / 15, 8 / 15, 4 / 15],
-        [1 / 30, -1 / 15, 2 / 15],
-        [0, 0, 1 / 2],
-    ]
-)
+from jaxgen.models import _conv_products as products
+from jaxgen.models._conv_products import TILE, Window, by_axis, dilated, pad
 
 _FEW_CHANNELS = 16  # up to here copies of the array cost less than another form's many small steps
-_WINOGRAD_CHANNELS = 32  # from here the saved multiplications outweigh the transforms
+_WINOGRAD_CHANNELS = 32  # from here on the products take longer than the transforms around them
+_MUCH_WORK = 1 << 28  # multiplications; with fewer no form repays the time that it takes to compile
 _CACHED = 1 << 22  # elements of intermediates kept at once: 16 MB, half a usual last-level cache
+
+Axes = tuple[int, ...]
+Form = Callable[..., Array]
 
 
 def convolve(x: Array, w: Array, win: Window) -> Array:
@@ -148,13 +49,19 @@ def convolve(x: Array, w: Array, win: Window) -> Array:
         return lax.full((x.shape[0], *win.out, features), 0, x.dtype)
     if max(win.spacing) > 1 and max(win.strides) == 1:
         if features <= _FEW_CHANNELS and win.groups == 1:
-            return _in_chunks(_product, x, w, win, ())
+            return _run(products.product, x, products.matrix(w, ()), win, (), features)
         return _subpixel(x, w, win)
     if win.groups == channels == features:
-        return _depthwise(x, w, win)
-    if _winograd_pays(win, channels, features):
-        return _in_chunks(_winograd, x, w, win, (len(win.size) - 1,))
-    return _in_chunks(_product, x, w, win, _fewest_copies(win, channels, features))
+        return _run(products.depthwise, x, w, win, _all(win), features)
+    if win.groups > 1:
+        return _run(products.grouped_product, x, w, win, _all(win), features)
+    if _winograd_pays(win, x.shape[0], channels, features):
+        ms = products.winograd_kernel(w, _last(win))
+        return _run(products.winograd, x, ms, win, _last(win), features)
+    if max(win.spacing) == 1 < math.prod(win.kernel) and features > _FEW_CHANNELS:
+        return _cropped_convolve(x, w, win)
+    gather = _fewest_copies(win, channels, features)
+    return _run(products.product, x, products.matrix(w, gather), win, gather, features)
 
 
 def kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
@@ -162,18 +69,20 @@ def kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
     channels, features = x.shape[-1], dy.shape[-1]
     if 0 in (*x.shape, *dy.shape):
         return lax.full((*win.kernel, channels // win.groups, features), 0, x.dtype)
-    if (
-        max(win.spacing) > 1 and max(win.strides) == 1
-    ):  # the roles of input and output change places
+    if max(win.spacing) > 1 and max(win.strides) == 1:  # input and output change their roles
         return flip(kernel_gradient(dy, x, win.transposed), win)
     if win.groups == channels == features:
-        return _depthwise_kernel_gradient(x, dy, win)
-    if _winograd_pays(win, channels, features):
-        return _sum_chunks(_winograd_kernel_gradient, x, dy, win, (len(win.size) - 1,))
-    if win.groups == max(win.spacing) == 1 < max(win.strides) and channels > _FEW_CHANNELS:
-        return _strided_kernel_gradient(x, dy, win)
+        return _add_up(products.depthwise_kernel_gradient, x, dy, win, _all(win))
+    if win.groups > 1:
+        return _add_up(products.grouped_kernel_gradient, x, dy, win, _all(win))
+    if _winograd_pays(win, x.shape[0], channels, features):
+        return _add_up(products.winograd_kernel_gradient, x, dy, win, _last(win))
+    if max(win.spacing) == 1 < math.prod(win.kernel) and (
+        max(win.strides) > 1 or not _much_work(win, x.shape[0], channels, features)
+    ):
+        return _canonical_kernel_gradient(x, dy, win)
     gather = _fewest_copies(win, channels, features)
-    return _sum_chunks(_product_kernel_gradient, x, dy, win, gather)
+    return _add_up(products.product_kernel_gradient, x, dy, win, gather)
 
 
 def flip(w: Array, win: Window) -> Array:
@@ -229,63 +138,87 @@ def lax_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
 
 def _kernel_gradient_padding(win: Window) -> list[tuple[int, int]]:
     padding = []
-    for n, o, k, s, (lo, _), e, d in _by_axis(win):
-        padding.append((lo, (k - 1) * d + _dilated(o, s) - _dilated(n, e) - lo))
+    for n, o, k, s, (lo, _), e, d in by_axis(win):
+        padding.append((lo, (k - 1) * d + dilated(o, s) - dilated(n, e) - lo))
     return padding
 
 
 # --- the rules ------------------------------------------------------------------------------------
 
 
-def _winograd_pays(win: Window, channels: int, features: int) -> bool:
+def _all(win: Window) -> Axes:
+    return tuple(range(len(win.size)))
+
+
+def _last(win: Window) -> Axes:
+    return (len(win.size) - 1,)
+
+
+def _much_work(win: Window, batch: int, channels: int, features: int) -> bool:
+    return batch * math.prod((*win.out, *win.kernel)) * channels * features >= _MUCH_WORK
+
+
+def _winograd_pays(win: Window, batch: int, channels: int, features: int) -> bool:
     width = win.out[-1]
     return (
         win.winograd
         and len(win.size) <= 2
         and win.kernel[-1] == 3
-        and max(*win.strides, *win.spacing, *win.dilation) == win.groups == 1
+        and max(*win.strides, *win.spacing, *win.dilation) == 1
         and min(channels, features) >= _WINOGRAD_CHANNELS
-        and 2 * _TILE * -(-width // _TILE) <= 3 * width  # at most a third of the tiles is waste
+        and batch * math.prod(win.out) >= max(channels, features)  # else the kernel costs more
+        and 2 * TILE * -(-width // TILE) <= 3 * width  # at most a third of the tiles is waste
+        and _much_work(win, batch, channels, features)
     )
 
 
-def _fewest_copies(win: Window, channels: int, features: int) -> tuple[int, ...]:
+def _fewest_copies(win: Window, channels: int, features: int) -> Axes:
     """The axes to gather: those for which gathered input and output to be scattered are least."""
-    axes = range(len(win.size))
-    if max(win.strides) > 1 or win.groups > 1:  # a scattered axis computes every row, strided or no
-        return tuple(axes)
+    if max(win.strides) > 1:  # a scattered axis computes the rows between the strides too
+        return _all(win)
 
     def copies(gather: Sequence[int]) -> int:
         before = math.prod(win.kernel[a] for a in gather)
         return channels * before + features * (math.prod(win.kernel) // before)
 
+    axes = _all(win)
     subsets = [s for n in range(len(axes) + 1) for s in itertools.combinations(axes, n)]
     return min(reversed(subsets), key=copies)
+
+
+# --- running a form -------------------------------------------------------------------------------
 
 
 def _chunk(x: Array, features: int, win: Window, gather: Sequence[int]) -> int:
     """How many examples' intermediates fit the cache together; a divisor of the batch."""
     before = math.prod(win.kernel[a] for a in gather)
     after = math.prod(win.kernel) // before
-    sizes = (
-        o if a in gather else n for a, (n, o) in enumerate(zip(win.size, win.out, strict=True))
-    )
-    fit = _CACHED // (math.prod(sizes) * (before * x.shape[-1] + after * features))
+    sizes = zip(win.size, win.out, strict=True)
+    rows = math.prod(out if a in gather else size for a, (size, out) in enumerate(sizes))
+    fit = _CACHED // (rows * (before * x.shape[-1] + after * features))
     return next(n for n in range(min(max(fit, 1), x.shape[0]), 0, -1) if x.shape[0] % n == 0)
 
 
-def _in_chunks(form: Callable, x: Array, w: Array, win: Window, gather: Sequence[int]) -> Array:
-    """A form of the convolution, over slices of the batch that fit the cache."""
-    chunk = _chunk(x, w.shape[-1], win, gather)
+def _apart() -> AbstractContextManager:
+    """Has XLA compile the functions called inside it apart from what surrounds them.
+
+    Otherwise its CPU backend fuses whatever made the operands into each of a form's many readers of
+    them, and computes it as many times over (measured: half the speed of a residual block).
+    """
+    return set_xla_metadata(inlineable="false")
+
+
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _map(form: Form, x: Array, kernel: Any, win: Window, gather: Axes, chunk: int) -> Array:
     if chunk == x.shape[0]:
-        return form(x, w, win, gather)
-    y = lax.map(lambda part: form(part, w, win, gather), x.reshape(-1, chunk, *x.shape[1:]))
+        return form(x, kernel, win, gather)
+    slices = x.reshape(-1, chunk, *x.shape[1:])
+    y = lax.map(lambda part: form(part, kernel, win, gather), slices)
     return y.reshape(-1, *y.shape[2:])
 
 
-def _sum_chunks(form: Callable, x: Array, dy: Array, win: Window, gather: Sequence[int]) -> Array:
-    """A form of the kernel's gradient, added up over slices of the batch that fit the cache."""
-    chunk = _chunk(x, dy.shape[-1], win, gather)
+@partial(jax.jit, static_argnums=(0, 3, 4, 5))
+def _sum(form: Form, x: Array, dy: Array, win: Window, gather: Axes, chunk: int) -> Array:
     if chunk == x.shape[0]:
         return form(x, dy, win, gather)
     pairs = (x.reshape(-1, chunk, *x.shape[1:]), dy.reshape(-1, chunk, *dy.shape[1:]))
@@ -293,184 +226,19 @@ def _sum_chunks(form: Callable, x: Array, dy: Array, win: Window, gather: Sequen
     return lax.scan(lambda dw, pair: (dw + form(*pair, win, gather), None), zero, pairs)[0]
 
 
-# --- gathering, scattering and the product between ------------------------------------------------
+def _run(form: Form, x: Array, kernel: Any, win: Window, gather: Axes, features: int) -> Array:
+    """A form of the convolution, over slices of the batch that fit the cache."""
+    with _apart():
+        return _map(form, x, kernel, win, gather, _chunk(x, features, win, gather))
 
 
-def _pad(x: Array, axis: int, before: int, after: int, between: int = 0) -> Array:
-    config = [(0, 0, 0)] * x.ndim
-    config[axis] = (before, after, between)
-    return lax.pad(x, lax.full((), 0, x.dtype), config)
+def _add_up(form: Form, x: Array, dy: Array, win: Window, gather: Axes) -> Array:
+    """A form of the kernel's gradient, added up over slices of the batch that fit the cache."""
+    with _apart():
+        return _sum(form, x, dy, win, gather, _chunk(x, dy.shape[-1], win, gather))
 
 
-def _taps(x: Array, win: Window, axes: Sequence[int]) -> list[Array]:
-    """The input as each tap of the given axes sees it, those axes of output size."""
-    for a in axes:
-        x = _pad(x, a + 1, *win.padding[a], win.spacing[a] - 1)
-    views = []
-    for tap in itertools.product(*(range(win.kernel[a]) for a in axes)):
-        view = x
-        for i, a in zip(tap, axes, strict=True):
-            start, stride = i * win.dilation[a], win.strides[a]
-            stop = start + _dilated(win.out[a], stride)
-            view = lax.slice_in_dim(view, start, stop, stride, a + 1)
-        views.append(view)
-    return views
-
-
-def _join(parts: Sequence[Array]) -> Array:
-    return parts[0] if len(parts) == 1 else lax.concatenate(parts, parts[0].ndim - 1)
-
-
-def _scattered(win: Window, gather: Sequence[int]) -> list[int]:
-    return [a for a in range(len(win.size)) if a not in gather]
-
-
-def _scatter(z: Array, win: Window, axes: Sequence[int]) -> Array:
-    """The sum of the taps' outputs, `[..., taps * O]` -> `[..., O]`, each moved to its place."""
-    features = z.shape[-1] // math.prod(win.kernel[a] for a in axes)
-    total: Array | None = None
-    for t, tap in enumerate(itertools.product(*(range(win.kernel[a]) for a in axes))):
-        part = lax.slice_in_dim(z, t * features, (t + 1) * features, axis=z.ndim - 1)
-        for i, a in zip(tap, axes, strict=True):
-            before = win.padding[a][0] - i * win.dilation[a]
-            after = win.out[a] - _dilated(win.size[a], win.spacing[a]) - before
-            part = _pad(part, a + 1, before, after, win.spacing[a] - 1)
-        total = part if total is None else total + part
-    assert total is not None
-    return total
-
-
-def _spread(dy: Array, win: Window, axes: Sequence[int]) -> Array:
-    """The transpose of `_scatter`: the output's gradient as each tap sees it, side by side."""
-    views = []
-    for tap in itertools.product(*(range(win.kernel[a]) for a in axes)):
-        view = dy
-        for i, a in zip(tap, axes, strict=True):
-            before = i * win.dilation[a] - win.padding[a][0]
-            view = _pad(view, a + 1, before, win.size[a] - win.out[a] - before)
-        views.append(view)
-    return _join(views)
-
-
-def _matrix(w: Array, gather: Sequence[int], scatter: Sequence[int]) -> Array:
-    """The kernel as `[gathered taps * C, scattered taps * O]`."""
-    r = w.ndim - 2
-    rows = math.prod(w.shape[a] for a in gather) * w.shape[r]
-    return lax.transpose(w, (*gather, r, *scatter, r + 1)).reshape(rows, -1)
-
-
-def _rows(x: Array) -> Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _product(x: Array, w: Array, win: Window, gather: Sequence[int]) -> Array:
-    if win.groups > 1:
-        return _grouped_product(x, w, win)
-    scatter = _scattered(win, gather)
-    p = _join(_taps(x, win, gather))
-    z = lax.dot(_rows(p), _matrix(w, gather, scatter), precision=win.precision)
-    return _scatter(z.reshape(*p.shape[:-1], -1), win, scatter)
-
-
-def _product_kernel_gradient(x: Array, dy: Array, win: Window, gather: Sequence[int]) -> Array:
-    if win.groups > 1:
-        return _grouped_kernel_gradient(x, dy, win)
-    r, scatter = len(win.size), _scattered(win, gather)
-    p, q = _rows(_join(_taps(x, win, gather))), _rows(_spread(dy, win, scatter))
-    dw = lax.dot_general(p, q, (((0,), (0,)), ((), ())), precision=win.precision)
-    order = (*gather, r, *scatter, r + 1)
-    shape = (*win.kernel, x.shape[-1], dy.shape[-1])
-    return lax.transpose(dw.reshape([shape[a] for a in order]), np.argsort(order))
-
-
-def _grouped_product(x: Array, w: Array, win: Window) -> Array:
-    axes, channels, features = range(len(win.size)), x.shape[-1], w.shape[-1]
-    p = _join(_taps(x, win, axes)).reshape(-1, math.prod(win.kernel), win.groups, w.shape[-2])
-    m = w.reshape(math.prod(win.kernel), channels // win.groups, win.groups, -1)
-    y = lax.dot_general(p, m, (((1, 3), (0, 1)), ((2,), (2,))), precision=win.precision)
-    return lax.transpose(y, (1, 0, 2)).reshape(x.shape[0], *win.out, features)
-
-
-def _grouped_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
-    axes, channels, features = range(len(win.size)), x.shape[-1], dy.shape[-1]
-    p = _join(_taps(x, win, axes))
-    p = p.reshape(-1, math.prod(win.kernel), win.groups, channels // win.groups)
-    q = dy.reshape(-1, win.groups, features // win.groups)
-    dw = lax.dot_general(p, q, (((0,), (0,)), ((2,), (1,))), precision=win.precision)
-    return lax.transpose(dw, (1, 2, 0, 3)).reshape(*win.kernel, channels // win.groups, features)
-
-
-# --- special cases --------------------------------------------------------------------------------
-
-
-def _combine(weights: np.ndarray, parts: Sequence[Array]) -> Array:
-    """`sum_i weights[i] parts[i]`, without the terms of weight zero."""
-    total: Array | None = None
-    for weight, part in zip(weights.tolist(), parts, strict=True):
-        if weight:
-            term = part if weight == 1 else part * weight
-            total = term if total is None else total + term
-    assert total is not None
-    return total
-
-
-def _tiles(x: Array, before: int, tiles: int, count: int) -> list[Array]:
-    """The `count` strided views `x[..., 4 t + j, :]`, with zeros around."""
-    *lead, width, channels = x.shape
-    axis = x.ndim - 2
-    x = _pad(x, axis, before, _TILE * (tiles + (count > _TILE)) - width - before)
-    x = x.reshape(*lead, -1, _TILE * channels)
-    views = []
-    for j in range(count):
-        start = (j % _TILE) * channels
-        view = lax.slice_in_dim(x, start, start + channels, axis=axis + 1)
-        views.append(lax.slice_in_dim(view, j // _TILE, j // _TILE + tiles, axis=axis))
-    return views
-
-
-def _winograd(x: Array, w: Array, win: Window, gather: Sequence[int]) -> Array:
-    (last,), scatter = gather, _scattered(win, gather)
-    tiles = -(-win.out[last] // _TILE)
-    views = _tiles(x, win.padding[last][0], tiles, len(_B))
-    taps = [lax.index_in_dim(w, i, last, keepdims=True) for i in range(3)]
-    z = []
-    for b, g in zip(_B, _G, strict=True):
-        p, m = _combine(b, views), _matrix(_combine(g, taps), gather, scatter)
-        z.append(lax.dot(_rows(p), m, precision=win.precision).reshape(*p.shape[:-1], -1))
-    y = _join([_scatter(_combine(a, z), win, scatter) for a in _A])
-    y = y.reshape(*y.shape[:-2], _TILE * tiles, w.shape[-1])
-    return lax.slice_in_dim(y, 0, win.out[last], axis=last + 1)
-
-
-def _winograd_kernel_gradient(x: Array, dy: Array, win: Window, gather: Sequence[int]) -> Array:
-    (last,), scatter = gather, _scattered(win, gather)
-    r, tiles = len(win.size), -(-win.out[last] // _TILE)
-    views = _tiles(x, win.padding[last][0], tiles, len(_B))
-    dviews = _tiles(dy, 0, tiles, _TILE)
-    products = []
-    for b, a in zip(_B, _A.T, strict=True):
-        p, q = _rows(_combine(b, views)), _rows(_spread(_combine(a, dviews), win, scatter))
-        products.append(lax.dot_general(p, q, (((0,), (0,)), ((), ())), precision=win.precision))
-    shape = (x.shape[-1], *(win.kernel[a] for a in scatter), dy.shape[-1])
-    taps = [_combine(g, products).reshape(1, *shape) for g in _G.T]
-    order = (last, r, *scatter, r + 1)
-    return lax.transpose(lax.concatenate(taps, 0), np.argsort(order))
-
-
-def _depthwise(x: Array, w: Array, win: Window) -> Array:
-    total: Array | None = None
-    for view, tap in zip(_taps(x, win, range(len(win.size))), _rows(w), strict=True):
-        term = view * lax.broadcast_in_dim(tap, view.shape, (x.ndim - 1,))
-        total = term if total is None else total + term
-    assert total is not None
-    return total
-
-
-def _depthwise_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
-    views = _taps(x, win, range(len(win.size)))
-    summed = tuple(range(x.ndim - 1))
-    dw = lax.concatenate([lax.reduce_sum(view * dy, summed)[None] for view in views], 0)
-    return dw.reshape(*win.kernel, 1, dy.shape[-1])
+# --- forms made of other convolutions -------------------------------------------------------------
 
 
 def _subpixel(x: Array, w: Array, win: Window) -> Array:
@@ -506,17 +274,19 @@ def _put(values: tuple, index: int, value: object) -> tuple:
     return (*values[:index], value, *values[index + 1 :])
 
 
-def _strided_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
+def _canonical_kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
     """`lax_kernel_gradient` in the canonical layout, the only one XLA's CPU backend is fast in."""
     r = len(win.size)
     space = tuple(range(1, r + 1))
     padding = _kernel_gradient_padding(win)
-    for a, (before, after) in zip(space, padding, strict=True):
-        x = _pad(x, a, min(before, 0), min(after, 0))  # that backend reads past the end if left to
-    turned = win._replace(
-        strides=win.dilation,
-        dilation=win.strides,
-        padding=tuple((max(before, 0), max(after, 0)) for before, after in padding),
-    )
+    turned = win._replace(strides=win.dilation, dilation=win.strides, padding=tuple(padding))
     x, dy = lax.transpose(x, (r + 1, *space, 0)), lax.transpose(dy, (*space, 0, r + 1))
-    return lax.transpose(lax_convolve(x, dy, turned), (*space, 0, r + 1))
+    return lax.transpose(_cropped_convolve(x, dy, turned), (*space, 0, r + 1))
+
+
+def _cropped_convolve(x: Array, w: Array, win: Window) -> Array:
+    """`lax_convolve` without negative padding: XLA's CPU backend reads past the end there."""
+    for a, (before, after) in enumerate(win.padding):
+        x = pad(x, a + 1, min(before, 0), min(after, 0))
+    padding = tuple((max(before, 0), max(after, 0)) for before, after in win.padding)
+    return lax_convolve(x, w, win._replace(padding=padding))

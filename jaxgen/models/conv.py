@@ -3,7 +3,7 @@
 `Conv` and `ConvTranspose` are `flax.linen.Conv` and `flax.linen.ConvTranspose`: same attributes,
 same parameter names, shapes and initial values, same results up to rounding. Only the way to
 compute differs, and only on a CPU: there each convolution, and each of its gradients, takes the
-equal form that suits its shape (`jaxgen.models._conv_forms` has the forms and the rules). On
+equal form that suits its shape (`jaxgen.models._conv_forms` has the rules). On
 accelerators it is the library's own convolution, chosen when the program is lowered, so the forms
 for the CPU leave no trace in it.
 
@@ -28,40 +28,28 @@ import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
-from jax.experimental.xla_metadata import set_xla_metadata
 from jaxtyping import Array, Float
 
 from jaxgen.models import _conv_forms as forms
-from jaxgen.models._conv_forms import Window
+from jaxgen.models._conv_products import Window
 
 Padding = str | Sequence[tuple[int, int]]
 
 
-def _apart(form: Callable[[Array, Array, Window], Array]) -> Callable[..., Array]:
-    """Compiles a form as a function of its own, in single precision at least.
+def _wide(form: Callable[..., Array], win: Window) -> Callable[[Array, Array], Array]:
+    """A form for the CPU, at least in single precision."""
 
-    Otherwise XLA's CPU backend fuses whatever made the operands into each of a form's many readers
-    of them, and computes it as many times over (measured: half the speed of a residual block).
-    """
-    compiled = jax.jit(form, static_argnums=2)
-
-    def call(x: Array, other: Array, win: Window) -> Array:
+    def call(x: Array, other: Array) -> Array:
         wide = jnp.promote_types(x.dtype, jnp.float32)
-        with set_xla_metadata(inlineable="false"):
-            y = compiled(x.astype(wide), other.astype(wide), win)
-        return y.astype(x.dtype)
+        return form(x.astype(wide), other.astype(wide), win).astype(x.dtype)
 
     return call
-
-
-_cpu_convolve = _apart(forms.convolve)
-_cpu_kernel_gradient = _apart(forms.kernel_gradient)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolve(x: Array, w: Array, win: Window) -> Array:
     return lax.platform_dependent(
-        x, w, cpu=partial(_cpu_convolve, win=win), default=partial(forms.lax_convolve, win=win)
+        x, w, cpu=_wide(forms.convolve, win), default=partial(forms.lax_convolve, win=win)
     )
 
 
@@ -70,7 +58,7 @@ def _kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
     return lax.platform_dependent(
         x,
         dy,
-        cpu=partial(_cpu_kernel_gradient, win=win),
+        cpu=_wide(forms.kernel_gradient, win),
         default=partial(forms.lax_kernel_gradient, win=win),
     )
 
@@ -112,6 +100,7 @@ def conv_general_dilated(
     are. Of 16-bit inputs the sums on a CPU are in float32.
 
     Reverse-mode derivatives of any order are exact; forward mode (`jax.jvp`) is not supported.
+    Inside `jax.shard_map`, give that `check_vma=False`.
 
     Args:
         lhs: the input `[batch, *space, channels]`.

@@ -1,4 +1,10 @@
-"""The convolution room: Flax's layers and gradients, in loops and over devices too."""
+"""The convolution room: Flax's layers and gradients, in loops and over devices too.
+
+The rules reserve some forms for more work than a quick test has, so here they run from the first
+multiplication on; `test_rules` alone sees the rules as they are.
+"""
+
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -8,10 +14,17 @@ from flax import linen as nn
 from jax import lax
 from jax.sharding import PartitionSpec
 
+from jaxgen.models import _conv_forms
 from jaxgen.models.conv import Conv, ConvTranspose, conv_general_dilated
 from jaxgen.training.strategies import make_strategy
 
 NUMBERS = ("NHWC", "HWIO", "NHWC")
+WORK = _conv_forms._MUCH_WORK
+
+
+@pytest.fixture(autouse=True)
+def work_at_once(monkeypatch):
+    monkeypatch.setattr(_conv_forms, "_MUCH_WORK", 0)
 
 
 def close(a, b, tolerance=3e-5):
@@ -162,6 +175,17 @@ def test_over_eight_devices(fsdp):
     close(jnp.mean(split[1], axis=0), expected[1])
 
 
+def test_in_shard_map():
+    x, w = arrays((16, 8, 8, 40), (3, 3, 40, 40))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    gradient = jax.grad(lambda x, w: jnp.sum(jnp.sin(ours(x, w))))
+    over, whole = PartitionSpec("data"), PartitionSpec()
+    split = jax.shard_map(
+        gradient, mesh=mesh, in_specs=(over, whole), out_specs=over, check_vma=False
+    )
+    close(jax.jit(split)(x, w), jax.jit(gradient)(x, w))
+
+
 def test_under_vmap():
     x, w = arrays((3, *SHAPES[0][0]), SHAPES[0][1])
     close(jax.vmap(ours, (0, None))(x, w), jax.vmap(theirs, (0, None))(x, w))
@@ -177,6 +201,100 @@ def test_masked_taps_leak_nothing():
     a, b = jax.jit(layer.apply)(params, x), jax.jit(layer.apply)(params, changed)
     np.testing.assert_array_equal(a[:, :4], b[:, :4])
     assert not np.array_equal(a[:, 5], b[:, 5])
+
+
+def by_definition(x, w, strides, padding, spacing, dilation):
+    """The sum over taps, for what the library misreads on a CPU (negative padding) or aborts at."""
+    x = lax.pad(
+        x,
+        0.0,
+        [(0, 0, 0), *((*p, e - 1) for p, e in zip(padding, spacing, strict=True)), (0, 0, 0)],
+    )
+    reach = [(k - 1) * d + 1 for k, d in zip(w.shape, dilation, strict=False)]
+    starts = [n - k + 1 for n, k in zip(x.shape[1:], reach, strict=False)]
+    y = 0.0
+    for i, j in itertools.product(*map(range, w.shape[:2])):
+        a, b = i * dilation[0], j * dilation[1]
+        seen = x[:, a : a + starts[0] : strides[0], b : b + starts[1] : strides[1]]
+        y = y + jnp.einsum("bhwc,cd->bhwd", seen, w[i, j])
+    return y
+
+
+@pytest.mark.parametrize(("channels", "work"), [(3, 0), (40, 0), (40, WORK)])
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding", "spacing", "dilation"),
+    [
+        ((3, 3), (1, 1), ((-1, 2), (4, -1)), (1, 1), (1, 1)),
+        ((3, 2), (2, 3), ((-1, 0), (0, -2)), (1, 1), (1, 2)),
+        ((4, 3), (2, 2), ((0, 1), (1, 2)), (1, 1), (1, 1)),
+        ((3, 3), (1, 1), ((-1, 1), (2, -1)), (2, 3), (1, 2)),
+        ((4, 3), (2, 3), ((1, 1), (2, 0)), (3, 2), (1, 2)),
+        ((1, 3), (1, 1), ((0, 0), (1, 1)), (1, 1), (1, 1)),
+    ],
+)
+def test_every_window(channels, work, kernel, strides, padding, spacing, dilation, monkeypatch):
+    """Value and gradients, the batch in one piece and in several."""
+    monkeypatch.setattr(_conv_forms, "_MUCH_WORK", work)
+    x, w = arrays((4, 8, 7, channels), (*kernel, channels, 36))
+    window = (strides, padding, spacing, dilation)
+
+    def loss(conv):
+        return jax.value_and_grad(lambda x, w: jnp.mean(jnp.sin(conv(x, w))), argnums=(0, 1))
+
+    def fast(x, w):
+        return conv_general_dilated(x, w, *window, NUMBERS)
+
+    expected = jax.jit(loss(lambda x, w: by_definition(x, w, *window)))(x, w)
+    close(jax.jit(loss(fast))(x, w), expected)
+    monkeypatch.setattr(_conv_forms, "_CACHED", 2 * 8 * 7 * 3 * (channels + 36))
+    close(jax.jit(loss(fast))(x, w), expected)
+
+
+def test_nothing_to_see():
+    """Where the window reaches over the input's end there is no output, and no gradient."""
+    x, w = arrays((2, 2, 5, 3), (3, 3, 3, 4))
+    y, gradient = jax.vjp(
+        lambda x, w: conv_general_dilated(x, w, (1, 1), "VALID", None, None, NUMBERS), x, w
+    )
+    assert y.shape == (2, 0, 3, 4)
+    assert all(not g.any() for g in gradient(y))
+
+
+def lowered(platform, x_shape, w_shape):
+    x, w = (jax.ShapeDtypeStruct(s, jnp.float32) for s in (x_shape, w_shape))
+    gradient = jax.grad(lambda x, w: jnp.sum(ours(x, w)), argnums=(0, 1))
+    return jax.jit(gradient).trace(x, w).lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_accelerators_get_the_library(platform):
+    text = lowered(platform, *SHAPES[0])
+    assert text.count("stablehlo.convolution") == 2
+    assert "stablehlo.dot_general" not in text
+    assert "inlineable" not in text
+
+
+@pytest.mark.parametrize(
+    ("x_shape", "w_shape", "products", "convolutions"),
+    [
+        ((128, 8, 8, 64), (3, 3, 64, 64), 12, 0),  # Winograd: six products each
+        ((64, 8, 8, 64), (3, 3, 64, 64), 0, 2),  # too little work
+        ((64, 8, 8, 24), (3, 3, 24, 999), 1, 1),  # too few channels
+        ((64, 1, 64, 64), (1, 1, 64, 64), 2, 0),
+        ((192, 9, 5, 64), (3, 3, 64, 64), 1, 1),  # a width that wastes most of every second tile
+    ],
+)
+def test_rules(x_shape, w_shape, products, convolutions, monkeypatch):
+    monkeypatch.setattr(_conv_forms, "_MUCH_WORK", WORK)
+    text = lowered("cpu", x_shape, w_shape)
+    assert text.count("stablehlo.convolution") == convolutions
+    assert text.count("stablehlo.dot_general") == products
+
+
+def test_forward_mode_is_refused():
+    x, w = arrays(*SHAPES[1])
+    with pytest.raises(TypeError, match="forward-mode"):
+        jax.jvp(lambda x: ours(x, w), (x,), (x,))
 
 
 @pytest.mark.parametrize(
