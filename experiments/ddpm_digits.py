@@ -31,17 +31,17 @@ class Config(CifarConfig):
     """A small network and a short run."""
 
     run_dir: str = operational("runs/ddpm_digits")
-    steps: int = operational(2500)
+    steps: int = operational(1800)
     batch_size: int = 64
-    sample_every: int = operational(500)
-    checkpoint_every: int = operational(500)
+    sample_every: int = operational(600)
+    checkpoint_every: int = operational(600)
     data: DataConfig = DataConfig(name="digits")
     flip: bool = False
     model: ModelConfig = ModelConfig(
         channels=32, multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,), dropout=0.0
     )
     diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine")
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_steps=100, ema=0.999)
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, ema=0.999)
     sampler: SamplerConfig = operational(SamplerConfig(num_steps=250))
 
 

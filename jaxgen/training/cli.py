@@ -41,6 +41,10 @@ class Sample(Generic[C]):
     config: Annotated[C, Flat]
     num: int = 64
     """Number of samples."""
+    picture: str = "samples"
+    """Samples, or one of the experiment's pictures, such as `interpolation`."""
+    columns: int | None = None
+    """Images a row of a .png; a picture of `num` images has num / columns rows."""
     out: Path = Path("samples.png")
     """A .png file for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C])."""
     step: int | None = None
@@ -198,12 +202,20 @@ def _sample(invocation: _Invocation) -> int:
     flags, _ = invocation.parse(Sample, must_exist=True)
     if flags.num < 1:
         raise ValueError(f"--num must be at least 1, got {flags.num}")
+    if flags.columns is not None and flags.columns < 1:
+        raise ValueError(f"--columns must be at least 1, got {flags.columns}")
     check_output(flags.out)
     experiment, strategy, state = _restore(invocation, flags)
     key = jax.random.key(flags.config.seed)
-    images = evaluation.make_sample(experiment, strategy)(state, key, flags.num)
-    save_samples(flags.out, images)
-    print(f"samples: {flags.out}")
+    columns = flags.columns
+    if flags.picture == "samples":
+        images = evaluation.make_sample(experiment, strategy)(state, key, flags.num)
+    else:
+        columns = 8 if columns is None else columns
+        rows = max(1, flags.num // columns)
+        images = evaluation.draw_picture(experiment, state, flags.picture, key, rows, columns)
+    save_samples(flags.out, images, columns=columns)
+    print(f"{flags.picture}: {flags.out}")
     return 0
 
 

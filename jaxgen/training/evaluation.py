@@ -61,6 +61,32 @@ def make_sample(
     return sample
 
 
+def draw_picture(
+    experiment: Experiment, state: State, name: str, key: jax.Array, rows: int, columns: int
+) -> np.ndarray:
+    """One of the experiment's pictures: uint8 [N, H, W, C], `columns` images a row.
+
+    Raises:
+        ValueError: if the experiment has no such picture, or `rows` or `columns` is below 1.
+    """
+    if name not in experiment.pictures:
+        raise ValueError(
+            f"--picture must be 'samples' or one of {sorted(experiment.pictures)}, got {name!r}"
+        )
+    if rows < 1 or columns < 1:
+        raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
+    raw = next(eval_batches(experiment.held_out, rows))
+    del raw["mask"]
+
+    def draw(params: Any, model_state: Any, raw: Batch, key: jax.Array):
+        prepare_key, draw_key = jax.random.split(key)
+        batch = experiment.prepare(prepare_key, raw, False)
+        picture = experiment.pictures[name]
+        return experiment.to_images(picture(params, model_state, batch, draw_key, rows, columns))
+
+    return _to_host(jax.jit(draw)(averaged(state), state.model_state, raw, key))
+
+
 def make_evaluate(
     experiment: Experiment, strategy: JitStrategy, seed: int, *, batch_size: int = 128
 ) -> Callable[[State], dict[str, float]]:

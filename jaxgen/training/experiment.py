@@ -1,6 +1,6 @@
 """What a recipe builds and the loop trains."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxtyping import Array
@@ -8,6 +8,10 @@ from jaxtyping import Array
 from jaxgen.core import Batch, Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
+
+# (params, model_state, batch, key, rows, columns) -> images in model space, row by row, `columns` a
+# row. `batch` holds `rows` held-out examples.
+Picture = Callable[..., Array]
 
 
 class Experiment(NamedTuple):
@@ -22,7 +26,11 @@ class Experiment(NamedTuple):
         preview: `family.sample`'s signature, for the grids of training where it should be quicker
             than `family.sample`; None for that.
         ema: decay of the parameters' average.
+        ema_of: the networks to average (top-level keys of the parameters); None for all.
         sample_condition: `num -> condition` of `num` samples for a grid, or None.
+        grid: rows and columns of the grids of training.
+        pictures: what else `sample --picture NAME` can draw.
+        watch: a row of averaged metrics -> warnings for the user, none where all is well.
         num_evaluated: the first so many held-out examples are evaluated; None for all.
         protocol: what a number from `evaluate` must name: bound, dequantization, preprocessing...
     """
@@ -34,6 +42,10 @@ class Experiment(NamedTuple):
     to_images: Callable[[Array], Array]
     preview: Callable[..., Array] | None = None
     ema: float = 0.9999
+    ema_of: tuple[str, ...] | None = None
     sample_condition: Callable[[int], Array] | None = None
+    grid: tuple[int, int] = (8, 8)
+    pictures: Mapping[str, Picture] = {}
+    watch: Callable[[Mapping[str, float]], Sequence[str]] = lambda metrics: ()
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}

@@ -85,12 +85,19 @@ def save_png(path: str | Path, image: np.ndarray, *, overwrite: bool = False) ->
         Image.fromarray(np.ascontiguousarray(squeezed)).save(file, format="PNG")
 
 
-def save_samples(path: str | Path, images: np.ndarray, *, overwrite: bool = False) -> None:
+def save_samples(
+    path: str | Path,
+    images: np.ndarray,
+    *,
+    columns: int | None = None,
+    overwrite: bool = False,
+) -> None:
     """Writes samples as the suffix of `path` says: `.png`, a grid; `.npz`, the samples themselves.
 
     Args:
         path: where to; parent directories are made.
         images: uint8 [N, H, W, C].
+        columns: images a row of a grid, see `grid`.
         overwrite: replace an existing file.
 
     Raises:
@@ -100,7 +107,7 @@ def save_samples(path: str | Path, images: np.ndarray, *, overwrite: bool = Fals
     check_output(path, overwrite=overwrite)
     _check_images(images)
     if Path(path).suffix.lower() == ".png":
-        save_png(path, grid(images), overwrite=overwrite)
+        save_png(path, grid(images, columns), overwrite=overwrite)
         return
     with open_atomically(path) as file:
         np.savez(file, samples=images)

@@ -5,7 +5,7 @@ import itertools
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from jaxgen.training.strategies import Feed, JitStrategy, Report, make_strategy
 from jaxgen.training.writers import Writers
 
 DISPATCH_SECONDS = 0.25  # long enough to hide the host's work, short enough to stop on a signal
-NUM_GRID = 64
 
 
 class NonFiniteError(RuntimeError):
@@ -144,7 +143,8 @@ def _initializer(experiment: Experiment, config: RunConfig, strategy: JitStrateg
 
     def init(key: jax.Array, raw: Batch) -> State:
         prepare_key, init_key = jax.random.split(key)
-        return init_state(experiment.family, init_key, experiment.prepare(prepare_key, raw, False))
+        batch = experiment.prepare(prepare_key, raw, False)
+        return init_state(experiment.family, init_key, batch, ema_of=experiment.ema_of)
 
     pipeline = experiment.pipeline
     raw = pipeline.host_batch(
@@ -188,6 +188,7 @@ class _Loop:
         self.pace = _Pace(1 if not self.resident else 1000)
         self.totals: dict[str, np.ndarray] = {}
         self.skipped = 0
+        self.warned: list[str] = []
 
     def _data(self, step: int) -> Iterator[PyTree]:
         """What each dispatch is given: the whole set again and again, or the next batch."""
@@ -264,9 +265,18 @@ class _Loop:
                 "images_per_second": rate * self.config.batch_size,
             }
             self.writers.log(step, {**metrics, "skipped": float(self.skipped), **rates})
+            self._warn(step, metrics)
             self.totals = {}
         if host.worst_streak >= self.config.max_nonfinite:
             self._give_up(host, state)
+
+    def _warn(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Say what the experiment has to say of its metrics, each warning once until it is over."""
+        warnings = list(self.experiment.watch(metrics))
+        for warning in warnings:
+            if warning not in self.warned:
+                self.writers.note(f"step {step}: warning: {warning}")
+        self.warned = warnings
 
     def _give_up(self, host: Report, state: State) -> None:
         """Save the last finite state, which later steps did not change, and raise."""
@@ -284,8 +294,9 @@ class _Loop:
         """Sample, evaluate and save, as is due."""
         config = self.config
         if self._due(step, config.sample_every):
-            images = self.sample(state, jax.random.key(config.seed), NUM_GRID)
-            self.writers.grid(step, images)
+            rows, columns = self.experiment.grid
+            images = self.sample(state, jax.random.key(config.seed), rows * columns)
+            self.writers.grid(step, images, columns)
         metrics = None
         if self._due(step, config.evaluate_every):
             metrics = self.evaluate(state)

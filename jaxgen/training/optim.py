@@ -12,9 +12,10 @@ def adam(
     b2: float = 0.999,
     eps: float = 1e-8,
     warmup_steps: int = 0,
+    decay_steps: int | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with linear warm-up from zero and clipping by the global norm.
+    """Adam with linear warm-up from zero, linear decay to zero and clipping by the global norm.
 
     Args:
         learning_rate: the rate after warm-up; positive.
@@ -22,6 +23,8 @@ def adam(
         b2: decay of the second moment.
         eps: added to the root of the second moment.
         warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
+        decay_steps: updates after which the rate, having fallen linearly from the end of the
+            warm-up on, is 0; None for a constant rate.
         clip_norm: greatest global gradient norm, or None for no clipping.
 
     Returns:
@@ -34,10 +37,19 @@ def adam(
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
+    if decay_steps is not None and decay_steps <= warmup_steps:
+        raise ValueError(
+            f"decay_steps must be more than warmup_steps ({warmup_steps}), got {decay_steps}"
+        )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
-    warm = optax.linear_schedule(0.0, learning_rate, max(warmup_steps, 1))
-    rate = warm if warmup_steps else learning_rate
+    rate: optax.ScalarOrSchedule = learning_rate
+    if decay_steps is not None:
+        rate = optax.linear_schedule(learning_rate, 0.0, decay_steps - warmup_steps)
+    if warmup_steps:
+        warm = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        after = rate if callable(rate) else optax.constant_schedule(learning_rate)
+        rate = optax.join_schedules([warm, after], [warmup_steps])
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=eps))
 

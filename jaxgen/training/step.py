@@ -113,26 +113,25 @@ def make_step(
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         params, model_state = state.params, state.model_state
         opt_states = dict(state.opt_state)
-        totals: Metrics = {}
+        totals: dict[str, tuple[Array, Array]] = {}
         bad, offset = jnp.int32(-1), 0
         slices = _interleaved(batch, max_repeats(family))
         for index, phase in enumerate(family.phases):
-            for repeat in range(phase.repeats):
-                update = _update(
-                    phase,
-                    params,
-                    model_state,
-                    opt_states[phase.name],
-                    jax.tree.map(lambda x, r=repeat: x[r], slices),
-                    jax.random.fold_in(jax.random.fold_in(key, index), repeat),
-                    accumulate,
-                    axis_name,
-                )
-                params, model_state = update.params, update.model_state
-                opt_states[phase.name] = update.opt_state
-                prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
-                totals = _add(totals, {prefix + k: v for k, v in update.totals.items()})
-                bad = jnp.where((bad < 0) & (update.bad >= 0), update.bad + offset, bad)
+            update = _turn(
+                phase,
+                params,
+                model_state,
+                opt_states[phase.name],
+                jax.tree.map(lambda x, n=phase.repeats: x[:n], slices),
+                jax.random.fold_in(key, index),
+                accumulate,
+                axis_name,
+            )
+            params, model_state = update.params, update.model_state
+            opt_states[phase.name] = update.opt_state
+            prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
+            totals |= {prefix + k: v for k, v in update.totals.items()}
+            bad = jnp.where((bad < 0) & (update.bad >= 0), update.bad + offset, bad)
             offset += 1 + len(jax.tree.leaves(_select(state.params, phase.trains)))
         decay = ema_decay(state.step, ema)
         averaged = optax.incremental_update(_select(params, state.ema), state.ema, 1.0 - decay)
@@ -157,6 +156,37 @@ def guarded_names(family: Family, params: Params) -> list[str]:
             leaf = jax.tree_util.keystr(path, simple=True, separator="/")
             names.append(f"the gradient of {leaf} in phase {phase.name!r}")
     return names
+
+
+def _turn(
+    phase: Phase,
+    params: Params,
+    model_state: PyTree,
+    opt_state: PyTree,
+    slices: Batch,
+    key: Key[Array, ""],
+    accumulate: int,
+    axis_name: str | None,
+) -> _Update:
+    """A phase's updates, one after another, each on its own slice of the batch.
+
+    A scan, so that a critic's five updates compile as fast as one.
+    """
+
+    def update(carry, batch_and_index):
+        (params, model_state, opt_state), (batch, index) = carry, batch_and_index
+        turn_key = jax.random.fold_in(key, index)
+        new = _update(phase, params, model_state, opt_state, batch, turn_key, accumulate, axis_name)
+        return (new.params, new.model_state, new.opt_state), (new.totals, new.bad)
+
+    start = (dict(params), model_state, opt_state)
+    if phase.repeats == 1:
+        new, (totals, bad) = update(start, (jax.tree.map(lambda x: x[0], slices), 0))
+    else:
+        new, (totals, bads) = lax.scan(update, start, (slices, jnp.arange(phase.repeats)))
+        totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), totals)
+        bad = bads[jnp.argmax(bads >= 0)]  # -1 where all were good
+    return _Update(new[0], new[1], new[2], totals, bad)
 
 
 def _update(
@@ -231,13 +261,6 @@ def _select(params: Params, names: Any) -> dict[str, PyTree]:
 
 def _where(condition: Array, new: PyTree, old: PyTree) -> PyTree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-
-def _add(a: Metrics, b: Metrics) -> dict:
-    """Sum (total, weight) pairs by name."""
-    return {k: jax.tree.map(jnp.add, a[k], v) if k in a else v for k, v in b.items()} | {
-        k: v for k, v in a.items() if k not in b
-    }
 
 
 def _interleaved(batch: Batch, parts: int) -> Batch:

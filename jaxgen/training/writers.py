@@ -354,10 +354,10 @@ class Writers:
             values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self.note(f"step {step:,}: held-out {values}")
 
-    def grid(self, step: int, images: np.ndarray) -> None:
+    def grid(self, step: int, images: np.ndarray, columns: int | None = None) -> None:
         """Writes samples, uint8 [N, H, W, C], as one picture, named so that names sort by step."""
         path = self._samples / f"{step:08d}.png" if self.enabled else None
         if path is not None and not path.exists():
-            picture = grid(images)
+            picture = grid(images, columns)
             save_png(path, picture)
             self._tensorboard.image(step, "samples", picture)

@@ -1,0 +1,384 @@
+"""Losses of adversarial training: the two players' games, penalties on the critic's gradient.
+
+All are pure and per example. A game is an `Adversarial`, two functions of the discriminator's
+logits (its output before any sigmoid; the critic's score where there is no probability):
+
+    >>> game = adversarial("hinge")
+    >>> loss_d = game.discriminator(discriminate(real), discriminate(fake))
+    >>> loss_d += 10.0 * gradient_penalty(discriminate, real, fake, key)
+    >>> loss_g = game.generator(discriminate(fake), discriminate(real))
+
+Everything is computed in float32, whichever float type the logits have. Below, s is the sigmoid,
+r the logit of a real example, f that of a fake one.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.gaussian_diffusion import check_choice
+
+Critic = Callable[[Array], Array]
+_Loss = Callable[[Array, Array], Array]
+
+
+class Adversarial(NamedTuple):
+    """The losses of the two players, one number a pair of a real and a fake example.
+
+    Both raise a ValueError unless their arguments are floats of one shape [B].
+
+    Attributes:
+        discriminator: `(real_logits, fake_logits) -> f32[B]`, the real's plus the fake's loss.
+        generator: `(fake_logits, real_logits) -> f32[B]`; only `relativistic_average` looks at the
+            second.
+    """
+
+    discriminator: _Loss
+    generator: _Loss
+
+
+def _game(discriminator: _Loss, generator: _Loss) -> Adversarial:
+    """Two functions of f32 `(r, f)` as a checked `Adversarial`."""
+
+    def discriminator_loss(
+        real_logits: Float[Array, " batch"], fake_logits: Float[Array, " batch"]
+    ) -> Float[Array, " batch"]:
+        return discriminator(*_pair(real_logits=real_logits, fake_logits=fake_logits))
+
+    def generator_loss(
+        fake_logits: Float[Array, " batch"], real_logits: Float[Array, " batch"]
+    ) -> Float[Array, " batch"]:
+        return generator(*_pair(real_logits=real_logits, fake_logits=fake_logits))
+
+    return Adversarial(discriminator_loss, generator_loss)
+
+
+def _cross_entropy(r: Array, f: Array) -> Array:
+    """`-log s(r) - log(1 - s(f))`, without overflow."""
+    return jax.nn.softplus(-r) + jax.nn.softplus(f)
+
+
+minimax = _game(_cross_entropy, lambda r, f: -jax.nn.softplus(f))
+"""The zero-sum game of Goodfellow et al. 2014, eq. 1, in nats. Its generator saturates: where the
+discriminator is sure of a fake, the gradient vanishes.
+
+    discriminator   -log s(r) - log(1 - s(f))      2 log 2 at equilibrium, r = f = 0
+    generator       log(1 - s(f))
+"""
+
+non_saturating = _game(_cross_entropy, lambda r, f: jax.nn.softplus(-f))
+"""Minimax, with the generator of Goodfellow et al. 2014, section 3, in nats.
+
+    discriminator   -log s(r) - log(1 - s(f))
+    generator       -log s(f)
+"""
+
+least_squares = _game(
+    lambda r, f: 0.5 * jnp.square(r - 1) + 0.5 * jnp.square(f),
+    lambda r, f: 0.5 * jnp.square(f - 1),
+)
+"""Mao et al. 2017, eq. 9: labels a = 0 of fake, b = 1 of real, c = 1 that the generator wants.
+
+    discriminator   (r - 1)^2 / 2 + f^2 / 2        1/4 at equilibrium, r = f = 1/2
+    generator       (f - 1)^2 / 2
+"""
+
+hinge = _game(lambda r, f: jax.nn.relu(1 - r) + jax.nn.relu(1 + f), lambda r, f: -f)
+"""Lim & Ye 2017; Miyato et al. 2018 (SNGAN), eq. 16 and 17.
+
+    discriminator   max(0, 1 - r) + max(0, 1 + f)
+    generator       -f
+"""
+
+wasserstein = _game(lambda r, f: f - r, lambda r, f: -f)
+"""Arjovsky et al. 2017, eq. 2 and algorithm 1: minus the discriminator's mean estimates the
+Wasserstein distance, up to the critic's Lipschitz constant, which a penalty must bound.
+
+    discriminator   f - r
+    generator       -f
+"""
+
+relativistic_average = _game(
+    lambda r, f: _cross_entropy(r - jnp.mean(f), f - jnp.mean(r)),
+    lambda r, f: _cross_entropy(f - jnp.mean(r), r - jnp.mean(f)),
+)
+"""RaSGAN of Jolicoeur-Martineau 2018, in nats: is it more real than the other side on average?
+
+    discriminator   -log s(r - mean(f)) - log(1 - s(f - mean(r)))
+    generator       -log s(f - mean(r)) - log(1 - s(r - mean(f)))
+
+The means are over the logits given, and carry gradients. Under `jit` that is the global batch, on
+any number of devices; under `pmap` each device's own part of it, so the loss depends on their
+number.
+"""
+
+ADVERSARIAL: Mapping[str, Adversarial] = MappingProxyType(
+    {
+        "minimax": minimax,
+        "non_saturating": non_saturating,
+        "least_squares": least_squares,
+        "hinge": hinge,
+        "wasserstein": wasserstein,
+        "relativistic_average": relativistic_average,
+    }
+)
+"""The games by name, for command lines; see `adversarial`."""
+
+
+def adversarial(name: str) -> Adversarial:
+    """The game of a name.
+
+    Args:
+        name: a key of `ADVERSARIAL`.
+
+    Returns:
+        Its two losses.
+
+    Raises:
+        ValueError: if the name is unknown.
+    """
+    check_choice("name", name, tuple(ADVERSARIAL))
+    return ADVERSARIAL[name]
+
+
+def gradient_penalty(
+    critic: Critic,
+    real: Float[Array, "batch *dims"],
+    fake: Float[Array, "batch *dims"],
+    key: Key[Array, ""],
+    target: float = 1.0,
+) -> Float[Array, " batch"]:
+    """`(|grad critic(x)| - target)^2` at `x = u real + (1 - u) fake`, u ~ U[0, 1) per example.
+
+    Gulrajani et al. 2017, eq. 3; its weight, 10 in the paper, multiplies outside. Where the
+    critic's gradient is exactly zero, the norm's derivative is taken as 0.
+
+        >>> penalty = gradient_penalty(lambda x: model.apply(params, x), real, fake, key)
+
+    Args:
+        critic: images [B, ...] -> logits [B]. It must not mix examples, as batch normalization and
+            minibatch statistics do: the gradients are those of the sum of the logits. It must be
+            twice differentiable in reverse mode.
+        real: data.
+        fake: samples, as many.
+        key: for u.
+        target: the norm to be at, not negative.
+
+    Returns:
+        f32[B].
+
+    Raises:
+        ValueError: if `real` and `fake` differ in shape or are not floats, `target` is negative, or
+            the critic's output is not of shape [B].
+    """
+    _check_target(target)
+    _check_images("real", real)
+    _check_images("fake", fake)
+    _check_same_shape(real=real, fake=fake)
+    u = jax.random.uniform(key, (real.shape[0],)).reshape(-1, *(1,) * (real.ndim - 1))
+    x = u * _f32(real) + (1 - u) * _f32(fake)
+    return jnp.square(_norm(_squared_gradient(critic, x)) - target)
+
+
+def dragan_penalty(
+    critic: Critic,
+    real: Float[Array, "batch *dims"],
+    key: Key[Array, ""],
+    target: float = 1.0,
+    scale: float = 0.5,
+) -> Float[Array, " batch"]:
+    """`(|grad critic(x)| - target)^2` around the data, at `x = real + scale std(real) u`.
+
+    Here u ~ U[0, 1) for every number of an image, and std is over the whole batch given (under
+    `pmap`, each device's). Kodali et al. 2017 (DRAGAN) write Gaussian noise, and implement
+    uniform noise of scale 0.5. The weight, 10 in theirs, multiplies outside.
+
+    Args:
+        critic: see `gradient_penalty`.
+        real: data.
+        key: for u.
+        target: the norm to be at, not negative.
+        scale: of the noise, in standard deviations of the data, not negative.
+
+    Returns:
+        f32[B].
+
+    Raises:
+        ValueError: if `real` is not a batch of floats, `target` or `scale` is negative, or the
+            critic's output is not of shape [B].
+    """
+    _check_target(target)
+    if not scale >= 0:
+        raise ValueError(f"scale must not be negative, got {scale}")
+    _check_images("real", real)
+    x = _f32(real)
+    u = jax.random.uniform(key, (x.size,)).reshape(x.shape)  # flat draws compile faster
+    return jnp.square(_norm(_squared_gradient(critic, x + scale * jnp.std(x) * u)) - target)
+
+
+def r1_penalty(critic: Critic, real: Float[Array, "batch *dims"]) -> Float[Array, " batch"]:
+    """`|grad critic(real)|^2 / 2` (Mescheder et al. 2018, eq. 9).
+
+    The paper's gamma (10 there) multiplies outside; the half is inside.
+
+    Args:
+        critic: see `gradient_penalty`.
+        real: data.
+
+    Returns:
+        f32[B].
+
+    Raises:
+        ValueError: if `real` is not a batch of floats or the critic's output not of shape [B].
+    """
+    _check_images("real", real)
+    return 0.5 * _squared_gradient(critic, _f32(real))
+
+
+def r2_penalty(critic: Critic, fake: Float[Array, "batch *dims"]) -> Float[Array, " batch"]:
+    """`|grad critic(fake)|^2 / 2` (Mescheder et al. 2018, eq. 10).
+
+    The paper's gamma (10 there) multiplies outside; the half is inside.
+
+    Args:
+        critic: see `gradient_penalty`.
+        fake: samples.
+
+    Returns:
+        f32[B].
+
+    Raises:
+        ValueError: if `fake` is not a batch of floats or the critic's output not of shape [B].
+    """
+    _check_images("fake", fake)
+    return 0.5 * _squared_gradient(critic, _f32(fake))
+
+
+def auxiliary_classifier_loss(
+    class_logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """`-log softmax(class_logits)[label]`, ACGAN's L_C (Odena et al. 2017, eq. 3), negated.
+
+    Both players add it: the discriminator on real (and fake) images, the generator on its own.
+
+    Args:
+        class_logits: of the discriminator's second head.
+        labels: the true, or the asked for, classes, 0..C-1.
+
+    Returns:
+        f32[B], nats. NaN where a label lies outside the classes, since values cannot raise under
+        `jit`; the training step stops at it.
+
+    Raises:
+        ValueError: if the shapes do not fit or the labels are not integers.
+    """
+    if class_logits.ndim != 2 or not jnp.issubdtype(class_logits.dtype, jnp.floating):
+        raise ValueError(f"class_logits must be floats of shape [B, C], got {_of(class_logits)}")
+    if labels.shape != class_logits.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"labels must be integers of shape {class_logits.shape[:1]}, one for each of"
+            f" class_logits, got {_of(labels)}"
+        )
+    nats = -jax.nn.log_softmax(_f32(class_logits), axis=1)
+    inside = (labels >= 0) & (labels < class_logits.shape[1])
+    chosen = jnp.take_along_axis(nats, jnp.where(inside, labels, 0)[:, None], axis=1)[:, 0]
+    return jnp.where(inside, chosen, jnp.nan)
+
+
+def consistency_penalty(
+    logits: Float[Array, " batch"], logits_augmented: Float[Array, " batch"]
+) -> Float[Array, " batch"]:
+    """`(D(x) - D(T(x)))^2` for an augmentation T: CR-GAN (Zhang et al. 2020), on the last layer.
+
+    The weight, 10 in the paper, multiplies outside.
+
+    Args:
+        logits: of images.
+        logits_augmented: of the same images, augmented.
+
+    Returns:
+        f32[B].
+
+    Raises:
+        ValueError: if the arguments are not floats of one shape [B].
+    """
+    logits, logits_augmented = _pair(logits=logits, logits_augmented=logits_augmented)
+    return jnp.square(logits - logits_augmented)
+
+
+def discriminator_accuracy(
+    real_logits: Float[Array, " batch"], fake_logits: Float[Array, " batch"], threshold: float = 0.0
+) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
+    """Is a real example above the threshold, a fake one below it?
+
+    Args:
+        real_logits: of data.
+        fake_logits: of samples, as many.
+        threshold: where the discriminator is undecided: 0, or 0.5 for `least_squares`. The scores
+            of `wasserstein` and `relativistic_average` have no such place.
+
+    Returns:
+        1.0 or 0.0 for each real and for each fake example, each f32[B].
+
+    Raises:
+        ValueError: if the logits are not floats of one shape [B].
+    """
+    real_logits, fake_logits = _pair(real_logits=real_logits, fake_logits=fake_logits)
+    return _f32(real_logits > threshold), _f32(fake_logits < threshold)
+
+
+def _squared_gradient(critic: Critic, x: Array) -> Float[Array, " batch"]:
+    """`|grad critic(x)|^2` of each example."""
+
+    def total(x):
+        logits = critic(x)
+        if logits.shape != x.shape[:1]:
+            raise ValueError(
+                f"critic must return logits of shape {x.shape[:1]} for images of shape {x.shape},"
+                f" got shape {logits.shape}"
+            )
+        return jnp.sum(_f32(logits))
+
+    return jnp.sum(jnp.square(jax.grad(total)(x)).reshape(x.shape[0], -1), axis=1)
+
+
+def _norm(squared: Array) -> Array:
+    """The square root, with derivative 0 instead of infinity at 0."""
+    positive = squared > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, squared, 1)), 0)
+
+
+def _pair(**logits: Array) -> list[Array]:
+    for name, value in logits.items():
+        if value.ndim != 1 or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"{name} must be floats of shape [B], got {_of(value)}")
+    _check_same_shape(**logits)
+    return [_f32(value) for value in logits.values()]
+
+
+def _check_same_shape(**arrays: Array) -> None:
+    (first, a), (second, b) = arrays.items()
+    if a.shape != b.shape:
+        raise ValueError(f"{first} and {second} must match in shape, got {a.shape} and {b.shape}")
+
+
+def _check_images(name: str, images: Array) -> None:
+    if images.ndim < 2 or not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"{name} must be floats of shape [B, ...], got {_of(images)}")
+
+
+def _check_target(target: float) -> None:
+    if not target >= 0:
+        raise ValueError(f"target must not be negative, got {target}")
+
+
+def _of(array: Array) -> str:
+    return f"{array.dtype} of shape {array.shape}"
+
+
+def _f32(x: Array) -> Array:
+    return jnp.asarray(x, jnp.float32)

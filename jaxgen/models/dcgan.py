@@ -1,0 +1,199 @@
+"""DCGAN (Radford et al. 2016): transposed convolutions up, strided convolutions down.
+
+The published network makes 64x64 pixels from 100 numbers through 1024, 512, 256 and 128 channels
+(`channels=128`). Every size `b 2^k` with b in 4..7 follows from the same definition: 28, 32, 64,
+128... pixels, and smaller images with another `min_size`.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxgen.models.conv import Conv, ConvTranspose
+from jaxgen.models.gan_layers import (
+    ConditionalBatchNorm,
+    Verdict,
+    VerdictHead,
+    minibatch_stddev,
+)
+
+_normal = nn.initializers.normal(0.02)
+
+
+def _around_one(key, shape, dtype=jnp.float32):
+    return 1 + 0.02 * jax.random.normal(key, shape, dtype)
+
+
+def levels(image_size: int, min_size: int = 4) -> tuple[int, int]:
+    """`(b, k)` with `image_size = b 2^k`, `min_size <= b < 2 min_size`, and k at least 1.
+
+    Raises:
+        ValueError: if there is none, or `min_size` is below 1.
+    """
+    if min_size < 1:
+        raise ValueError(f"min_size must be at least 1, got {min_size}")
+    size, doublings = image_size, 0
+    while size % 2 == 0 and size >= 2 * min_size:
+        size, doublings = size // 2, doublings + 1
+    if not min_size <= size < 2 * min_size or doublings < 1:
+        bases = ", ".join(str(b) for b in range(min_size, 2 * min_size))
+        raise ValueError(
+            f"image_size must be one of {bases} times a power of two, got {image_size}: "
+            "resize the images"
+        )
+    return size, doublings
+
+
+class Generator(nn.Module):
+    """From latents to images in [-1, 1]; transposed 4x4 convolutions of stride 2.
+
+    Attributes:
+        image_size: height and width of the images.
+        out_channels: of the images.
+        channels: of the last hidden layer; each one before it has twice as many.
+        latent_dim: width of the latents.
+        min_size: least side of the first image, see `levels`.
+        momentum: of batch normalization.
+        axis_name: the mapped axis over which the batch is spread (pmap), or None.
+        dtype: of the computation; parameters and statistics are float32.
+
+    Example:
+        >>> generator = Generator(image_size=8, out_channels=1, channels=8)
+        >>> z = jnp.zeros((2, generator.latent_dim))
+        >>> variables = generator.init(jax.random.key(0), z, train=False)
+        >>> generator.apply(variables, z, train=False).shape
+        (2, 8, 8, 1)
+    """
+
+    image_size: int = 64
+    out_channels: int = 3
+    channels: int = 128
+    latent_dim: int = 100
+    min_size: int = 4
+    momentum: float = 0.9
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        z: Float[Array, "batch latent"],
+        e: Float[Array, "batch told"] | None = None,
+        *,
+        train: bool,
+    ) -> Float[Array, "batch height width channels"]:
+        """Makes an image of each latent; a condition's vector `e` is appended to the latent.
+
+        Raises:
+            ValueError: an image size that the network cannot make, or `z` of another width.
+        """
+        base, doublings = levels(self.image_size, self.min_size)
+        if z.shape[-1] != self.latent_dim:
+            raise ValueError(f"z must be [B, {self.latent_dim}], got {list(z.shape)}")
+
+        def norm_relu(x: Array, name: str) -> Array:
+            norm = ConditionalBatchNorm(
+                momentum=self.momentum,
+                scale_init=_around_one,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name=name,
+            )
+            return nn.relu(norm(x, None, train=train))
+
+        features = self.channels * 2 ** (doublings - 1)
+        x = z if e is None else jnp.concatenate([z, e], axis=-1)
+        x = nn.Dense(
+            base * base * features,
+            use_bias=False,
+            kernel_init=_normal,
+            dtype=self.dtype,
+            name="project",
+        )(x)
+        x = norm_relu(x.reshape(-1, base, base, features), "norm0")
+        for level in range(1, doublings + 1):
+            last = level == doublings
+            x = ConvTranspose(
+                self.out_channels if last else features // 2**level,
+                (4, 4),
+                strides=(2, 2),
+                use_bias=last,
+                kernel_init=_normal,
+                dtype=self.dtype,
+                name=f"up{level}",
+            )(x)
+            if not last:
+                x = norm_relu(x, f"norm{level}")
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """From images to verdicts; 4x4 convolutions of stride 2, leaky ReLU of slope 0.2.
+
+    Attributes:
+        channels: of the first layer; each one after it has twice as many.
+        stddev_group: examples a group of `minibatch_stddev` before the last layer; 0 for none.
+        num_classes: of the auxiliary classifier, or None for none.
+        min_size: least side of the last image, see `levels`.
+        momentum: of batch normalization.
+        axis_name: the mapped axis over which the batch is spread (pmap), or None.
+        dtype: of the computation.
+    """
+
+    channels: int = 128
+    stddev_group: int = 0
+    num_classes: int | None = None
+    min_size: int = 4
+    momentum: float = 0.9
+    axis_name: str | None = None
+    dtype: DTypeLike = jnp.float32
+
+    mixes_examples = True  # by batch normalization: its verdicts on real and fake stay apart
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch height width channels"],
+        e: Float[Array, "batch told"] | None = None,
+        *,
+        train: bool,
+    ) -> Verdict:
+        """Judges images, given the vectors `e` of what they should show.
+
+        Raises:
+            ValueError: images that are not square or of a size that the network cannot halve, or
+                a batch that `stddev_group` does not divide.
+        """
+        _, height, width, _ = x.shape
+        if height != width:
+            raise ValueError(f"images must be square, got {height}x{width}")
+        _, doublings = levels(height, self.min_size)
+        x = x.astype(self.dtype)
+        for level in range(doublings):
+            x = Conv(
+                self.channels * 2**level,
+                (4, 4),
+                strides=(2, 2),
+                padding=((1, 1), (1, 1)),
+                use_bias=level == 0,
+                kernel_init=_normal,
+                dtype=self.dtype,
+                name=f"down{level + 1}",
+            )(x)
+            if level:
+                x = ConditionalBatchNorm(
+                    momentum=self.momentum,
+                    scale_init=_around_one,
+                    axis_name=self.axis_name,
+                    dtype=self.dtype,
+                    name=f"norm{level + 1}",
+                )(x, None, train=train)
+            x = nn.leaky_relu(x, 0.2)
+        if self.stddev_group:
+            x = minibatch_stddev(x, self.stddev_group)
+        head = VerdictHead(
+            self.num_classes, normalize=False, kernel_init=_normal, dtype=self.dtype, name="head"
+        )
+        return head(x.reshape(x.shape[0], -1), e, train=train)

@@ -1,0 +1,123 @@
+"""DCGAN and the residual pair: sizes, parameters counted by the papers' tables, bad input."""
+
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.models import dcgan, resnet_gan
+
+
+def count(variables):
+    return sum(x.size for x in jax.tree.leaves(variables["params"]))
+
+
+def shapes(network, *args):
+    return jax.eval_shape(lambda key: network.init(key, *args, train=True), jax.random.key(0))
+
+
+def test_dcgan_at_the_papers_size():
+    """64 pixels: 4x4x1024 up to 64x64x3, and 128 to 1024 down; bias only where there is no norm."""
+    z, x = jnp.zeros((2, 100)), jnp.zeros((2, 64, 64, 3))
+    up = [1024, 512, 256, 128, 3]
+    weights = 100 * 16 * 1024 + sum(16 * a * b for a, b in itertools.pairwise(up))
+    assert count(shapes(dcgan.Generator(), z)) == weights + 2 * sum(up[:-1]) + 3
+    down = [3, 128, 256, 512, 1024]
+    weights = 16 * 1024 + sum(16 * a * b for a, b in itertools.pairwise(down))
+    assert count(shapes(dcgan.Discriminator(), x)) == weights + 128 + 2 * sum(down[2:]) + 1
+
+
+def test_resnets_at_the_papers_size():
+    """SNGAN on CIFAR-10: 256 channels up, 128 down (Miyato et al. 2018, table 4)."""
+    z, x = jnp.zeros((2, 128)), jnp.zeros((2, 32, 32, 3))
+    block = 2 * (9 * 256 * 256 + 256) + (256 * 256 + 256) + 4 * 256
+    out = 2 * 256 + 9 * 256 * 3 + 3
+    assert count(shapes(resnet_gan.Generator(), z)) == 128 * 4096 + 4096 + 3 * block + out
+    conv3, conv1 = 9 * 128 * 128 + 128, 128 * 128 + 128
+    first = 9 * 3 * 128 + 128 + conv3 + 3 * 128 + 128
+    expected = first + (2 * conv3 + conv1) + 2 * 2 * conv3 + 129
+    assert count(shapes(resnet_gan.Discriminator(), x)) == expected
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+def test_resnet_sizes(size):
+    z, x = jnp.zeros((2, 16)), jnp.zeros((2, size, size, 3))
+    generator = resnet_gan.Generator(size, channels=8, latent_dim=16, attention_size=16)
+    variables = shapes(generator, z)
+    made = jax.eval_shape(lambda v: generator.apply(v, z, train=False), variables)
+    assert made.shape == x.shape
+    assert "attention" in variables["params"]
+    discriminator = resnet_gan.Discriminator(8, attention_size=16, stddev_group=2, num_classes=4)
+    variables = shapes(discriminator, x)
+    verdict = jax.eval_shape(lambda v: discriminator.apply(v, x, train=False), variables)
+    assert (verdict.logits.shape, verdict.class_logits.shape) == ((2,), (2, 4))
+    assert discriminator.mixes_examples
+
+
+@pytest.mark.parametrize(("size", "min_size"), [(8, 2), (28, 4), (32, 4), (64, 4), (128, 4)])
+def test_dcgan_sizes(size, min_size):
+    z, x = jnp.zeros((2, 16)), jnp.zeros((2, size, size, 1))
+    generator = dcgan.Generator(size, 1, 4, 16, min_size)
+    made = jax.eval_shape(lambda k: generator.init_with_output(k, z, train=True), jax.random.key(0))
+    assert made[0].shape == x.shape
+    verdict = shapes(dcgan.Discriminator(4, min_size=min_size), x)
+    assert "head" in verdict["params"]
+
+
+def test_verdicts_apart_and_batch_statistics(key):
+    """DCGAN's verdict depends on the batch, as `mixes_examples` says; the residual one does not."""
+    x = jax.random.normal(key, (4, 32, 32, 3))
+    for discriminator in (dcgan.Discriminator(4), resnet_gan.Discriminator(4)):
+        variables = discriminator.init(key, x, train=True)
+        state = [k for k in variables if k != "params"]
+        whole = discriminator.apply(variables, x, train=True, mutable=state)[0].logits
+        part = discriminator.apply(variables, x[:2], train=True, mutable=state)[0].logits
+        assert np.allclose(whole[:2], part, atol=1e-5) != discriminator.mixes_examples
+
+
+def test_condition_reaches_every_network(key):
+    z, e = jnp.ones((2, 8)), jnp.eye(2)
+    x = jnp.broadcast_to(jax.random.normal(key, (1, 32, 32, 3)), (2, 32, 32, 3))
+    for module in (dcgan, resnet_gan):
+        generator = module.Generator(32, channels=4, latent_dim=8)
+        variables = generator.init(key, z, e, train=True)
+        # Gains and biases start at zero: move them.
+        params = jax.tree.map(
+            lambda p: p + 0.1 * jnp.arange(p.size).reshape(p.shape) / p.size, variables["params"]
+        )
+        images = generator.apply({**variables, "params": params}, z, e, train=False)
+        assert not np.allclose(images[0], images[1])
+        discriminator = module.Discriminator(4)
+        variables = discriminator.init(key, x, e, train=True)
+        logits = discriminator.apply(variables, x, e, train=False).logits
+        assert not np.allclose(logits[0], logits[1])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: dcgan.levels(30), "4, 5, 6, 7 times a power of two, got 30"),
+        (lambda: dcgan.levels(4), "got 4"),
+        (lambda: dcgan.levels(8, 0), "min_size must be at least 1"),
+        (lambda: resnet_gan.generator_channels(48, 8), "one of (32, 64, 128), got 48"),
+        (lambda: resnet_gan.discriminator_channels(48, 8), "one of (32, 64, 128), got 48"),
+        (lambda: shapes(dcgan.Generator(32), jnp.zeros((2, 3))), "z must be [B, 100]"),
+        (lambda: shapes(resnet_gan.Generator(), jnp.zeros((2, 3))), "z must be [B, 128]"),
+        (lambda: shapes(dcgan.Discriminator(4), jnp.zeros((2, 32, 64, 3))), "must be square"),
+        (lambda: shapes(resnet_gan.Discriminator(4), jnp.zeros((2, 32, 64, 3))), "must be square"),
+        (
+            lambda: shapes(resnet_gan.Discriminator(4, pool="max"), jnp.zeros((2, 32, 32, 3))),
+            "'sum' or 'mean', got 'max'",
+        ),
+        (
+            lambda: shapes(resnet_gan.Discriminator(4, stddev_group=4), jnp.zeros((2, 32, 32, 3))),
+            "divide the batch of 2",
+        ),
+    ],
+)
+def test_bad_input(make, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
