@@ -1,14 +1,15 @@
 """Log-densities, divergences and masses of the distributions that models speak in, in nats.
 
 All functions are elementwise: arguments broadcast, and the caller sums over an example's
-dimensions.
+dimensions. The logistic distribution and its mixture are in `jaxgen.discretized`;
+`jaxgen.likelihoods` makes of all of them what a decoder of images needs.
 """
 
 import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int, Key
 
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
 
@@ -93,6 +94,56 @@ def discretized_gaussian_log_prob(
     endless = 2 * jax.lax.stop_gradient(jnp.abs(near)) + 40
     width = jnp.where(lowest | highest, endless, 2 * half * precision)
     return _log_interval_mass(near, width)
+
+
+def bernoulli_log_prob(x: _Values, logits: Float[Array, "*#dims"]) -> Float[Array, "..."]:
+    """`x log p + (1 - x) log(1 - p)` with `p = sigmoid(logits)`, elementwise.
+
+    The log-mass of a Bernoulli where x is 0 or 1. Of an x between it is the (negative) cross
+    entropy, which is no likelihood. Exact also where p rounds to 0 or 1.
+
+    Args:
+        x: 0 or 1, or a share of ones between.
+        logits: log-odds of a one.
+
+    Returns:
+        The log-mass in nats, of the broadcast shape.
+    """
+    # One log1p for both outcomes. By `where`, so that a logit of 0 too has the slope x - 1/2.
+    linear = jnp.where(logits > 0, x - 1.0, x) * logits
+    return linear - jnp.log1p(jnp.exp(jnp.where(logits > 0, -logits, logits)))
+
+
+def categorical_log_prob(
+    x: Int[Array, "*dims"], logits: Float[Array, "*dims num_values"]
+) -> Float[Array, "*dims"]:
+    """`log softmax(logits)[x]`, elementwise.
+
+    Args:
+        x: which value, 0..V-1.
+        logits: the V values' unnormalized log-masses, on the last axis.
+
+    Returns:
+        The log-mass in nats, of the shape of `x`.
+    """
+    chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
+    return chosen - jax.nn.logsumexp(logits, axis=-1)
+
+
+def categorical_sample(
+    key: Key[Array, ""], logits: Float[Array, "*dims num_values"]
+) -> Int[Array, "*dims"]:
+    """Draws from `softmax(logits)` over the last axis, by the Gumbel maximum.
+
+    Args:
+        key: PRNG key.
+        logits: the V values' unnormalized log-masses.
+
+    Returns:
+        Which value, 0..V-1, i32.
+    """
+    noise = jax.random.gumbel(key, (logits.size,)).reshape(logits.shape)  # flat compiles faster
+    return jnp.argmax(logits + noise, axis=-1)
 
 
 def _log_phi(z):

@@ -8,6 +8,9 @@ from scipy import integrate, stats
 from scipy.special import log_ndtr
 
 from jaxgen.distributions import (
+    bernoulli_log_prob,
+    categorical_log_prob,
+    categorical_sample,
     discretized_gaussian_log_prob,
     gaussian_kl,
     gaussian_log_prob,
@@ -125,3 +128,29 @@ def test_gradients_are_finite_at_extremes():
 def test_too_few_bins():
     with pytest.raises(ValueError, match="num_bins must be at least 2, got 1"):
         discretized_gaussian_log_prob(jnp.zeros(2), jnp.zeros(2), jnp.zeros(2), num_bins=1)
+
+
+def test_bernoulli_log_prob_is_scipys():
+    logits = jnp.linspace(-30, 30, 61)
+    for x in (0.0, 1.0):
+        want = -np.logaddexp(0, (1 - 2 * x) * np.asarray(logits, float))
+        np.testing.assert_allclose(bernoulli_log_prob(x, logits), want, rtol=1e-6)
+    got = bernoulli_log_prob(jnp.float32(0.25), jnp.float32(1.5))
+    want = 0.25 * np.log(1 / (1 + np.exp(-1.5))) + 0.75 * np.log(1 / (1 + np.exp(1.5)))
+    assert got == pytest.approx(want, rel=1e-6)
+
+
+def test_bernoulli_gradient_is_x_less_the_probability():
+    logits = jnp.array([-1e4, -5.0, 0.0, 0.3, 1e4])
+    for x in (0.0, 0.25, 1.0):
+        gradient = jax.vmap(jax.grad(lambda logit, x=x: bernoulli_log_prob(x, logit)))(logits)
+        np.testing.assert_allclose(gradient, x - jax.nn.sigmoid(logits), atol=1e-6)
+
+
+def test_categorical_log_prob_and_samples(key):
+    probabilities = np.array([0.1, 0.2, 0.3, 0.4], np.float32)
+    logits = jnp.tile(jnp.log(probabilities) + 50, (20_000, 1))
+    got = categorical_log_prob(jnp.array([2, 0]), logits[:2])
+    np.testing.assert_allclose(got, np.log([0.3, 0.1]), atol=1e-5)
+    shares = np.bincount(categorical_sample(key, logits), minlength=4) / 20_000
+    np.testing.assert_allclose(shares, probabilities, atol=0.015)

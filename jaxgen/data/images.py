@@ -38,6 +38,14 @@ def target_size(resize: Resize) -> tuple[int, int] | None:
     return height, width
 
 
+def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [H, W, 1 or 3], center-cropped to the proportions of `size` and resized (Lanczos)."""
+    height, width = size
+    pixels = Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image)
+    fitted = ImageOps.fit(pixels, (width, height), Image.Resampling.LANCZOS)
+    return np.asarray(fitted).reshape(height, width, image.shape[2])
+
+
 def decode_image(
     file: Path | io.BytesIO, shape: tuple[int, int, int], name: str, *, resize: bool
 ) -> np.ndarray:

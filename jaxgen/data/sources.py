@@ -15,7 +15,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from jaxgen.data.images import Resize, Spec, folder
+from jaxgen.data.images import Resize, Spec, fit_image, folder, target_size
 
 DEFAULT_LIMIT_BYTES = 2**31
 _DECODE_CHUNK = 256
@@ -105,7 +105,7 @@ class ArraySource:
         return {key: array[indices] for key, array in self.arrays.items()}
 
 
-def digits(split: str = "train") -> ArraySource:
+def digits(split: str = "train", *, resize: Resize = None) -> ArraySource:
     """The 1,797 real 8x8 handwritten digits of the UCI set, embedded in the package.
 
     They are scikit-learn's copy, in its order, with the gray levels v in 0..16 stored as the bytes
@@ -115,12 +115,13 @@ def digits(split: str = "train") -> ArraySource:
 
     Args:
         split: "train" (1,500), "test" (297) or "all".
+        resize: center-crop and resize every image to a size or (height, width).
 
     Returns:
-        A source of `image` [8, 8, 1] and `label`, ten classes.
+        A source of `image` [8, 8, 1] (or as resized) and `label`, ten classes.
 
     Raises:
-        ValueError: another split.
+        ValueError: another split, or a size below 1.
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split of digits must be 'train', 'test' or 'all', got {split!r}")
@@ -128,11 +129,16 @@ def digits(split: str = "train") -> ArraySource:
     with np.load(io.BytesIO(raw)) as data:
         image, label, test = data["image"], data["label"], data["test"]
     rows = {"train": ~test, "test": test, "all": np.ones_like(test)}[split]
+    images, size = image[rows][..., None], target_size(resize)
+    if size is not None:
+        images = np.stack([fit_image(one, size) for one in images])
+    height, width = images.shape[1:3]
     return ArraySource(
-        {"image": image[rows][..., None], "label": label[rows].astype(np.int32)},
+        {"image": images, "label": label[rows].astype(np.int32)},
         name="digits",
         split=split,
-        protocol=f"UCI digits 8x8, scikit-learn's copy, split {split} ({rows.sum()} of 1797)",
+        protocol=f"UCI digits {height}x{width}, scikit-learn's copy, split {split} "
+        f"({rows.sum()} of 1797)",
         num_classes=10,
     )
 
@@ -153,8 +159,7 @@ def load(
             too), and for a folder the folder itself.
         data_dir: the TFDS data directory (by default $TFDS_DATA_DIR or ~/tensorflow_datasets), or
             the folder of images.
-        resize: center-crop and resize every image to a size or (height, width); for folders and
-            TFDS sets.
+        resize: center-crop and resize every image to a size or (height, width).
 
     Returns:
         The source; nothing is downloaded.
@@ -165,9 +170,7 @@ def load(
         FileNotFoundError: a missing directory, or a set that is not prepared; says how to.
     """
     if name == "digits":
-        if resize is not None:
-            raise ValueError(f"resize is for folders and TFDS sets, not for digits; got {resize}")
-        return digits(split or "train")
+        return digits(split or "train", resize=resize)
     if name == "folder":
         if data_dir is None:
             raise ValueError("the data set 'folder' needs data_dir, the folder of images")

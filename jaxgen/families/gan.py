@@ -71,8 +71,8 @@ def gan(
     fresh latents. So they fit the averaged parameters, which the running statistics do not.
 
     Args:
-        generator: `generator(z, e, train=...) -> images`, with the attributes `latent_dim` and,
-            where it has batch statistics, `momentum`.
+        generator: `generator(z, e, train=...) -> images`, with the attributes `latent_dim`, and
+            `momentum` and `axis_name` of its batch statistics.
         discriminator: `discriminator(images, e, train=...) -> Verdict`, with the attribute
             `mixes_examples`: whether a verdict depends on the batch. If not, real and fake images
             go through it together.
@@ -180,7 +180,9 @@ class _Game:
         key_z, key_real, key_fake, key_penalty, key_twin = jax.random.split(key, 5)
         z = normal_latents(key_z, real.shape[0], self.generator.latent_dim)
         # The generator's batch statistics in evaluation too: they fit any parameters.
-        fake, _ = self._generate(params, model_state, z, e, train=True)
+        generator = self.generator if train else _outside_maps(self.generator)
+        made = model_state[GENERATOR]
+        fake, _ = _apply(generator, params[GENERATOR], made, z, e, train=True)
         groups = [real, fake]
         if train:
             groups = [self._seen(key_real, real), self._seen(key_fake, fake)]
@@ -287,7 +289,8 @@ class _Game:
         state = model_state[GENERATOR]
         if not self.standing_batches or "batch_stats" not in state:
             return model_state
-        fresh = self.generator.clone(momentum=0.0)  # the new statistics are the batch's alone
+        # Without momentum the new statistics are the batch's alone.
+        fresh = _outside_maps(self.generator).clone(momentum=0.0)
 
         def statistics(key: Key[Array, ""]) -> PyTree:
             key_z, key_condition = jax.random.split(key)
@@ -310,6 +313,11 @@ def _apply(network: Any, params: PyTree, state: PyTree, x: Array, e: Array | Non
     if not train:
         return network.apply(variables, x, e, train=False), state
     return network.apply(variables, x, e, train=True, mutable=list(state))
+
+
+def _outside_maps(network: Any) -> Any:
+    """The network for use outside pmap, where its statistics' axis has no name."""
+    return network.clone(axis_name=None)
 
 
 def _classified(verdict: Any, label: Array) -> tuple[Array, Array]:

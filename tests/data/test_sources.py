@@ -37,6 +37,19 @@ def test_digits_splits_are_disjoint_fixed_and_stratified():
     np.testing.assert_array_equal(test.arrays["image"], digits("test").arrays["image"])
 
 
+def test_digits_resized():
+    """Enlarged, and centred on the same strokes."""
+    small, large = digits("test"), load("digits", "test", resize=32)
+    assert large.spec["image"][0] == (32, 32, 1)
+    assert "32x32" in large.protocol
+    means = large.arrays["image"].reshape(-1, 8, 4, 8, 4).mean(axis=(2, 4))
+    difference = means - small.arrays["image"][..., 0].astype(np.float32)
+    assert np.abs(difference).mean() < 12
+    np.testing.assert_array_equal(large.arrays["label"], small.arrays["label"])
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        digits(resize=0)
+
+
 def test_digits_come_with_their_licence():
     text = importlib.resources.files("jaxgen.data").joinpath("digits.LICENSE").read_text()
     assert "Attribution 4.0" in text
@@ -107,8 +120,6 @@ def test_load_digits():
     assert len(load("digits", "test")) == 297
     with pytest.raises(ValueError, match="'train', 'test' or 'all', got 'valid'"):
         load("digits", "valid")
-    with pytest.raises(ValueError, match="not for digits"):
-        load("digits", resize=16)
 
 
 @pytest.mark.parametrize(

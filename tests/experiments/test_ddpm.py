@@ -11,9 +11,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from recipes import call, fails, recognised, sklearn_classifier
 
 from experiments import ddpm_cifar, ddpm_digits
-from jaxgen.data.sources import digits
 from jaxgen.training import cli, loop
 from jaxgen.training.strategies import make_strategy
 
@@ -23,15 +23,6 @@ TINY = (
     "--model.num-res-blocks=1 --diffusion.num-timesteps=20 --sampler.preview-steps=5 --log-every=5 "
     "--evaluation.num-examples=16"
 ).split()
-
-
-def call(capsys, module, *args):
-    """Run an experiment's command line in this process; returns its standard output."""
-    with pytest.raises(SystemExit) as stop:
-        cli.main(module.Config, module.build, args)
-    out, err = capsys.readouterr()
-    assert not stop.value.code, err
-    return out
 
 
 def launch(run_dir, *args, wait=True):
@@ -122,34 +113,19 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
 )
 def test_bad_input(tmp_path, capsys, flags, message):
     args = [*TINY, "--run-dir", str(tmp_path / "run"), *flags]
-    with pytest.raises(SystemExit) as stop:
-        cli.main(ddpm_digits.Config, ddpm_digits.build, args)
-    assert stop.value.code == 2
-    assert message in capsys.readouterr().err
-
-
-def recognised(fit, images):
-    """The share of images whose most probable class has more than 0.9, and the classes."""
-    probabilities = fit.predict_proba(images.reshape(len(images), -1) / 255.0)
-    sure = probabilities.max(axis=1) > 0.9
-    return sure.mean(), set(probabilities.argmax(axis=1)[sure].tolist())
+    assert message in fails(capsys, ddpm_digits, *args)
 
 
 @pytest.mark.slow
 def test_digits_anyone_can_read(tmp_path, capsys):
     """An independent classifier knows the samples nearly as often as held-out real digits."""
-    neural_network = pytest.importorskip("sklearn.neural_network")
-    train, test = (digits(split).arrays for split in ("train", "test"))
-    fit = neural_network.MLPClassifier((128,), max_iter=1000, random_state=0)
-    fit.fit(train["image"].reshape(len(train["image"]), -1) / 255.0, train["label"])
-    real, _ = recognised(fit, test["image"])
-
+    classifier, real = sklearn_classifier()
     launch(tmp_path / "run")
     out = tmp_path / "samples.npz"
     run_dir = ("--run-dir", str(tmp_path / "run"))
     call(capsys, ddpm_digits, "sample", *run_dir, "--num=500", f"--out={out}")
     with np.load(out) as data:
-        share, classes = recognised(fit, data["samples"])
+        share, classes = recognised(classifier, data["samples"])
     print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits")
     assert share >= 0.9 * real
     assert classes == set(range(10))

@@ -1,0 +1,44 @@
+"""What the tests of recipes share."""
+
+import numpy as np
+import pytest
+
+from jaxgen.data.sources import digits
+from jaxgen.training import cli
+
+
+def call(capsys, module, *args):
+    """Run an experiment's command line in this process; returns its standard output."""
+    code, out, err = _run(capsys, module, args)
+    assert not code, err
+    return out
+
+
+def fails(capsys, module, *args):
+    """Run a command line that must be refused; returns its standard error."""
+    code, _, err = _run(capsys, module, args)
+    assert code == 2
+    return err
+
+
+def _run(capsys, module, args):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(module.Config, module.build, args)
+    out, err = capsys.readouterr()
+    return stop.value.code, out, err
+
+
+def recognised(classifier, images):
+    """The share of images whose most probable class has more than 0.9, and the classes."""
+    probabilities = classifier.predict_proba(images.reshape(len(images), -1) / 255.0)
+    sure = probabilities.max(axis=1) > 0.9
+    return sure.mean(), set(probabilities.argmax(axis=1)[sure].tolist())
+
+
+def sklearn_classifier():
+    """An independent classifier of the embedded digits, and its share of held-out ones."""
+    neural_network = pytest.importorskip("sklearn.neural_network")
+    train, test = (digits(split).arrays for split in ("train", "test"))
+    classifier = neural_network.MLPClassifier((128,), max_iter=1000, random_state=0)
+    classifier.fit(train["image"].reshape(len(train["image"]), -1) / 255.0, train["label"])
+    return classifier, recognised(classifier, np.asarray(test["image"]))[0]

@@ -1,0 +1,114 @@
+"""The GAN recipes end to end, shrunk, and the digits that anyone can read."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+from recipes import call, fails, recognised, sklearn_classifier
+
+from experiments import (
+    acgan_cifar,
+    cgan_cifar,
+    dcgan_digits,
+    dcgan_mnist,
+    sngan_cifar,
+    wgan_gp_cifar,
+)
+
+RESNET = (
+    "--data.name=digits --data.resize=32 --model.generator-channels=4 --steps=2 --log-every=1 "
+    "--model.discriminator-channels=4 --model.latent-dim=4 --sampler.standing-batches=1"
+).split()
+
+
+def test_dcgan_end_to_end(tmp_path, capsys):
+    """Train, resume, evaluate, sample, and every picture; one row a class."""
+    run_dir = str(tmp_path / "run")
+    flags = ("--run-dir", run_dir, "--model.generator-channels=8", "--batch-size=16")
+    call(capsys, dcgan_digits, *flags, "--steps=3", "--log-every=1", "--sample-every=3")
+    call(capsys, dcgan_digits, *flags, "--steps=6")
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == [str(step) for step in range(1, 7)]
+    for name in ("real_logit", "fake_logit", "real_accuracy", "fake_accuracy", "grad_norm", "loss"):
+        assert np.isfinite(float(rows[-1][f"discriminator/{name}"]))
+    # Digits are drawn four times as large: 10 rows of 8.
+    assert Image.open(tmp_path / "run" / "samples" / "00000003.png").size == (8 * 34 + 2, 342)
+
+    result = json.loads(call(capsys, dcgan_digits, "evaluate", "--run-dir", run_dir))
+    assert np.isfinite(result["fake_logit"])
+    assert "no measure" in result["protocol"]["loss"]
+    for picture, size in (
+        ("conditions", (5 * 34 + 2, 342)),
+        ("interpolation_spherical", (5 * 34 + 2, 2 * 34 + 2)),
+        ("interpolation_linear", (5 * 34 + 2, 2 * 34 + 2)),
+    ):
+        out = tmp_path / f"{picture}.png"
+        options = ("--picture", picture, "--num=10", "--columns=5", f"--out={out}")
+        call(capsys, dcgan_digits, "sample", "--run-dir", run_dir, *options)
+        assert Image.open(out).size == size
+    message = fails(
+        capsys, dcgan_digits, "sample", "--run-dir", run_dir, "--picture=sweep", "--out=x.png"
+    )
+    assert "'samples' or one of ['conditions', 'interpolation_linear'" in message
+
+
+def test_unconditional_dcgan_on_28_pixels(tmp_path, capsys):
+    """MNIST's recipe on digits enlarged to MNIST's size, over pmap."""
+    flags = "--data.name=digits --data.resize=28 --model.generator-channels=4 --steps=2".split()
+    more = ("--model.discriminator-channels=4", "--strategy=pmap", "--batch-size=16")
+    run_dir = str(tmp_path / "run")
+    out = call(capsys, dcgan_mnist, "--run-dir", run_dir, *flags, *more)
+    assert "2 of 2 steps done" in out
+    out = tmp_path / "samples.npz"
+    call(capsys, dcgan_mnist, "sample", "--run-dir", run_dir, "--num=3", f"--out={out}")
+    assert np.load(out)["samples"].shape == (3, 28, 28, 1)
+
+
+@pytest.mark.parametrize("recipe", [sngan_cifar, wgan_gp_cifar, cgan_cifar, acgan_cifar])
+def test_residual_recipes(recipe, tmp_path, capsys):
+    """Five critic updates a step; the conditional ones write one row a class."""
+    flags = (*RESNET, "--run-dir", str(tmp_path / "run"), "--batch-size=40", "--sample-every=2")
+    out = call(capsys, recipe, *flags)
+    assert "2 of 2 steps done" in out
+    rows = 10 if recipe in (cgan_cifar, acgan_cifar) else 8
+    grid = Image.open(tmp_path / "run" / "samples" / "00000002.png")
+    assert grid.size == (8 * 34 + 2, rows * 34 + 2)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "flags", "message"),
+    [
+        (
+            dcgan_digits,
+            ["--game.discriminator-repeats=0"],
+            "discriminator_repeats must be",
+        ),
+        (dcgan_digits, ["--model.stddev-group=3"], "divide the batch of 64"),
+        (dcgan_digits, ["--data.resize=9"], "times a power of two, got 9"),
+        (dcgan_digits, ["--game.penalty=wgan_gp"], "without batch statistics"),
+        (sngan_cifar, ["--data.name=digits"], "must be one of (32, 64, 128), got 8"),
+        (sngan_cifar, ["--data.name=digits", "--data.resize=32", "--batch-size=64"], "multiple of"),
+    ],
+)
+def test_bad_input(recipe, flags, message, tmp_path, capsys):
+    assert message in fails(capsys, recipe, "--run-dir", str(tmp_path / "run"), *flags)
+
+
+@pytest.mark.slow
+def test_digits_anyone_can_read(tmp_path, capsys):
+    """The classifier's rule of the DDPM; and the samples show the classes they were asked for."""
+    classifier, real = sklearn_classifier()
+    run_dir = ("--run-dir", str(tmp_path / "run"))
+    call(capsys, dcgan_digits, *run_dir)
+    out = tmp_path / "samples.npz"
+    call(capsys, dcgan_digits, "sample", *run_dir, "--num=500", f"--out={out}")
+    samples = np.load(out)["samples"]
+    share, classes = recognised(classifier, samples)
+    right = classifier.predict(samples.reshape(500, -1) / 255.0) == np.arange(500) // 50
+    print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits; {right.mean():.3f}")
+    assert share >= 0.9 * real
+    assert classes == set(range(10))
+    assert right.mean() > 0.8

@@ -1,0 +1,60 @@
+"""Adam's schedule and clipping, and the average's warm-up, at values known by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen.training.optim import adam, ema_decay
+
+
+def rates(optimizer, num):
+    """The size of each update under a constant gradient: Adam's is the learning rate."""
+    params = {"w": jnp.zeros(1)}
+    state, sizes = optimizer.init(params), []
+    for _ in range(num):
+        updates, state = optimizer.update({"w": jnp.ones(1)}, state, params)
+        sizes.append(-float(updates["w"][0]))
+    return sizes
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [1, 1, 1, 1, 1, 1]),
+        ({"warmup_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1]),
+        ({"decay_steps": 4}, [1, 0.75, 0.5, 0.25, 0, 0]),
+        ({"warmup_steps": 2, "decay_steps": 4}, [0, 0.5, 1, 0.5, 0, 0]),
+    ],
+)
+def test_schedules(options, expected):
+    np.testing.assert_allclose(rates(adam(0.1, **options), 6), 0.1 * np.array(expected), atol=1e-6)
+
+
+def test_clipping():
+    optimizer = optax.chain(adam(0.1, clip_norm=1.0))
+    params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
+    _, state = optimizer.update(
+        {"a": jnp.full(1, 3.0), "b": jnp.full(1, 4.0)}, optimizer.init(params), params
+    )
+    moments = optax.tree.get(state, "mu")
+    np.testing.assert_allclose(moments["a"], 0.1 * 0.6, rtol=1e-5)
+
+
+def test_average_warms_up():
+    decays = [float(ema_decay(jnp.int32(step), 0.999)) for step in (0, 90, 10**6)]
+    np.testing.assert_allclose(decays, [0.1, 0.91, 0.999], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
+        ({"warmup_steps": 5, "decay_steps": 5}, r"more than warmup_steps \(5\), got 5"),
+        ({"clip_norm": 0.0}, "clip_norm must be positive"),
+    ],
+)
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        adam(**{"learning_rate": 0.1, **options})
