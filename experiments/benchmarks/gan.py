@@ -12,6 +12,7 @@ that the discriminator sees.
 import argparse
 import itertools
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ def jax_side(model: str):
     """Our iteration, in the compiled loop."""
     if model == "dcgan":
         size, loss = 64, "non_saturating"
-        networks = dcgan.Generator(64, 3, 64), dcgan.Discriminator(64)
+        networks: tuple[Any, Any] = dcgan.Generator(64, 3, 64), dcgan.Discriminator(64)
     else:
         size, loss = 32, "hinge"
         networks = resnet_gan.Generator(channels=WIDTH), resnet_gan.Discriminator(WIDTH)

@@ -213,7 +213,7 @@ def _sample(invocation: _Invocation) -> int:
     else:
         columns = 8 if columns is None else columns
         rows = max(1, flags.num // columns)
-        images = evaluation.draw_picture(experiment, state, flags.picture, key, rows, columns)
+        images = evaluation.make_picture(experiment, flags.picture)(state, key, rows, columns)
     save_samples(flags.out, images, columns=columns)
     print(f"{flags.picture}: {flags.out}")
     return 0

@@ -31,9 +31,8 @@ def make_sample(
     family_sample = (preview and experiment.preview) or experiment.family.sample
 
     def draw(params: Any, model_state: Any, key: jax.Array, num: int, condition: Any):
-        return experiment.to_images(
-            family_sample(params, model_state, key, num, condition=condition)
-        )
+        x = family_sample(params, model_state, key, num, condition=condition)
+        return experiment.to_images(x) if experiment.samples_are_images else x
 
     compiled = jax.jit(draw, static_argnums=3, out_shardings=strategy.batched)
 
@@ -61,30 +60,35 @@ def make_sample(
     return sample
 
 
-def draw_picture(
-    experiment: Experiment, state: State, name: str, key: jax.Array, rows: int, columns: int
-) -> np.ndarray:
-    """One of the experiment's pictures: uint8 [N, H, W, C], `columns` images a row.
+def make_picture(
+    experiment: Experiment, name: str
+) -> Callable[[State, jax.Array, int, int], np.ndarray]:
+    """`draw(state, key, rows, columns) -> uint8 [N, H, W, C]`, one of the experiment's pictures.
 
     Raises:
-        ValueError: if the experiment has no such picture, or `rows` or `columns` is below 1.
+        ValueError: if the experiment has no such picture; `draw`, for rows or columns below 1.
     """
     if name not in experiment.pictures:
         raise ValueError(
             f"--picture must be 'samples' or one of {sorted(experiment.pictures)}, got {name!r}"
         )
-    if rows < 1 or columns < 1:
-        raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
-    raw = next(eval_batches(experiment.held_out, rows))
-    del raw["mask"]
+    picture = experiment.pictures[name]
 
-    def draw(params: Any, model_state: Any, raw: Batch, key: jax.Array):
+    def pixels(params: Any, model_state: Any, raw: Batch, key: jax.Array, rows: int, columns: int):
         prepare_key, draw_key = jax.random.split(key)
         batch = experiment.prepare(prepare_key, raw, False)
-        picture = experiment.pictures[name]
         return experiment.to_images(picture(params, model_state, batch, draw_key, rows, columns))
 
-    return _to_host(jax.jit(draw)(averaged(state), state.model_state, raw, key))
+    compiled = jax.jit(pixels, static_argnums=(4, 5))
+
+    def draw(state: State, key: jax.Array, rows: int, columns: int) -> np.ndarray:
+        if rows < 1 or columns < 1:
+            raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
+        raw = next(eval_batches(experiment.held_out, rows))
+        del raw["mask"]
+        return _to_host(compiled(averaged(state), state.model_state, raw, key, rows, columns))
+
+    return draw
 
 
 def make_evaluate(

@@ -22,7 +22,9 @@ class Experiment(NamedTuple):
         pipeline: the training batches.
         held_out: the examples that `evaluate` reads.
         prepare: `(key, raw batch, train) -> batch`: bytes to model space, augmented when training.
-        to_images: samples in model space -> uint8 [N, H, W, C], a pure function.
+        to_images: images in model space -> uint8 [N, H, W, C], a pure function.
+        samples_are_images: whether samples go through `to_images` too, and to a grid; otherwise
+            they are kept as they are, in `.npz` files only.
         preview: `family.sample`'s signature, for the grids of training where it should be quicker
             than `family.sample`; None for that.
         ema: decay of the parameters' average.
@@ -30,6 +32,7 @@ class Experiment(NamedTuple):
         sample_condition: `num -> condition` of `num` samples for a grid, or None.
         grid: rows and columns of the grids of training.
         pictures: what else `sample --picture NAME` can draw.
+        grid_picture: the one of them that training writes in the place of a grid of samples.
         watch: a row of averaged metrics -> warnings for the user, none where all is well.
         num_evaluated: the first so many held-out examples are evaluated; None for all.
         protocol: what a number from `evaluate` must name: bound, dequantization, preprocessing...
@@ -40,12 +43,14 @@ class Experiment(NamedTuple):
     held_out: Source
     prepare: Callable[[Array, Batch, bool], Batch]
     to_images: Callable[[Array], Array]
+    samples_are_images: bool = True
     preview: Callable[..., Array] | None = None
     ema: float = 0.9999
     ema_of: tuple[str, ...] | None = None
     sample_condition: Callable[[int], Array] | None = None
     grid: tuple[int, int] = (8, 8)
     pictures: Mapping[str, Picture] = {}
+    grid_picture: str | None = None
     watch: Callable[[Mapping[str, float]], Sequence[str]] = lambda metrics: ()
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}

@@ -12,7 +12,7 @@ from jaxgen.training.files import open_atomically
 
 SUFFIXES = {
     ".png": "a grid of the samples",
-    ".npz": "the samples, key `samples`: uint8 [N, H, W, C]",
+    ".npz": "the samples, key `samples`: uint8 [N, H, W, C] of images",
 }
 _READABLE = 32  # smaller images are enlarged to at least this many pixels
 _BACKGROUND = 255
@@ -96,7 +96,7 @@ def save_samples(
 
     Args:
         path: where to; parent directories are made.
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C]; for an `.npz` file any array [N, ...].
         columns: images a row of a grid, see `grid`.
         overwrite: replace an existing file.
 
@@ -105,7 +105,6 @@ def save_samples(
         FileExistsError: `path` exists.
     """
     check_output(path, overwrite=overwrite)
-    _check_images(images)
     if Path(path).suffix.lower() == ".png":
         save_png(path, grid(images, columns), overwrite=overwrite)
         return

@@ -183,7 +183,7 @@ class _Loop:
             self.resident,
         )
         self.compiled = strategy.compile(step, feed, state)
-        self.sample = evaluation.make_sample(experiment, strategy, preview=True)
+        self.draw = self._drawer()
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)
         self.pace = _Pace(1 if not self.resident else 1000)
         self.totals: dict[str, np.ndarray] = {}
@@ -199,6 +199,17 @@ class _Loop:
             step, process_index=jax.process_index(), process_count=jax.process_count()
         )
         return map(strategy.put_batch, stream)
+
+    def _drawer(self) -> Callable[[State, int, int], np.ndarray] | None:
+        """What draws the grids of training: samples, or a picture; None where nothing is to see."""
+        experiment, key = self.experiment, jax.random.key(self.config.seed)
+        if experiment.grid_picture is not None:
+            picture = evaluation.make_picture(experiment, experiment.grid_picture)
+            return lambda state, rows, columns: picture(state, key, rows, columns)
+        if not experiment.samples_are_images:
+            return None
+        sample = evaluation.make_sample(experiment, self.strategy, preview=True)
+        return lambda state, rows, columns: sample(state, key, rows * columns)
 
     def run(self, state: State, stop: "_StopSignals") -> State:
         """Steps until the last one, or until a signal."""
@@ -293,10 +304,9 @@ class _Loop:
     def _events(self, step: int, state: State) -> None:
         """Sample, evaluate and save, as is due."""
         config = self.config
-        if self._due(step, config.sample_every):
+        if self.draw is not None and self._due(step, config.sample_every):
             rows, columns = self.experiment.grid
-            images = self.sample(state, jax.random.key(config.seed), rows * columns)
-            self.writers.grid(step, images, columns)
+            self.writers.grid(step, self.draw(state, rows, columns), columns)
         metrics = None
         if self._due(step, config.evaluate_every):
             metrics = self.evaluate(state)

@@ -97,6 +97,17 @@ def test_phases_take_turns_and_slices(key):
     assert max_repeats(family) == 2
 
 
+def test_of_repeated_updates_only_the_bad_one_is_skipped(key):
+    """The first slice (examples 0, 2) is not finite, the second (mean 2) is: half the way to it."""
+    family = toys.adversarial(repeats=2)
+    batch = {"x": jnp.broadcast_to(jnp.array([jnp.nan, 1.0, 2.0, 3.0])[:, None], (4, toys.WIDTH))}
+    state = init_state(family, key, batch)
+    result = make_step(family)(state, batch, key)
+    assert float(result.state.params["critic"]) == 1.0
+    assert guarded_names(family, state.params)[int(result.bad)] == "the loss of phase 'critic'"
+    assert float(result.metrics["critic/loss"][1]) == 2
+
+
 def test_average_follows_with_a_warmed_up_decay(key):
     family = toys.regression()
     batch = toys.batch(key)

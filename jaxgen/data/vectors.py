@@ -1,0 +1,133 @@
+"""Vectors as data: two sets in the plane that everybody draws, and arrays from files."""
+
+from pathlib import Path
+
+import numpy as np
+
+from jaxgen.data.sources import ArraySource
+
+SETS = ("two_moons", "checkerboard")
+SIZES = {"train": 20_000, "test": 5_000}
+_HELD_OUT = 10  # every so many rows of a file
+
+
+def two_moons(split: str = "train", noise: float = 0.1) -> ArraySource:
+    """Two interleaved half circles of radius 1 with Gaussian noise, drawn once and for all.
+
+    The upper one is centred at (0, 0), the lower at (1, 1/2).
+
+    Args:
+        split: "train" (20,000 points) or "test" (5,000 others).
+        noise: the noise's standard deviation.
+
+    Returns:
+        A source of `vector` f32[2] and `label`, the moon.
+
+    Raises:
+        ValueError: another split, or negative noise.
+    """
+    if noise < 0:
+        raise ValueError(f"noise must be at least 0, got {noise}")
+    size, random = _size(split), np.random.default_rng([ord(split[1]), 1])
+    label = random.integers(0, 2, size)
+    angle = random.uniform(0, np.pi, size)
+    upper = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    lower = np.array([1.0, 0.5]) - upper
+    points = np.where(label[:, None] == 0, upper, lower) + noise * random.normal(size=(size, 2))
+    return _source(points, "two_moons", split, f"noise {noise}", label)
+
+
+def checkerboard(split: str = "train") -> ArraySource:
+    """Uniform on the 8 dark squares, of side 2, of a 4x4 board on [-4, 4]^2.
+
+    No model has fewer than its log(32) = 3.466 nats a point.
+
+    Args:
+        split: "train" (20,000 points) or "test" (5,000 others).
+
+    Returns:
+        A source of `vector` f32[2].
+
+    Raises:
+        ValueError: another split.
+    """
+    size, random = _size(split), np.random.default_rng([ord(split[1]), 2])
+    row, pair = random.integers(0, 4, size), random.integers(0, 2, size)
+    corner = np.stack([2 * pair + row % 2, row], axis=1)
+    points = 2.0 * (corner + random.uniform(size=(size, 2))) - 4.0
+    return _source(points, "checkerboard", split, "uniform")
+
+
+def from_file(path: str | Path, split: str = "train") -> ArraySource:
+    """The rows of a file: every tenth, in the file's order, is held out.
+
+    Args:
+        path: `.npy` or `.csv` (numbers with commas between, no header), `[N, D]`; or `.npz` with
+            one array a split, named as the split is.
+        split: "train" or "test" (any name that an `.npz` has).
+
+    Returns:
+        A source of `vector` f32[D].
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: another kind of file, another split, or an array that is not `[N, D]` of finite
+            numbers; names the file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}: name a .npy, .npz or .csv file")
+    suffix = path.suffix.lower()
+    if suffix == ".npz":
+        with np.load(path) as arrays:
+            if split not in arrays:
+                raise ValueError(f"{path} has no split {split!r}, but {sorted(arrays)}")
+            rows = arrays[split]
+    elif suffix in (".npy", ".csv"):
+        _size(split)
+        whole = np.load(path) if suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
+        held_out = np.arange(len(whole)) % _HELD_OUT == _HELD_OUT - 1
+        rows = whole[held_out if split == "test" else ~held_out]
+    else:
+        raise ValueError(f"the file must end in .npy, .npz or .csv, got {path}")
+    if rows.ndim != 2 or 0 in rows.shape or not np.isfinite(rows).all():
+        raise ValueError(
+            f"{path} must hold finite numbers [N, D] in split {split!r}, got {list(rows.shape)}"
+        )
+    return _source(rows, path.name, split, "rows of a file")
+
+
+def load_vectors(name: str, split: str = "train", path: str | Path | None = None) -> ArraySource:
+    """A source of vectors by name: the one entry for experiments.
+
+    Args:
+        name: "two_moons", "checkerboard", or "file".
+        split: "train" or "test".
+        path: of the file.
+
+    Raises:
+        ValueError: an unknown name, a missing path, and what the sources raise.
+    """
+    if name == "file":
+        if path is None:
+            raise ValueError("the data set 'file' needs --data.dir, the path of the file")
+        return from_file(path, split)
+    if name not in SETS:
+        raise ValueError(f"unknown data set {name!r}: known are {', '.join(SETS)} and file")
+    return two_moons(split) if name == "two_moons" else checkerboard(split)
+
+
+def _size(split: str) -> int:
+    if split not in SIZES:
+        raise ValueError(f"split must be 'train' or 'test', got {split!r}")
+    return SIZES[split]
+
+
+def _source(
+    points: np.ndarray, name: str, split: str, how: str, label: np.ndarray | None = None
+) -> ArraySource:
+    arrays = {"vector": points.astype(np.float32)}
+    if label is not None:
+        arrays["label"] = label.astype(np.int32)
+    protocol = f"{name} ({how}), split {split} ({len(points)} vectors)"
+    return ArraySource(arrays, name=name, split=split, protocol=protocol)

@@ -1,0 +1,216 @@
+"""Encoders and decoders of autoencoders and VAEs: dense ones and convolutional ones.
+
+Encoders turn images into the mean and log-variance of a Gaussian over latents, decoders turn
+latents into the numbers that a likelihood of images needs. Both take the vectors `e` of a condition
+(`jaxgen.conditioning`), appended to what they flatten. There is no batch normalization: the bound
+of one example must not depend on the others.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxgen.models.conv import Conv, ConvTranspose
+from jaxgen.models.dcgan import levels
+
+# e^15 is 3e6: far from any posterior, and its exponential far from overflow.
+_MAX_LOG_VARIANCE = 15.0
+
+Images = Float[Array, "batch height width channels"]
+Vectors = Float[Array, "batch told"]
+Latents = Float[Array, "batch latent"]
+Posterior = tuple[Latents, Latents | None]
+
+
+class DenseEncoder(nn.Module):
+    """From images to a Gaussian over latents, through fully connected layers.
+
+    Attributes:
+        latent_dim: numbers in a latent.
+        features: of the hidden layers, from the image on; Burda et al. 2016 have two of 200.
+        activation: after each of them.
+        stochastic: False for a plain autoencoder, which needs no variance.
+        dtype: of the computation; parameters, mean and log-variance are float32.
+
+    Example:
+        >>> encoder = DenseEncoder(latent_dim=5)
+        >>> x = jnp.zeros((2, 8, 8, 1))
+        >>> mean, log_variance = encoder.apply(encoder.init(jax.random.key(0), x), x)
+        >>> mean.shape, log_variance.shape
+        ((2, 5), (2, 5))
+    """
+
+    latent_dim: int
+    features: tuple[int, ...] = (200, 200)
+    activation: Callable[[Array], Array] = nn.tanh
+    stochastic: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images, e: Vectors | None = None) -> Posterior:
+        """`(mean, log_variance)` of q(z | x, e), each [B, latent_dim]; None for no variance.
+
+        Raises:
+            ValueError: if `latent_dim` is below 1.
+        """
+        h = _beside(x.reshape(x.shape[0], -1).astype(self.dtype), e)
+        for i, features in enumerate(self.features):
+            h = self.activation(nn.Dense(features, dtype=self.dtype, name=f"hidden{i}")(h))
+        return _PosteriorHead(self.latent_dim, self.stochastic, name="posterior")(h)
+
+
+class DenseDecoder(nn.Module):
+    """From latents to a likelihood's parameters, through fully connected layers.
+
+    Attributes:
+        image_size: (height, width) of the images.
+        num_params: numbers a pixel, `likelihood.num_params(channels)`; the channels of a plain
+            autoencoder's images.
+        features: of the hidden layers, from the latents on.
+        activation: after each of them.
+        dtype: of the computation; parameters and results are float32.
+    """
+
+    image_size: tuple[int, int]
+    num_params: int
+    features: tuple[int, ...] = (200, 200)
+    activation: Callable[[Array], Array] = nn.tanh
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Latents, e: Vectors | None = None
+    ) -> Float[Array, "batch height width params"]:
+        """Parameters of p(x | z, e), [B, height, width, num_params]."""
+        shape = (*self.image_size, self.num_params)
+        h = _beside(z.astype(self.dtype), e)
+        for i, features in enumerate(self.features):
+            h = self.activation(nn.Dense(features, dtype=self.dtype, name=f"hidden{i}")(h))
+        h = nn.Dense(math.prod(shape), dtype=self.dtype, name="pixels")(h)
+        return h.reshape(-1, *shape).astype(jnp.float32)
+
+
+class ConvEncoder(nn.Module):
+    """From square images to a Gaussian over latents: 4x4 convolutions of stride 2, a dense layer.
+
+    Attributes:
+        latent_dim: numbers in a latent.
+        channels: of the first layer; each one after it has twice as many.
+        hidden: features of the dense layer.
+        min_size: least side of the last image, see `jaxgen.models.dcgan.levels`.
+        activation: after each layer.
+        stochastic: False for a plain autoencoder, which needs no variance.
+        dtype: of the computation; parameters, mean and log-variance are float32.
+    """
+
+    latent_dim: int
+    channels: int = 32
+    hidden: int = 256
+    min_size: int = 4
+    activation: Callable[[Array], Array] = nn.relu
+    stochastic: bool = True
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Images, e: Vectors | None = None) -> Posterior:
+        """`(mean, log_variance)` of q(z | x, e), each [B, latent_dim]; None for no variance.
+
+        Raises:
+            ValueError: images that are not square or of a size that the network cannot halve, or
+                a `latent_dim` below 1.
+        """
+        _, height, width, _ = x.shape
+        if height != width:
+            raise ValueError(f"images must be square, got {height}x{width}")
+        _, halvings = levels(height, self.min_size)
+        h = x.astype(self.dtype)
+        for level in range(halvings):
+            down = Conv(
+                self.channels * 2**level,
+                (4, 4),
+                strides=(2, 2),
+                padding=((1, 1), (1, 1)),
+                dtype=self.dtype,
+                name=f"down{level + 1}",
+            )
+            h = self.activation(down(h))
+        h = _beside(h.reshape(h.shape[0], -1), e)
+        h = self.activation(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h))
+        return _PosteriorHead(self.latent_dim, self.stochastic, name="posterior")(h)
+
+
+class ConvDecoder(nn.Module):
+    """`ConvEncoder` turned round: dense layers, then transposed 4x4 convolutions of stride 2.
+
+    Attributes:
+        image_size: height and width of the images, `b 2^k` as `jaxgen.models.dcgan.levels` has it.
+        num_params: numbers a pixel, `likelihood.num_params(channels)`.
+        channels: of the last hidden layer; each one before it has twice as many.
+        hidden: features of the dense layer after the latents.
+        min_size: least side of the first image.
+        activation: after each layer but the last.
+        dtype: of the computation; parameters and results are float32.
+    """
+
+    image_size: int
+    num_params: int
+    channels: int = 32
+    hidden: int = 256
+    min_size: int = 4
+    activation: Callable[[Array], Array] = nn.relu
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, z: Latents, e: Vectors | None = None
+    ) -> Float[Array, "batch height width params"]:
+        """Parameters of p(x | z, e), [B, image_size, image_size, num_params].
+
+        Raises:
+            ValueError: an image size that the network cannot make.
+        """
+        base, doublings = levels(self.image_size, self.min_size)
+        features = self.channels * 2 ** (doublings - 1)
+        h = _beside(z.astype(self.dtype), e)
+        h = self.activation(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h))
+        h = self.activation(nn.Dense(base * base * features, dtype=self.dtype, name="project")(h))
+        h = h.reshape(-1, base, base, features)
+        for level in range(1, doublings + 1):
+            last = level == doublings
+            h = ConvTranspose(
+                self.num_params if last else features // 2**level,
+                (4, 4),
+                strides=(2, 2),
+                dtype=self.dtype,
+                name=f"up{level}",
+            )(h)
+            if not last:
+                h = self.activation(h)
+        return h.astype(jnp.float32)
+
+
+class _PosteriorHead(nn.Module):
+    """Mean, and log-variance held within 15 of 0, in float32."""
+
+    latent_dim: int
+    stochastic: bool
+
+    @nn.compact
+    def __call__(self, h: Any) -> Any:
+        if self.latent_dim < 1:
+            raise ValueError(f"latent_dim must be at least 1, got {self.latent_dim}")
+        h = h.astype(jnp.float32)
+        mean = nn.Dense(self.latent_dim, name="mean")(h)
+        if not self.stochastic:
+            return mean, None
+        raw = nn.Dense(self.latent_dim, name="log_variance")(h)
+        return mean, _MAX_LOG_VARIANCE * jnp.tanh(raw / _MAX_LOG_VARIANCE)
+
+
+def _beside(h: Array, e: Array | None) -> Array:
+    return h if e is None else jnp.concatenate([h, e.astype(h.dtype)], axis=-1)

@@ -1,0 +1,74 @@
+"""Vectors as data: their densities, fixed draws, files, and bad input."""
+
+import numpy as np
+import pytest
+
+from jaxgen.data.vectors import checkerboard, from_file, load_vectors, two_moons
+
+
+def test_two_moons():
+    train, test = two_moons(), two_moons("test")
+    assert (len(train), len(test)) == (20_000, 5_000)
+    np.testing.assert_array_equal(train.arrays["vector"], two_moons().arrays["vector"])
+    assert not np.isin(test.arrays["vector"][:100, 0], train.arrays["vector"][:, 0]).any()
+    exact = two_moons("train", noise=0.0)
+    points, label = exact.arrays["vector"], exact.arrays["label"]
+    center = np.where(label[:, None] == 0, [0.0, 0.0], [1.0, 0.5])
+    np.testing.assert_allclose(np.linalg.norm(points - center, axis=1), 1.0, atol=1e-6)
+    above = np.where(label == 0, points[:, 1], 0.5 - points[:, 1])
+    assert above.min() >= -1e-6
+
+
+def test_checkerboard():
+    """Uniform on eight squares, none of which touch but at corners."""
+    points = checkerboard().arrays["vector"]
+    cells = np.floor((points + 4) / 2).astype(int)
+    assert cells.min() == 0
+    assert cells.max() == 3
+    assert ((cells.sum(axis=1) % 2) == 0).all()
+    counts = np.unique(cells @ [4, 1], return_counts=True)[1]
+    assert len(counts) == 8
+    assert counts.min() > 2500 - 5 * 50
+    assert "checkerboard" in checkerboard("test").protocol
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".csv"])
+def test_files_are_split_by_rows(tmp_path, suffix):
+    rows = np.arange(60, dtype=np.float64).reshape(20, 3) / 8
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".npy":
+        np.save(path, rows)
+    else:
+        np.savetxt(path, rows, delimiter=",")
+    np.testing.assert_array_equal(from_file(path, "test").arrays["vector"], rows[[9, 19]])
+    train = load_vectors("file", "train", path)
+    assert len(train) == 18
+    assert train.arrays["vector"].dtype == np.float32
+
+
+def test_npz_has_its_own_splits(tmp_path):
+    np.savez(tmp_path / "rows.npz", train=np.ones((3, 2)), valid=np.zeros((2, 2)))
+    assert len(from_file(tmp_path / "rows.npz", "valid")) == 2
+    with pytest.raises(ValueError, match=r"no split 'test', but \['train', 'valid'\]"):
+        from_file(tmp_path / "rows.npz", "test")
+
+
+def test_bad_input(tmp_path):
+    np.save(tmp_path / "flat.npy", np.ones(20))
+    np.save(tmp_path / "nan.npy", np.full((20, 2), np.nan))
+    (tmp_path / "x.txt").write_text("1")
+    for name in ("flat", "nan"):
+        with pytest.raises(ValueError, match=r"finite numbers \[N, D\]"):
+            from_file(tmp_path / f"{name}.npy")
+    with pytest.raises(ValueError, match="must end in"):
+        from_file(tmp_path / "x.txt")
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        from_file(tmp_path / "y.npy")
+    with pytest.raises(ValueError, match=r"needs --data\.dir"):
+        load_vectors("file")
+    with pytest.raises(ValueError, match="known are two_moons, checkerboard and file"):
+        load_vectors("moons")
+    with pytest.raises(ValueError, match="'train' or 'test', got 'all'"):
+        checkerboard("all")
+    with pytest.raises(ValueError, match="noise must be at least 0"):
+        two_moons("train", noise=-0.1)
