@@ -21,6 +21,7 @@ from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
 from jaxgen.families.flow import flow
 from jaxgen.models.bijectors import Logit, chain
 from jaxgen.models.glow import glow
+from jaxgen.models.invertible_linear import check_invertible
 from jaxgen.models.realnvp import realnvp_image
 from jaxgen.training import latent_pictures, pictures
 from jaxgen.training.config import RunConfig, operational
@@ -130,6 +131,7 @@ def build(config: Config) -> Experiment:
         grid=(8, 8) if condition is None else (train.num_classes or 1, 8),
         pictures=make_pictures(config, family, train, condition),
         num_evaluated=config.num_evaluated,
+        check=check_invertible,
         protocol={
             "bits_per_dim": "bound of the 8-bit data: exact density of uniformly dequantized data, "
             "one draw",

@@ -17,6 +17,7 @@ from jaxgen.data.sources import ArraySource
 from jaxgen.data.transforms import to_uint8
 from jaxgen.data.vectors import load_vectors
 from jaxgen.families.flow import flow
+from jaxgen.models.invertible_linear import check_invertible
 from jaxgen.models.maf import maf
 from jaxgen.models.splines import neural_spline_flow
 from jaxgen.training.config import DataConfig, RunConfig, operational
@@ -111,6 +112,7 @@ def build(config: Config) -> Experiment:
         grid=(1, 3),
         pictures=drawn,
         grid_picture="density" if drawn else None,
+        check=check_invertible,
         protocol={
             "loss": "exact negative log-density, nats a vector, in the data's own units",
             "data": held_out.protocol,

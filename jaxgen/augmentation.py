@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxgen.gaussian_diffusion import check_choice
+from jaxgen.primitives import check_choice
 
 _Images = Float[Array, "batch height width channels"]
 

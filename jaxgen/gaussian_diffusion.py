@@ -10,14 +10,13 @@ usually a closure over parameters. What its first C channels mean is `prediction
 the data "x0", or "v" `= alpha_t eps - sigma_t x0` (Salimans & Ho 2022).
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
+from jaxgen.primitives import check_choice
 from jaxgen.schedules import DiscreteSchedule
 
 Denoise = Callable[[Array, Array, Any], Array]
@@ -37,20 +36,6 @@ class PMeanVariance(NamedTuple):
     mean: Float[Array, "batch *dims"]
     log_variance: Float[Array, "batch *ones"]
     x0: Float[Array, "batch *dims"]
-
-
-def standard_normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "..."]:
-    """`jax.random.normal(key, shape)`, bit for bit, drawn flat: XLA's CPU backend compiles a draw
-    of one dimension five times faster than one of four.
-
-    Args:
-        key: PRNG key.
-        shape: of the result.
-
-    Returns:
-        Standard Gaussian noise, f32.
-    """
-    return jax.random.normal(key, (math.prod(shape),)).reshape(shape)
 
 
 def q_sample(
@@ -240,12 +225,6 @@ def p_mean_variance(
         fraction = 0.5 * (output[..., channels:].astype(jnp.float32) + 1)
         log_variance = fraction * log_large + (1 - fraction) * log_small
     return PMeanVariance(mean, log_variance, x0)
-
-
-def check_choice(argument: str, value: str, accepted: tuple[str, ...]) -> None:
-    """Raises a ValueError that names the argument and the accepted values, unless it is one."""
-    if value not in accepted:
-        raise ValueError(f"{argument} must be one of {', '.join(accepted)}, got {value!r}")
 
 
 def _at(values, t, ndim: int):

@@ -31,7 +31,7 @@ from jaxgen.distributions import (
     categorical_sample,
     gaussian_log_prob,
 )
-from jaxgen.gaussian_diffusion import standard_normal
+from jaxgen.primitives import standard_normal
 
 _Params = Float[Array, "batch *pixels num_params"]
 _Image = Float[Array, "batch *pixels channels"]

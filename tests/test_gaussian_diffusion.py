@@ -12,10 +12,10 @@ from jaxgen.gaussian_diffusion import (
     posterior,
     prediction_target,
     q_sample,
-    standard_normal,
     to_eps,
     to_x0,
 )
+from jaxgen.primitives import standard_normal
 from jaxgen.schedules import cosine_betas, discrete_schedule, linear_betas
 
 LINEAR = discrete_schedule(linear_betas(1000))

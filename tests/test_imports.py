@@ -38,6 +38,8 @@ def imported(module):
         ("jaxgen.losses.diffusion", HEAVY),
         ("jaxgen.losses.gan", HEAVY),
         ("jaxgen.losses.vae", HEAVY),
+        ("jaxgen.losses.flow", HEAVY),
+        ("jaxgen.losses.autoregressive", HEAVY),
         ("jaxgen.sampling.diffusion", HEAVY),
         ("jaxgen.sampling.latent", HEAVY),
         ("jaxgen.augmentation", HEAVY),
@@ -59,7 +61,7 @@ def test_ceiling(module, forbidden):
 def test_models_know_no_losses_and_losses_no_flax():
     program = """
 import sys
-import jaxgen.models.dcgan, jaxgen.models.resnet_gan, jaxgen.models.unet
+import jaxgen.models.dcgan, jaxgen.models.glow, jaxgen.models.resnet_gan, jaxgen.models.unet
 assert not [m for m in sys.modules if m.startswith(("jaxgen.losses", "jaxgen.families"))]
 """
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -11,9 +11,10 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
-from jaxgen.gaussian_diffusion import Denoise, q_sample, standard_normal
+from jaxgen.gaussian_diffusion import Denoise, q_sample
 from jaxgen.losses.diffusion import denoising_loss, hybrid_loss, variational_bound
 from jaxgen.losses.reduce import bits_per_dim
+from jaxgen.primitives import standard_normal
 from jaxgen.sampling.diffusion import ancestral
 from jaxgen.schedules import DiscreteSchedule
 

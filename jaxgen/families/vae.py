@@ -16,10 +16,10 @@ from jaxgen import conditioning as conditions
 from jaxgen.conditioning import Conditioning
 from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
 from jaxgen.distributions import gaussian_kl, gaussian_log_prob
-from jaxgen.gaussian_diffusion import check_choice, standard_normal
 from jaxgen.likelihoods import Likelihood
 from jaxgen.losses import vae as losses
 from jaxgen.losses.reduce import bits_per_dim, masked_mean
+from jaxgen.primitives import check_choice, standard_normal
 from jaxgen.sampling.latent import normal_latents
 
 ENCODER, DECODER = "encoder", "decoder"

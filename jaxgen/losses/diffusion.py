@@ -17,13 +17,12 @@ from jaxgen.distributions import discretized_gaussian_log_prob, gaussian_kl
 from jaxgen.gaussian_diffusion import (
     PREDICTIONS,
     Denoise,
-    check_choice,
     p_mean_variance,
     posterior,
     prediction_target,
     q_sample,
-    standard_normal,
 )
+from jaxgen.primitives import check_choice, standard_normal
 from jaxgen.schedules import DiscreteSchedule
 
 WEIGHTINGS = ("simple", "snr", "snr_plus_one", "truncated_snr", "min_snr")

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.gaussian_diffusion import check_choice
+from jaxgen.primitives import check_choice
 
 Critic = Callable[[Array], Array]
 _Loss = Callable[[Array, Array], Array]

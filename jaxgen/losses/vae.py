@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.distributions import gaussian_kl, gaussian_log_prob
-from jaxgen.gaussian_diffusion import check_choice
 from jaxgen.losses.reduce import masked_mean
+from jaxgen.primitives import check_choice
 
 KERNELS = ("imq", "rbf")
 

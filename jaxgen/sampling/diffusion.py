@@ -23,12 +23,11 @@ from jaxgen.gaussian_diffusion import (
     PREDICTIONS,
     VARIANCES,
     Denoise,
-    check_choice,
     p_mean_variance,
-    standard_normal,
     to_eps,
     to_x0,
 )
+from jaxgen.primitives import check_choice, standard_normal
 from jaxgen.schedules import DiscreteSchedule, respace, spaced_timesteps
 
 Scale = float | int | Float[Array, ""] | Float[Array, " batch"]

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxgen.gaussian_diffusion import check_choice, standard_normal
+from jaxgen.primitives import check_choice, standard_normal
 
 PATHS = ("linear", "spherical")
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array
 
-from jaxgen.core import Batch, Family
+from jaxgen.core import Batch, Family, Params
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 
@@ -34,6 +34,7 @@ class Experiment(NamedTuple):
         pictures: what else `sample --picture NAME` can draw.
         grid_picture: the one of them that training writes in the place of a grid of samples.
         watch: a row of averaged metrics -> warnings for the user, none where all is well.
+        check: raises a ValueError for parameters, read from a checkpoint, that cannot be used.
         num_evaluated: the first so many held-out examples are evaluated; None for all.
         protocol: what a number from `evaluate` must name: bound, dequantization, preprocessing...
     """
@@ -52,5 +53,6 @@ class Experiment(NamedTuple):
     pictures: Mapping[str, Picture] = {}
     grid_picture: str | None = None
     watch: Callable[[Mapping[str, float]], Sequence[str]] = lambda metrics: ()
+    check: Callable[[Params], None] = lambda params: None
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}

@@ -97,6 +97,7 @@ def start(
         init, args = _initializer(experiment, config, strategy)
         return strategy.init(init, *args)
     step, state = restored
+    experiment.check(state.params)
     note(f"resuming {config.run_dir} at step {step}")
     return state
 
@@ -123,6 +124,7 @@ def restore(
         with Checkpoints(directory, read_only=True) as checkpoints:
             restored = checkpoints.restore(target._replace(opt_state={}), step=step, partial=True)
         if restored is not None:
+            experiment.check(restored[1].params)
             return restored[1]
     raise FileNotFoundError(f"{config.run_dir} has no checkpoint yet: train on for a while")
 

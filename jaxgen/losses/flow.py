@@ -1,0 +1,152 @@
+"""Likelihoods of normalizing flows, per example and in nats: change of variables, dequantization.
+
+A flow maps data x to latents z and knows `log |det dz/dx|`; `jaxgen.models.bijectors` has the
+flows. Continuous data has an exact density, 8-bit data a bound of its probability.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+# x -> (latents, log |det| f32[B])
+Flow = Callable[[Array], tuple[Any, Array]]
+# (key, image) -> (noise in [0, 1) of the image's shape, log q(noise | image) f32[B])
+Dequantizer = Callable[[Array, Array], tuple[Array, Array]]
+
+LEVELS = 256
+"""Values of a byte."""
+
+
+def prior_log_prob(latents: Any) -> Float[Array, " batch"]:
+    """`log N(z; 0, I)` of an array or a tree of arrays, each f32[B, ...]; in nats."""
+    parts = [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)]
+    if not parts:
+        raise ValueError("latents must hold at least one array, got none")
+    squares = sum(jnp.sum(jnp.square(z.astype(_wide(z))), axis=1) for z in parts)
+    return -0.5 * (squares + sum(z.shape[1] for z in parts) * math.log(2 * math.pi))
+
+
+def negative_log_likelihood(
+    latents: Any, log_det: Float[Array, " batch"]
+) -> Float[Array, " batch"]:
+    r"""The change of variables: $-\log p(x) = -\log N(z; 0, I) - \log |\det dz/dx|$.
+
+    Dinh et al. 2017, eq. 3.
+
+    Args:
+        latents: z, an array or a tree of arrays, each f32[B, ...].
+        log_det: `log |det dz/dx|`, nats.
+
+    Returns:
+        Nats per example.
+
+    Raises:
+        ValueError: no latents.
+
+    Example:
+        >>> negative_log_likelihood(jnp.zeros((1, 2)), jnp.zeros(1))  # log(2 pi)
+        Array([1.837877], dtype=float32)
+    """
+    return -prior_log_prob(latents) - log_det
+
+
+def to_levels(image: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+    """Model space `2 u / 255 - 1` to the byte u it came from, 0..255, as floats."""
+    return jnp.clip(jnp.round((image + 1) * 127.5), 0, LEVELS - 1)
+
+
+def to_unit(image: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+    """Model space, in between bytes too, to (0, 1): byte u to its bin's middle, `(u + 0.5) / 256`.
+
+    What `from_unit` undoes.
+    """
+    return ((image + 1) * 127.5 + 0.5) / LEVELS
+
+
+def from_unit(x: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+    """(0, 1) to model space, the bin's middle `(u + 0.5) / 256` to `2 u / 255 - 1`."""
+    return (x * LEVELS - 0.5) / 127.5 - 1
+
+
+def quantize(x: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
+    """(0, 1) to model space by way of the byte whose bin x lies in, `floor(256 x)`."""
+    # Compiled, the division is a product with a rounded 1/127.5, which takes 255 just above 1.
+    return jnp.clip(jnp.clip(jnp.floor(x * LEVELS), 0, LEVELS - 1) / 127.5 - 1, -1, 1)
+
+
+def dequantize(
+    key: Key[Array, ""],
+    image: Float[Array, "batch *dims"],
+    dequantizer: Dequantizer | None = None,
+) -> tuple[Float[Array, "batch *dims"], Float[Array, " batch"]]:
+    """Spreads bytes over their bins: `x = (u + noise) / 256` in [0, 1] (Theis et al. 2016).
+
+    Args:
+        key: PRNG key.
+        image: 8-bit data in model space, `2 u / 255 - 1`.
+        dequantizer: `(key, image) -> (noise, log q)`; None for uniform noise, whose log q is 0.
+
+    Returns:
+        x, and `log q(noise | u)` in nats.
+
+    Raises:
+        ValueError: a dequantizer whose noise has not the image's shape.
+    """
+    if dequantizer is None:
+        noise = jax.random.uniform(key, (image.size,), _wide(image)).reshape(image.shape)
+        log_q = jnp.zeros(image.shape[:1], _wide(image))
+    else:
+        noise, log_q = dequantizer(key, image)
+        if noise.shape != image.shape or log_q.shape != image.shape[:1]:
+            raise ValueError(
+                f"dequantizer must return noise {list(image.shape)} and log q "
+                f"{list(image.shape[:1])}, got {list(noise.shape)} and {list(log_q.shape)}"
+            )
+    return (to_levels(image) + noise) / LEVELS, log_q
+
+
+def dequantized_bound(
+    flow: Flow,
+    image: Float[Array, "batch *dims"],
+    key: Key[Array, ""],
+    dequantizer: Dequantizer | None = None,
+) -> tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]:
+    r"""A bound of 8-bit data's negative log-probability, by one draw of the noise.
+
+    $$-\log P(u) \le E_{v \sim q(v | u)}\left[-\log p\left(\tfrac{u + v}{256}\right)
+    + D \log 256 + \log q(v | u)\right]$$
+
+    (Theis et al. 2016, section 3.1, for uniform q; Ho et al. 2019, eq. 12, for any.) p is the
+    flow's density on [0, 1], and `D log 256` the price of its unit being 256 levels wide.
+
+    Args:
+        flow: `x -> (latents, log |det|)` of x in [0, 1].
+        image: 8-bit data in model space, `2 u / 255 - 1`.
+        key: of the noise.
+        dequantizer: q, see `dequantize`; None for the uniform distribution.
+
+    Returns:
+        Nats per example, and the terms that they are the sum of: `prior` (`-log N(z; 0, I)`),
+        `volume` (`-log |det dz/dx|`), `quantization` (`D log 256`) and `dequantization` (`log q`).
+
+    Raises:
+        ValueError: see `dequantize`.
+    """
+    x, log_q = dequantize(key, image, dequantizer)
+    latents, log_det = flow(x)
+    num_dims = math.prod(image.shape[1:])
+    terms = {
+        "prior": -prior_log_prob(latents),
+        "volume": -log_det,
+        "quantization": jnp.full_like(log_det, num_dims * math.log(LEVELS)),
+        "dequantization": log_q,
+    }
+    return sum(terms.values(), start=jnp.zeros_like(log_det)), terms
+
+
+def _wide(x: Array) -> Any:
+    return jnp.promote_types(x.dtype, jnp.float32)

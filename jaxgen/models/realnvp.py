@@ -1,0 +1,161 @@
+"""NICE and RealNVP: stacks of coupling layers, on vectors and on images."""
+
+from functools import partial
+
+from jax.typing import DTypeLike
+
+from jaxgen.models.bijectors import (
+    ActNorm,
+    Bijector,
+    MultiScale,
+    Repeat,
+    Squeeze,
+    chain,
+)
+from jaxgen.models.conditioners import MLP, ResNet
+from jaxgen.models.coupling import Additive, Affine, Conditioner, Coupling, Mask, Split, Transform
+
+
+def alternating(
+    num_couplings: int,
+    conditioner: Conditioner,
+    transform: Transform,
+    mask: Mask,
+    *,
+    normalize: bool = True,
+    remat: bool = False,
+) -> Bijector:
+    """Couplings whose mask is turned over each time, pairs of them in one compiled loop.
+
+    Args:
+        num_couplings: at least 1.
+        conditioner: of each, see `Coupling`.
+        transform: of each.
+        mask: of the first.
+        normalize: an `ActNorm` before each.
+        remat: recompute within pairs for the gradient.
+
+    Raises:
+        ValueError: no couplings.
+    """
+    if num_couplings < 1:
+        raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
+
+    def layer(swap: bool) -> tuple[Bijector, ...]:
+        coupling = Coupling(conditioner, transform, mask, swap)
+        return (ActNorm(), coupling) if normalize else (coupling,)
+
+    parts: list[Bijector] = []
+    if num_couplings > 1:
+        parts.append(Repeat(chain(*layer(False), *layer(True)), num_couplings // 2, remat))
+    if num_couplings % 2:
+        parts.append(chain(*layer(False)))
+    return chain(*parts)
+
+
+def nice(
+    num_couplings: int = 4,
+    hidden: tuple[int, ...] = (64, 64),
+    *,
+    remat: bool = False,
+    dtype: DTypeLike | None = None,
+) -> Bijector:
+    """NICE on vectors (Dinh et al. 2015): additive couplings, then one scale for each variable.
+
+    Args:
+        num_couplings: the paper has 4.
+        hidden: widths of each conditioner's hidden layers.
+        remat: recompute within couplings for the gradient, to save memory.
+        dtype: of the conditioners; None for the data's.
+
+    Returns:
+        A bijector of f32[B, D], D at least 2.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    conditioner = partial(MLP, hidden=hidden, dtype=dtype)
+    couplings = alternating(
+        num_couplings, conditioner, Additive(), "halves", normalize=False, remat=remat
+    )
+    return chain(couplings, ActNorm())
+
+
+def realnvp(
+    num_couplings: int = 8,
+    hidden: tuple[int, ...] = (64, 64),
+    *,
+    bound: float = 3.0,
+    remat: bool = False,
+    dtype: DTypeLike | None = None,
+) -> Bijector:
+    """RealNVP on vectors: affine couplings of one half and of the other.
+
+    Args:
+        num_couplings: layers.
+        hidden: widths of each conditioner's hidden layers.
+        bound: of the log-scales, see `Affine`.
+        remat: recompute within couplings for the gradient, to save memory.
+        dtype: of the conditioners; None for the data's.
+
+    Returns:
+        A bijector of f32[B, D], D at least 2.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    conditioner = partial(MLP, hidden=hidden, dtype=dtype)
+    return alternating(num_couplings, conditioner, Affine(bound), "halves", remat=remat)
+
+
+def realnvp_image(
+    num_levels: int = 2,
+    width: int = 64,
+    num_blocks: int = 8,
+    *,
+    num_couplings: int = 3,
+    num_last: int = 4,
+    bound: float = 2.0,
+    remat: bool = False,
+    dtype: DTypeLike | None = None,
+) -> Bijector:
+    """RealNVP on images (Dinh et al. 2017, section 3.6).
+
+    Every level but the last is couplings with checkerboard masks, a squeeze, couplings with channel
+    masks, and half of the channels factored out; the last is couplings with checkerboard masks.
+    `ActNorm` stands in the place of the paper's running batch normalization. Precede it with
+    `Logit()`, as the paper does.
+
+    Args:
+        num_levels: levels; the paper has 2 ("downscale only once") for CIFAR-10.
+        width: hidden channels of the first level's conditioners, doubled at each squeeze.
+        num_blocks: residual blocks of each conditioner.
+        num_couplings: couplings of each kind in a level, 3 in the paper.
+        num_last: couplings of the last level, 4 in the paper.
+        bound: of the log-scales, see `Affine`.
+        remat: recompute within pairs of couplings for the gradient, to save memory.
+        dtype: of the conditioners; None for the data's.
+
+    Returns:
+        A bijector from images, whose sides 2^(num_levels - 1) divides, to a tuple of latents.
+
+    Raises:
+        ValueError: an argument out of its range.
+    """
+    if num_levels < 1:
+        raise ValueError(f"num_levels must be at least 1, got {num_levels}")
+
+    def couplings(num: int, scale: int, mask: str) -> Bijector:
+        conditioner = partial(ResNet, width=width * 2**scale, num_blocks=num_blocks, dtype=dtype)
+        return alternating(num, conditioner, Affine(bound), mask, remat=remat)
+
+    levels = [
+        chain(
+            couplings(num_couplings, level, "checkerboard"),
+            Squeeze(),
+            couplings(num_couplings, level + 1, "halves"),
+        )
+        for level in range(num_levels - 1)
+    ]
+    levels.append(couplings(num_last, num_levels - 1, "checkerboard"))
+    return MultiScale(tuple(levels), tuple(Split() for _ in levels[1:]))

@@ -1,0 +1,264 @@
+"""The flow family keeps the contract, on images and on vectors."""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from jaxgen import conditioning
+from jaxgen.data.sources import digits
+from jaxgen.families.flow import flow
+from jaxgen.models.bijectors import ActNorm, Logit, MultiScale, Repeat, Squeeze, chain
+from jaxgen.models.conditioners import MLP
+from jaxgen.models.coupling import Affine, Coupling, Prior, Split
+from jaxgen.models.invertible_linear import InvertibleLinear
+from jaxgen.models.maf import maf
+from jaxgen.training.step import init_state, make_step
+from jaxgen.training.strategies import Feed, make_strategy
+
+CLASSES = conditioning.labels(10)
+SHAPE = (8, 8, 1)
+KEY = jax.random.key(0)
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
+
+
+class Pixels(nn.Module):
+    """A conditioner of images that compiles in no time: each pixel sees itself and a neighbour."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, x, e=None):
+        h = nn.Dense(16)(jnp.concatenate([x, jnp.roll(x, 1, axis=1)], -1))
+        h = nn.silu(h if e is None else h + nn.Dense(16)(e)[:, None, None])
+        return nn.Dense(self.features, kernel_init=nn.initializers.zeros)(h)
+
+
+class Noise(nn.Module):
+    """A learned dequantizer: `sigmoid(eps e^s + t)`."""
+
+    @nn.compact
+    def __call__(self, image, eps, e=None):
+        h = nn.Dense(2, kernel_init=nn.initializers.zeros)(image)
+        shift, log_scale = h[..., :1], h[..., 1:]
+        y = eps * jnp.exp(log_scale) + shift
+        slope = log_scale + jax.nn.log_sigmoid(y) + jax.nn.log_sigmoid(-y)
+        log_q = jax.scipy.stats.norm.logpdf(eps) - slope
+        return jax.nn.sigmoid(y), log_q.sum((1, 2, 3))
+
+
+def small_glow():
+    """Glow's shape with a cheap conditioner."""
+
+    def steps(num):
+        return Repeat(chain(ActNorm(), InvertibleLinear(), Coupling(Pixels)), num)
+
+    first, last = chain(Squeeze(), steps(2)), chain(Squeeze(), steps(1), Prior())
+    return chain(Logit(), MultiScale((first, last), (Split(Pixels),)))
+
+
+def one_level():
+    step = chain(ActNorm(), InvertibleLinear(), Coupling(Pixels))
+    return chain(Logit(), Squeeze(), Repeat(step, 2))
+
+
+def batch(num=64):
+    examples = digits()[np.arange(num)]
+    image = jnp.asarray(examples["image"], jnp.float32) / 127.5 - 1
+    image = jnp.asarray(image).reshape(num, *SHAPE)
+    return {"image": image, "label": jnp.asarray(examples["label"])}
+
+
+def vectors(num=64):
+    z = np.random.default_rng(0).normal(size=(num, 2)).astype(np.float32)
+    x = np.stack([z[:, 0], z[:, 0] ** 2 + 0.1 * z[:, 1]], axis=1)
+    return {"vector": jnp.asarray(x), "label": jnp.arange(num) % 10}
+
+
+FAMILIES = {
+    "images": (lambda: flow(one_level(), optax.adam(3e-3), event_shape=SHAPE), batch),
+    "images, told, learned noise": (
+        lambda: flow(
+            small_glow(),
+            optax.adam(3e-3),
+            event_shape=SHAPE,
+            conditioning=CLASSES,
+            dequantizer=Noise(),
+        ),
+        batch,
+    ),
+    "vectors": (
+        lambda: flow(
+            maf(2, (8,), shuffle=True), optax.adam(1e-2), event_shape=(2,), temperature=0.5
+        ),
+        vectors,
+    ),
+}
+
+
+class Trained:
+    """A family, its data, and the states before and after a few steps."""
+
+    def __init__(self, name):
+        make, data = FAMILIES[name]
+        self.family, self.data = make(), data()
+        self.told = None if "told" not in name else jnp.array([1, 2, 3])
+        self.start = quick_jit(lambda x: init_state(self.family, KEY, x))(self.data)
+        step = quick_jit(make_step(self.family))
+        state = self.start
+        for i in range(12):
+            result = step(state, self.data, jax.random.key(i))
+            state = result.state
+        assert step._cache_size() == 1
+        self.state, self.metrics, self.bad = state, result.metrics, int(result.bad)
+        self.evaluate = quick_jit(functools.partial(self.family.evaluate, train=False))
+
+    def value(self, state):
+        return self.evaluate(state.params, state.model_state, self.data, jax.random.key(5))
+
+
+@pytest.fixture(scope="module", params=list(FAMILIES))
+def trained(request):
+    return Trained(request.param)
+
+
+def test_steps_lower_the_loss(trained):
+    before, after = (trained.value(s)[0] for s in (trained.start, trained.state))
+    assert before.shape == (64,)
+    assert before.dtype == jnp.float32
+    assert after.mean() < before.mean() - 0.1
+    assert trained.bad == -1
+    for total, _ in trained.metrics.values():
+        assert np.isfinite(total)
+    jax.tree.map(
+        np.testing.assert_array_equal, trained.start.model_state, trained.state.model_state
+    )
+    for name in trained.state.params:
+        pairs = zip(*(jax.tree.leaves(s.params[name]) for s in (trained.start, trained.state)))  # noqa: B905
+        assert not all(np.array_equal(a, b) for a, b in pairs)
+
+
+def test_metrics_add_up(trained):
+    nats, aux = trained.value(trained.state)
+    terms = dict(aux.metrics)
+    bits = terms.pop("bits_per_dim", None)
+    np.testing.assert_allclose(sum(terms.values()), nats, rtol=1e-4)
+    if bits is not None:
+        np.testing.assert_allclose(bits, nats / (64 * math.log(2)), rtol=1e-5)
+        assert 0 < bits.mean() < 8
+    state, key = trained.state, jax.random.key(5)
+    log_prob = quick_jit(trained.family.log_prob)(
+        state.params, state.model_state, trained.data, key
+    )
+    np.testing.assert_allclose(log_prob, -nats, rtol=1e-5)
+
+
+def test_encode_and_decode(trained):
+    """The round trip of real data is exact to 1e-4, and latents are one row each."""
+    family, state = trained.family, trained.state
+    condition = trained.data["label"] if trained.told is not None else None
+
+    @quick_jit
+    def run(params, model_state, data):
+        z = family.encode(params, model_state, data, KEY)
+        return z, family.decode(params, model_state, z, KEY, condition=condition)
+
+    z, x = run(state.params, state.model_state, trained.data)
+    expected = trained.data.get("image", trained.data.get("vector"))
+    assert z.shape == (64, expected[0].size)
+    np.testing.assert_allclose(x, expected, atol=1e-4)
+
+
+def test_sample(trained):
+    family, state = trained.family, trained.state
+
+    @quick_jit
+    def sample(key):
+        return family.sample(state.params, state.model_state, key, 3, condition=trained.told)
+
+    x = sample(KEY)
+    assert np.isfinite(x).all()
+    np.testing.assert_array_equal(x, sample(KEY))
+    assert not np.array_equal(x, sample(jax.random.key(1)))
+    if "image" in trained.data:  # bytes
+        assert x.shape == (3, *SHAPE)
+        levels = (np.asarray(x) + 1) * 127.5
+        np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+        assert np.abs(x).max() <= 1
+
+
+def test_temperature_scales_the_latents():
+    """Temperature 0 is the image of 0, and in between the latents are that much smaller."""
+    data, model = vectors(), chain(ActNorm(), Coupling(MLP, Affine()))
+    families = {
+        t: flow(model, optax.sgd(1.0), event_shape=(2,), temperature=t) for t in (0.0, 0.5, 1.0)
+    }
+    params, state = families[1.0].init(KEY, data)
+    z = {}
+    for t, family in families.items():
+        x = family.sample(params, state, KEY, 5)
+        z[t] = family.encode(params, state, {"vector": x}, KEY)
+    np.testing.assert_allclose(z[0.0], 0, atol=1e-5)
+    np.testing.assert_allclose(z[0.5], 0.5 * z[1.0], atol=1e-5)
+
+
+def test_eight_devices_equal_one():
+    """Data-dependent initialization and two steps, noise included."""
+    # Adam would blow up the rounding of gradients that are zero.
+    family = flow(one_level(), optax.sgd(1e-4), event_shape=SHAPE)
+    data = jax.tree.map(np.asarray, batch(32))
+    states = []
+    for devices in (jax.devices()[:1], jax.devices()):
+        strategy = make_strategy("jit", devices)
+        placed = strategy.put_global(data)
+        state = strategy.init(lambda k, x: init_state(family, k, x), KEY, placed)
+        feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=False)
+        run = strategy.compile(make_step(family), feed, state)
+        state, _ = run(state, strategy.put_replicated(np.int32(0)), placed, 2)
+        states.append(jax.device_get(state))
+    one, eight = states
+    assert int(one.step) == 2
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        (one.params, one.model_state),
+        (eight.params, eight.model_state),
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"event_shape": (8, 8)}, r"event_shape must be .* got \(8, 8\)"),
+        ({"event_shape": (0,)}, "event_shape must be"),
+        ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
+        ({"event_shape": (2,), "dequantizer": Noise()}, "dequantizer is for images"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        flow(ActNorm(), optax.sgd(1.0), **{"event_shape": SHAPE, **options})
+
+
+def test_bad_data():
+    data = vectors()
+    family = flow(ActNorm(), optax.sgd(1.0), event_shape=(2,))
+    with pytest.raises(ValueError, match=r"batch\['vector'\] must be finite"):
+        family.init(KEY, {"vector": data["vector"].at[3, 1].set(jnp.nan)})
+    with pytest.raises(ValueError, match=r"event_shape is \(2,\), the data has \(1,\)"):
+        family.init(KEY, {"vector": data["vector"][:, :1]})
+    with pytest.raises(ValueError, match="entry is 'vector', but the batch has"):
+        family.init(KEY, {"image": data["vector"]})
+    params, state = family.init(KEY, data)
+    with pytest.raises(ValueError, match=r"latents must be \[B, 2\], got \[4, 3\]"):
+        family.decode(params, state, jnp.zeros((4, 3)), KEY)
+    with pytest.raises(ValueError, match="condition must be None"):
+        family.sample(params, state, KEY, 2, condition=jnp.zeros(2, jnp.int32))
+    told = flow(ActNorm(), optax.sgd(1.0), event_shape=(2,), conditioning=CLASSES)
+    with pytest.raises(ValueError, match=r"labels must lie in 0\.\.9"):
+        told.init(KEY, {**data, "label": data["label"] + 5})
