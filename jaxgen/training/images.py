@@ -108,6 +108,8 @@ def save_samples(
     if Path(path).suffix.lower() == ".png":
         save_png(path, grid(images, columns), overwrite=overwrite)
         return
+    if not isinstance(images, np.ndarray) or not images.size:
+        raise ValueError(f"images must be an array with nothing empty, got {_describe(images)}")
     with open_atomically(path) as file:
         np.savez(file, samples=images)
 

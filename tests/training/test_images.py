@@ -55,10 +55,19 @@ def test_small_images_are_enlarged(size, scale):
 def test_bad_images(tmp_path, batch, error, message):
     with pytest.raises(error, match=message):
         grid(batch)
-    for name in ("x.png", "x.npz"):
+    with pytest.raises(error, match=message):
+        save_samples(tmp_path / "x.png", batch)
+    if not batch.size:
         with pytest.raises(error, match=message):
-            save_samples(tmp_path / name, batch)
+            save_samples(tmp_path / "x.npz", batch)
     assert not list(tmp_path.iterdir())
+
+
+def test_npz_keeps_what_is_no_image(tmp_path):
+    vectors = np.arange(6, dtype=np.float32).reshape(3, 2)
+    save_samples(tmp_path / "x.npz", vectors)
+    with np.load(tmp_path / "x.npz") as stored:
+        np.testing.assert_array_equal(stored["samples"], vectors)
 
 
 @pytest.mark.parametrize(
