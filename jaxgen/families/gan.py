@@ -341,14 +341,15 @@ def _observed(loss: str, real: Array, fake: Array) -> dict[str, Array]:
 
     Scores of games that have no zero are told apart at the middle between the two sides' means.
     """
-    threshold = {"least_squares": jnp.float32(0.5)}.get(loss, jnp.float32(0.0))
+    threshold: float | Array = 0.5 if loss == "least_squares" else 0.0
     if loss in ("wasserstein", "relativistic_average"):
         threshold = 0.5 * (jnp.mean(real) + jnp.mean(fake))
+    right_real, right_fake = losses.discriminator_accuracy(real, fake, threshold)
     return {
         "real_logit": real,
         "fake_logit": fake,
-        "real_accuracy": (real > threshold).astype(jnp.float32),
-        "fake_accuracy": (fake < threshold).astype(jnp.float32),
+        "real_accuracy": right_real,
+        "fake_accuracy": right_fake,
     }
 
 

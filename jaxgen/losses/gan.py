@@ -311,7 +311,9 @@ def consistency_penalty(
 
 
 def discriminator_accuracy(
-    real_logits: Float[Array, " batch"], fake_logits: Float[Array, " batch"], threshold: float = 0.0
+    real_logits: Float[Array, " batch"],
+    fake_logits: Float[Array, " batch"],
+    threshold: float | Float[Array, ""] = 0.0,
 ) -> tuple[Float[Array, " batch"], Float[Array, " batch"]]:
     """Is a real example above the threshold, a fake one below it?
 
