@@ -20,7 +20,7 @@ import numpy as np
 from jaxgen import schedules
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import load
-from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
+from jaxgen.data.transforms import prepare_images, to_uint8
 from jaxgen.families.diffusion import Sampler, ddpm
 from jaxgen.models.unet import UNet
 from jaxgen.sampling.diffusion import ancestral, ddim
@@ -171,10 +171,6 @@ def build(config: Config) -> Experiment:
         bound_timesteps=config.evaluation.num_timesteps,
     )
 
-    def prepare(key, raw, train):
-        image = to_model_space(raw["image"])
-        return {**raw, "image": random_flip(key, image) if train and config.flip else image}
-
     preview = SamplerConfig(
         "ddim", config.sampler.preview_steps, guidance_scale=config.sampler.guidance_scale
     )
@@ -182,7 +178,7 @@ def build(config: Config) -> Experiment:
         family=family(sampler=make_sampler(diffusion, config.sampler)),
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
-        prepare=prepare,
+        prepare=prepare_images(flip=config.flip),
         to_images=to_uint8,
         preview=family(sampler=make_sampler(diffusion, preview)).sample,
         ema=optimizer.ema,

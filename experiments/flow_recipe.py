@@ -17,7 +17,7 @@ from jaxgen.conditioning import Conditioning
 from jaxgen.core import Batch, Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source, load
-from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
+from jaxgen.data.transforms import prepare_images, to_model_space, to_uint8
 from jaxgen.families.flow import flow
 from jaxgen.models.bijectors import Logit, chain
 from jaxgen.models.glow import glow
@@ -112,22 +112,14 @@ def build(config: Config) -> Experiment:
         temperature=config.temperature,
     )
 
-    def prepare(key, raw, train):
-        image = to_model_space(raw["image"])
-        return {**raw, "image": random_flip(key, image) if train and config.flip else image}
-
-    def sample_condition(num):  # rows of one class each
-        classes = train.num_classes or 1
-        return jnp.arange(num) * classes // num
-
     return Experiment(
         family=family,
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
-        prepare=prepare,
+        prepare=prepare_images(flip=config.flip),
         to_images=to_uint8,
         ema=optimizer.ema,
-        sample_condition=None if condition is None else sample_condition,
+        sample_condition=None if condition is None else pictures.by_row(condition.sweep),
         grid=(8, 8) if condition is None else (train.num_classes or 1, 8),
         pictures=make_pictures(config, family, train, condition),
         num_evaluated=config.num_evaluated,

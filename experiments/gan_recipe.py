@@ -16,7 +16,7 @@ from jaxgen import augmentation, conditioning
 from jaxgen.conditioning import Conditioning
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source, load
-from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
+from jaxgen.data.transforms import prepare_images, random_flip, to_uint8
 from jaxgen.families import gan
 from jaxgen.losses.gan import dragan_penalty, gradient_penalty, r1_penalty, r2_penalty
 from jaxgen.models import dcgan, resnet_gan
@@ -152,19 +152,12 @@ def build(config: Config) -> Experiment:
     sample_condition = None
     if sweep is not None:
         drawn["conditions"] = pictures.condition_sweep(family, latent_dim, sweep)
-
-        def sample_condition(num):  # rows of one condition each
-            return jnp.asarray(sweep)[jnp.arange(num) * len(sweep) // num]
-
-    def prepare(key, raw, train):
-        image = to_model_space(raw["image"])
-        return {**raw, "image": random_flip(key, image) if train and config.flip else image}
-
+        sample_condition = pictures.by_row(sweep)
     return Experiment(
         family=family,
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
-        prepare=prepare,
+        prepare=prepare_images(flip=config.flip),
         to_images=to_uint8,
         ema=optimizer.ema,
         ema_of=(gan.GENERATOR,),

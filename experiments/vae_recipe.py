@@ -188,10 +188,7 @@ def build(config: Config) -> Experiment:
         sweep = condition.sweep
         assert sweep is not None
         grid = (len(sweep), 8)
-
-        def sample_condition(num):  # rows of one condition each
-            return jnp.asarray(sweep)[jnp.arange(num) * len(sweep) // num]
-
+        sample_condition = pictures.by_row(sweep)
     k = config.evaluation.num_importance
     bound = "ELBO, KL in closed form" if k == 1 else f"importance-weighted bound, K = {k}"
     return Experiment(

@@ -1,5 +1,8 @@
 """Between bytes and model space, as pure functions of whole batches on the device."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, Shaped, UInt8
@@ -21,3 +24,14 @@ def random_flip(
     """Mirrors each image left to right with probability 1/2, of any dtype."""
     flip = jax.random.bernoulli(key, shape=(image.shape[0],))
     return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
+
+
+def prepare_images(*, flip: bool) -> Callable[[Key[Array, ""], Mapping[str, Any], bool], Any]:
+    """`(key, raw batch, train) -> batch`: its `image` in model space, mirrored at random (`flip`)
+    where it is trained on."""
+
+    def prepare(key: Key[Array, ""], raw: Mapping[str, Any], train: bool) -> dict[str, Any]:
+        image = to_model_space(raw["image"])
+        return {**raw, "image": random_flip(key, image) if train and flip else image}
+
+    return prepare

@@ -60,6 +60,11 @@ class _Spectral(nn.Module):
             u.value = new_u
         return kernel / sigma.astype(kernel.dtype)
 
+    def biased(self, y: Array) -> Array:
+        """`y` plus a learned number for each of its features."""
+        bias = self.param("bias", nn.initializers.zeros, (y.shape[-1],))
+        return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - 1) + (-1,))
+
 
 class SpectralConv(_Spectral):
     """A 2-D convolution with spectral normalization (Miyato et al. 2018, section 2.1).
@@ -103,10 +108,7 @@ class SpectralConv(_Spectral):
             ((pad, pad), (pad, pad)),
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype)[None, None, None]
-        return y
+        return self.biased(y) if self.use_bias else y
 
 
 class SpectralDense(_Spectral):
@@ -135,10 +137,7 @@ class SpectralDense(_Spectral):
         if self.normalize:
             kernel = self.normalized(kernel, update=train)
         y = x.astype(self.dtype) @ kernel.astype(self.dtype)
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,))
-            y = y + bias.astype(self.dtype)[None]
-        return y
+        return self.biased(y) if self.use_bias else y
 
 
 class ConditionalBatchNorm(nn.Module):

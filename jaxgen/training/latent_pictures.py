@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from jaxgen.core import Batch, Family
 from jaxgen.sampling.latent import interpolate
+from jaxgen.training import pictures
 from jaxgen.training.experiment import Picture
 
 
@@ -155,17 +156,15 @@ def latent_plane(family: Family, *, condition: Any = None) -> Picture:
 
 def _networks(family: Family, params, model_state, key):
     """`encode(batch)` and `decode(latents, condition)`."""
-    encoder, decoder = family.encode, family.decode
+    encoder = family.encode
     assert encoder is not None
-    assert decoder is not None
     key_encode, key_decode = jax.random.split(key)
 
     def encode(batch):
         return encoder(params, model_state, batch, key_encode)
 
     def decode(latents, condition):
-        options = {} if condition is None else {"condition": condition}
-        return decoder(params, model_state, latents, key_decode, **options)
+        return pictures.decode(family, params, model_state, latents, key_decode, condition)
 
     return encode, decode
 

@@ -3,6 +3,7 @@
 Each function makes a `Picture` for `Experiment.pictures`.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -35,9 +36,14 @@ def interpolation(
         if sweep is not None:
             order = np.repeat(np.arange(rows) % len(sweep), columns)
             condition = jnp.asarray(sweep)[order]
-        return _decode(family, params, model_state, latents, key_decode, condition)
+        return decode(family, params, model_state, latents, key_decode, condition)
 
     return draw
+
+
+def by_row(sweep: Any) -> Callable[[int], Array]:
+    """`num -> conditions` of `num` samples, as many in turn of each: one row a condition."""
+    return lambda num: jnp.asarray(sweep)[jnp.arange(num) * len(sweep) // num]
 
 
 def condition_sweep(family: Family, latent_dim: int, sweep: Any) -> Picture:
@@ -54,7 +60,7 @@ def condition_sweep(family: Family, latent_dim: int, sweep: Any) -> Picture:
         latents = normal_latents(key_latents, columns, latent_dim)
         conditions = jnp.asarray(sweep)
         many = len(conditions)
-        return _decode(
+        return decode(
             family,
             params,
             model_state,
@@ -66,7 +72,8 @@ def condition_sweep(family: Family, latent_dim: int, sweep: Any) -> Picture:
     return draw
 
 
-def _decode(family: Family, params, model_state, latents, key, condition) -> Array:
+def decode(family: Family, params, model_state, latents, key, condition) -> Array:
+    """`family.decode`, told the condition where there is one."""
     assert family.decode is not None
     options = {} if condition is None else {"condition": condition}
     return family.decode(params, model_state, latents, key, **options)
