@@ -25,7 +25,7 @@ from experiments.vae_recipe import (
 )
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.transforms import to_uint8
-from jaxgen.families.vae import autoencoder
+from jaxgen.families.autoencoder import autoencoder
 from jaxgen.training.cli import main
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import Experiment

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import equal_on_one_and_eight
 
 from jaxgen import conditioning
 from jaxgen.data.sources import digits
@@ -19,7 +20,6 @@ from jaxgen.models.coupling import Affine, Coupling, Prior, Split
 from jaxgen.models.invertible_linear import InvertibleLinear
 from jaxgen.models.maf import maf
 from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
 
 CLASSES = conditioning.labels(10)
 SHAPE = (8, 8, 1)
@@ -212,23 +212,8 @@ def test_eight_devices_equal_one():
     """Data-dependent initialization and two steps, noise included."""
     # Adam would blow up the rounding of gradients that are zero.
     family = flow(one_level(), optax.sgd(1e-4), event_shape=SHAPE)
-    data = jax.tree.map(np.asarray, batch(32))
-    states = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        strategy = make_strategy("jit", devices)
-        placed = strategy.put_global(data)
-        state = strategy.init(lambda k, x: init_state(family, k, x), KEY, placed)
-        feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=False)
-        run = strategy.compile(make_step(family), feed, state)
-        state, _ = run(state, strategy.put_replicated(np.int32(0)), placed, 2)
-        states.append(jax.device_get(state))
-    one, eight = states
-    assert int(one.step) == 2
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-        (one.params, one.model_state),
-        (eight.params, eight.model_state),
-    )
+    data = batch(32)
+    equal_on_one_and_eight(family, data)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import equal_on_one_and_eight
 
 from jaxgen import conditioning
 from jaxgen.augmentation import diff_augment
@@ -14,7 +15,6 @@ from jaxgen.families import gan
 from jaxgen.losses.gan import gradient_penalty
 from jaxgen.models import dcgan, resnet_gan
 from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
 
 LATENT = 4
 CLASSES = conditioning.labels(3)
@@ -167,23 +167,8 @@ def test_eight_devices_equal_one(kind):
     size = {"dcgan": 8, "resnet": 32}[kind]
     # Adam would blow up the rounding of gradients that are zero, of a bias before a norm say.
     family = make(kind, conditioning=CLASSES, discriminator_repeats=2, optimizer=optax.sgd(1e-2))
-    data = jax.tree.map(np.asarray, batch(size, 32))
-    states = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        strategy = make_strategy("jit", devices)
-        placed = strategy.put_global(data)
-        state = strategy.init(lambda k, x: init_state(family, k, x), jax.random.key(0), placed)
-        feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=False)
-        run = strategy.compile(make_step(family), feed, state)
-        state, _ = run(state, strategy.put_replicated(np.int32(0)), placed, 2)
-        states.append(jax.device_get(state))
-    one, eight = states
-    assert int(one.step) == 2
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
-        (one.params, one.model_state),
-        (eight.params, eight.model_state),
-    )
+    data = batch(size, 32)
+    equal_on_one_and_eight(family, data)
 
 
 @pytest.mark.parametrize(

@@ -2,89 +2,30 @@
 
 import math
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from autoencoders import (
+    CLASSES,
+    LATENT,
+    SHAPE,
+    batch,
+    evaluated,
+    logged,
+    make_autoencoder,
+    make_vae,
+    make_vqvae,
+    moved,
+    trained_on,
+)
+from devices import equal_on_one_and_eight
 
-from jaxgen import conditioning, likelihoods
-from jaxgen.data.sources import digits
-from jaxgen.data.transforms import to_model_space
+from jaxgen import likelihoods
 from jaxgen.families import vae, vqvae
 from jaxgen.models import vae as networks
-from jaxgen.models import vqvae as codebooks
-from jaxgen.training import latent_pictures
 from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
-
-LATENT, SHAPE = 3, (8, 8, 1)
-CLASSES = conditioning.labels(10)
-
-
-def make_vae(likelihood=None, *, optimizer=None, features=(16,), **options):
-    likelihood = likelihood or likelihoods.discretized_logistic()
-    return vae.vae(
-        networks.DenseEncoder(LATENT, features),
-        networks.DenseDecoder(SHAPE[:2], likelihood.num_params(1), features),
-        likelihood,
-        optimizer or optax.adam(3e-3),
-        **{"latent_dim": LATENT, "image_shape": SHAPE, "eight_bit": True, **options},
-    )
-
-
-def make_autoencoder(optimizer=None):
-    return vae.autoencoder(
-        networks.DenseEncoder(LATENT, (16,), stochastic=False),
-        networks.DenseDecoder(SHAPE[:2], 1, (16,)),
-        optimizer or optax.adam(3e-3),
-        latent_dim=LATENT,
-        image_shape=SHAPE,
-    )
-
-
-def make_vqvae(optimizer=None, **options):
-    likelihood = likelihoods.discretized_logistic()
-    return vqvae.vqvae(
-        codebooks.Encoder(4, 4, 1, 0),
-        codebooks.Decoder(2, 4, 1, 0),
-        likelihood,
-        optimizer or optax.adam(3e-3),
-        **{"num_codes": 8, "image_shape": SHAPE, "eight_bit": True, **options},
-    )
-
-
-def batch(num=32):
-    data = digits("train")[np.arange(num)]
-    return {
-        "image": to_model_space(jnp.asarray(data["image"])),
-        "label": jnp.asarray(data["label"]),
-    }
-
-
-def evaluated(family, params, state, data, seed=0):
-    call = jax.jit(lambda *a: family.evaluate(*a, train=False))
-    return call(params, state, data, jax.random.key(seed))
-
-
-def trained_on(family, params, state, data, seed=0):
-    call = jax.jit(lambda *a: family.phases[0].loss(*a, train=True))
-    return call(params, state, data, jax.random.key(seed))
-
-
-def logged(family, params, state, data, seed=0):
-    return jax.jit(family.log_prob)(params, state, data, jax.random.key(seed))
-
-
-def moved(family, data, seed=0):
-    """Parameters away from their initialization, where biases are zero, and the state."""
-    params, state = jax.jit(family.init)(jax.random.key(seed), data)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy), state
-
 
 VARIANTS = {
     "conditional, all modifications": (
@@ -405,131 +346,12 @@ def test_outputs():
     assert not np.array_equal(images["sample"], images["mode"])
 
 
-class Shift(nn.Module):
-    """x + b: the simplest encoder or decoder."""
-
-    @nn.compact
-    def __call__(self, x):
-        return x + self.param("b", nn.initializers.zeros, (x.shape[-1],)).reshape(1, 1, 1, -1)
-
-
-def test_straight_through_gradients():
-    """The decoder's gradient at the code, and the commitment's, arrive at the encoder's output."""
-    family = vqvae.vqvae(
-        Shift(),
-        Shift(),
-        likelihoods.gaussian(1.0),
-        optax.sgd(1.0),
-        num_codes=3,
-        image_shape=(2, 2, 2),
-        commitment_weight=0.25,
-    )
-    x = jax.random.normal(jax.random.key(0), (5, 2, 2, 2))
-    params, state = jax.jit(family.init)(jax.random.key(1), {"image": x})
-    book = state["codebook"]
-    encoded = np.asarray(x)
-    codes = np.asarray(book.codes)[np.asarray(codebooks.nearest(book.codes, x))]
-    assert np.abs(encoded - codes).max() > 0.1
-
-    def objective(params):
-        return trained_on(family, params, state, {"image": x})[0].sum()
-
-    value, grads = jax.jit(jax.value_and_grad(objective))(params)
-    squares = np.square(codes - encoded).sum()
-    constant = 0.5 * math.log(2 * math.pi) * encoded.size
-    assert value == pytest.approx(0.5 * squares + constant + 0.25 * squares, rel=1e-5)
-    at_decoder = (codes - encoded).sum(axis=(0, 1, 2))  # of |code + b - x|^2 / 2
-    commitment = 0.25 * 2 * (encoded - codes).sum(axis=(0, 1, 2))
-    np.testing.assert_allclose(grads["decoder"]["b"], at_decoder, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(grads["encoder"]["b"], at_decoder + commitment, rtol=1e-4, atol=1e-4)
-
-
-def runner(family, data, strategy):
-    """(first state, `run(state, num_steps) -> state on the host`)."""
-    placed = strategy.put_global(data)
-    first = strategy.init(lambda k, x: init_state(family, k, x), jax.random.key(0), placed)
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=False)
-    step = make_step(family, axis_name=strategy.axis_name)
-    compiled = strategy.compile(step, feed, first)
-    host = jax.device_get(first)
-
-    def run(state, num_steps):
-        streak = strategy.put_replicated(np.int32(0))
-        placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, first)
-        batch = strategy.put_batch(data)
-        return jax.device_get(compiled(placed, streak, batch, num_steps)[0])
-
-    return host, run
-
-
-def close(a, b):
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), a, b)
-
-
-def kill(state, code=3):
-    """Sets a code far away, its share near death."""
-    book = jax.tree.map(np.copy, state.model_state["codebook"])
-    book.shares[code], book.sums[code] = 1e-6, 1.0
-    return state._replace(model_state={"codebook": book})
-
-
 def test_eight_devices_equal_one():
     """Parameters and warm-up after two steps under jit, statistics of the batch in the loss."""
     family = make_vae(
         optimizer=optax.sgd(1e-3), mmd_weight=1.0, free_bits=0.1, kl_warmup_steps=2, features=()
     )
-    data = jax.tree.map(np.asarray, batch(16))
-    states = []
-    for devices in (jax.devices()[:1], jax.devices()):
-        first, run = runner(family, data, make_strategy("jit", devices))
-        states.append(run(first, 2))
-    one, eight = states
-    assert int(one.step) == 2
-    close((one.params, one.model_state), (eight.params, eight.model_state))
-
-
-def test_codebook_on_one_and_eight_devices():
-    """Equal under jit, revival included; under pmap the averages are those of the whole batch, and
-    a revived code is one device's output, not a mean of several."""
-    data = jax.tree.map(np.asarray, batch(16))
-    runs = {}
-    for name, devices in (("one", 1), ("eight", 8), ("pmap", 8)):
-        strategy = make_strategy("pmap" if name == "pmap" else "jit", jax.devices()[:devices])
-        family = make_vqvae(optax.sgd(1e-3), axis_name=strategy.axis_name)
-        first, runs[name] = runner(family, data, strategy)
-    alive = {name: run(first, 2) for name, run in runs.items()}
-    assert int(alive["one"].step) == 2
-    for name in ("eight", "pmap"):
-        close(alive["one"].params, alive[name].params)
-        close(alive["one"].model_state, alive[name].model_state)
-    revived = {name: run(kill(first), 1) for name, run in runs.items()}
-    close(revived["one"].model_state, revived["eight"].model_state)
-    outputs = jax.jit(codebooks.Encoder(4, 4, 1, 0).apply)(
-        {"params": first.params["encoder"]}, data["image"]
-    )
-    for state in revived.values():
-        book = state.model_state["codebook"]
-        assert book.shares[3] == pytest.approx(1 / 8)
-        code = book.sums[3] / book.shares[3]
-        assert np.abs(np.asarray(outputs).reshape(-1, 4) - code).max(axis=1).min() < 1e-5
-
-
-def test_a_prior_is_used():
-    data = batch()
-
-    def prior(key, num, condition):
-        return jnp.full((num, 4, 4), 5)
-
-    family = make_vqvae(prior=prior)
-    params, state = jax.jit(family.init)(jax.random.key(0), data)
-    decode = jax.jit(family.decode)
-    images = jax.jit(lambda key: family.sample(params, state, key, 2))(jax.random.key(0))
-    fives = decode(params, state, jnp.full((2, 4, 4), 5), jax.random.key(0))
-    np.testing.assert_allclose(images, fives, atol=1e-6)
-    nothing = decode(params, state, jnp.full((2, 4, 4), 8), jax.random.key(0))
-    assert np.isnan(nothing).all()  # no such code: not another one instead
-    with pytest.raises(ValueError, match="must be indices of codes, integers, got float32"):
-        family.decode(params, state, jnp.zeros((1, 4, 4)), jax.random.key(0))
+    equal_on_one_and_eight(family, batch(16))
 
 
 @pytest.mark.parametrize(
@@ -589,76 +411,6 @@ def test_networks_that_do_not_fit():
     params, state = told.init(key, data)
     with pytest.raises(ValueError, match="condition must be given"):
         told.sample(params, state, key, 2)
-
-
-def identity(family_condition=None):
-    """A family whose latents are the images' first two pixels, decoded to two pixels."""
-
-    def encode(params, model_state, batch, key):
-        return batch["image"][:, 0, :, 0]
-
-    def decode(params, model_state, latents, key, *, condition=None):
-        told = 0.0 if condition is None else condition.reshape(-1, 1, 1, 1)
-        return latents.reshape(-1, 1, 2, 1) + told
-
-    base = make_autoencoder()
-    return base._replace(encode=encode, decode=decode)
-
-
-def draw(picture, x, rows, columns, **entries):
-    data = {"image": jnp.asarray(x).reshape(-1, 1, 2, 1), **entries}
-    return np.asarray(picture({}, {}, data, jax.random.key(0), rows, columns)).reshape(-1, 2)
-
-
-def test_pictures():
-    """Where each image of a grid must be, with a family that shows its latents."""
-    family = identity()
-    x = np.arange(10, dtype=np.float32).reshape(5, 2)
-    found = draw(latent_pictures.reconstructions(family), x, 5, 3)
-    black = [[-1.0, -1.0]]
-    expected = [*x[:3], *x[:3], *x[3:], *black, *x[3:], *black]
-    np.testing.assert_array_equal(found, expected)
-
-    found = draw(latent_pictures.between_examples(family, path="linear"), x, 5, 3)
-    rows = found.reshape(5, 3, 2)
-    np.testing.assert_allclose(rows[:, 0], x, rtol=1e-5)
-    np.testing.assert_allclose(rows[:, 2], np.roll(x, -1, axis=0), rtol=1e-5)
-    np.testing.assert_allclose(rows[0, 1], (x[0] + x[1]) / 2, rtol=1e-5)
-
-    varied = np.array([[0.5, 1.0], [0.6, 9.0]], np.float32)  # the second varies more
-    rows = draw(latent_pictures.traversal(family, 2), varied, 2, 3).reshape(2, 3, 2)
-    np.testing.assert_allclose(rows[0], [[0.5, -3], [0.5, 0], [0.5, 3]], atol=1e-6)
-    np.testing.assert_allclose(rows[1], [[-3, 1], [0, 1], [3, 1]], atol=1e-6)
-
-    groups = [
-        lambda v=v: {"image": jnp.asarray(v, jnp.float32).reshape(-1, 1, 2, 1)}
-        for v in ([[0, 0], [2, 0]], [[1, 3], [1, 5]])
-    ]
-    picture = latent_pictures.attribute_direction(family, *groups, strength=2.0)
-    rows = draw(picture, x, 2, 3).reshape(2, 3, 2)
-    np.testing.assert_allclose(rows[1], [[2, 0], [2, 4], [2, 8]], atol=1e-6)
-
-    rows = draw(latent_pictures.latent_plane(family), x, 3, 5).reshape(3, 5, 2)
-    side, top = 1.2815516, 0.9674216  # the normal distribution's quantiles of 9/10 and 5/6
-    np.testing.assert_allclose(rows[0, 0], [-side, top], rtol=1e-5)
-    np.testing.assert_allclose(rows[2, 4], [side, -top], rtol=1e-5)
-    np.testing.assert_allclose(rows[1, 2], [0, 0], atol=1e-6)
-    with pytest.raises(ValueError, match="limit must be positive"):
-        latent_pictures.traversal(family, 2, limit=0.0)
-
-
-def test_pictures_tell_the_condition():
-    """Each image is decoded under its own example's condition."""
-    family, x = identity(), np.zeros((2, 2), np.float32)
-    told = jnp.array([10.0, 20.0])
-    options = {"condition_key": "label"}
-    found = draw(latent_pictures.reconstructions(family, **options), x, 2, 2, label=told)
-    np.testing.assert_array_equal(found[2:], [[10, 10], [20, 20]])
-    picture = latent_pictures.between_examples(family, path="linear", **options)
-    found = draw(picture, x, 2, 2, label=told)
-    np.testing.assert_array_equal(found[:, 0], [10, 10, 20, 20])
-    found = draw(latent_pictures.latent_plane(family, condition=10.0), x, 1, 1)
-    assert found.tolist() == [[10, 10]]
 
 
 def test_gradients_at_extremes():
