@@ -13,13 +13,13 @@ to sample: look at its pictures.
 
 from dataclasses import dataclass
 
+from experiments.image_data import load_data
 from experiments.vae_recipe import (
     EvaluationConfig,
     ModelConfig,
     OptimizerConfig,
     PictureConfig,
     example_pictures,
-    load_data,
     make_networks,
     make_optimizer,
 )

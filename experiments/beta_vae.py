@@ -15,8 +15,9 @@ Bernoulli pixels drawn anew for each batch; beta is 4. A sweep is a run for each
 
 from dataclasses import dataclass
 
-from experiments.vae_recipe import Binarize, ModelConfig, ObjectiveConfig, OptimizerConfig, build
+from experiments.image_data import Binarize
 from experiments.vae_recipe import Config as VaeConfig
+from experiments.vae_recipe import ModelConfig, ObjectiveConfig, OptimizerConfig, build
 from jaxgen.training.cli import main
 from jaxgen.training.config import DataConfig, operational
 

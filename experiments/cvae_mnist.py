@@ -11,8 +11,9 @@ column, one digit a row. The bound is of log p(x | label); no published mark is 
 
 from dataclasses import dataclass
 
-from experiments.vae_recipe import Binarize, ModelConfig, OptimizerConfig, build
+from experiments.image_data import Binarize
 from experiments.vae_recipe import Config as VaeConfig
+from experiments.vae_recipe import ModelConfig, OptimizerConfig, build
 from jaxgen.training.cli import main
 from jaxgen.training.config import DataConfig, operational
 

@@ -18,7 +18,7 @@ from jaxgen.core import Batch, Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source, load
 from jaxgen.data.transforms import prepare_images, to_model_space, to_uint8
-from jaxgen.families.flow import flow
+from jaxgen.families.flow import ROUND_TRIP, flow
 from jaxgen.models.bijectors import Logit, chain
 from jaxgen.models.glow import glow
 from jaxgen.models.invertible_linear import check_invertible
@@ -110,6 +110,7 @@ def build(config: Config) -> Experiment:
         event_shape=shape,
         conditioning=condition,
         temperature=config.temperature,
+        round_trip=True,
     )
 
     return Experiment(
@@ -129,6 +130,7 @@ def build(config: Config) -> Experiment:
             "one draw",
             "data": held_out.protocol,
             "num_examples": min(len(held_out), config.num_evaluated or len(held_out)),
+            "round_trip": ROUND_TRIP,
             "preprocessing": "(u + U[0, 1)) / 256" + (", logit" if config.model.logit else ""),
         },
     )

@@ -14,8 +14,9 @@ gives the ELBO all the same, which this objective does not seek.
 
 from dataclasses import dataclass
 
-from experiments.vae_recipe import Binarize, ModelConfig, ObjectiveConfig, OptimizerConfig, build
+from experiments.image_data import Binarize
 from experiments.vae_recipe import Config as VaeConfig
+from experiments.vae_recipe import ModelConfig, ObjectiveConfig, OptimizerConfig, build
 from jaxgen.training.cli import main
 from jaxgen.training.config import DataConfig, operational
 

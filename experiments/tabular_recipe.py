@@ -16,7 +16,7 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource
 from jaxgen.data.transforms import to_uint8
 from jaxgen.data.vectors import load_vectors
-from jaxgen.families.flow import flow
+from jaxgen.families.flow import ROUND_TRIP, flow
 from jaxgen.models.invertible_linear import check_invertible
 from jaxgen.models.maf import maf
 from jaxgen.models.splines import neural_spline_flow
@@ -99,6 +99,7 @@ def build(config: Config) -> Experiment:
         ),
         event_shape=(width,),
         temperature=config.temperature,
+        round_trip=True,
     )
     drawn = {"density": density(family, train)} if width == 2 else {}
     return Experiment(
@@ -117,6 +118,7 @@ def build(config: Config) -> Experiment:
             "loss": "exact negative log-density, nats a vector, in the data's own units",
             "data": held_out.protocol,
             "num_examples": len(held_out),
+            "round_trip": ROUND_TRIP,
             "preprocessing": "none",
         },
     )

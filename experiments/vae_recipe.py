@@ -6,10 +6,9 @@ here: see `vae_digits`, `vae_mnist`, `beta_vae`, `infovae_mnist`, `cvae_mnist` a
 """
 
 import math
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -17,18 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from experiments.image_data import Binarize, Data, load_data
 from jaxgen import conditioning, likelihoods
 from jaxgen.conditioning import Conditioning
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.sources import ArraySource, Source, decode, load
-from jaxgen.data.transforms import to_model_space, to_uint8
+from jaxgen.data.sources import Source, decode
+from jaxgen.data.transforms import to_uint8
 from jaxgen.families import vae
 from jaxgen.likelihoods import Likelihood
 from jaxgen.models import vae as networks
 from jaxgen.models.dcgan import levels
 from jaxgen.training import latent_pictures, pictures
-from jaxgen.training.config import DataConfig, RunConfig, operational
+from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.optim import adam
 
@@ -40,7 +40,6 @@ Likelihoods = Literal[
     "discretized_logistic",
     "mixture_of_logistics",
 ]
-Binarize = Literal["none", "threshold", "static", "dynamic"]
 LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
     "bernoulli": likelihoods.bernoulli,
     "gaussian": likelihoods.gaussian,
@@ -51,13 +50,6 @@ LIKELIHOODS: dict[str, Callable[[], Likelihood]] = {
 }
 EIGHT_BIT = ("categorical", "discretized_logistic", "mixture_of_logistics")
 ACTIVATIONS: dict[str, Any] = {"tanh": nn.tanh, "relu": nn.relu, "silu": nn.silu}
-PREPROCESSING = {
-    "none": "2 u / 255 - 1",
-    "threshold": "1 where u > 127, else 0",
-    "static": "one Bernoulli(u / 255) draw of every pixel, of this package, for the whole run",
-    "dynamic": "a fresh Bernoulli(u / 255) draw of every pixel for each batch; one of the held-out "
-    "examples, fixed by the seed",
-}
 
 
 @dataclass(frozen=True)
@@ -167,16 +159,6 @@ class Config(RunConfig):
     picture: PictureConfig = operational(PictureConfig())
 
 
-class Data(NamedTuple):
-    """The examples of a run and how a batch of them is prepared."""
-
-    train: Source
-    held_out: Source
-    prepare: Callable[..., Any]
-    image_shape: tuple[int, int, int]
-    preprocessing: str
-
-
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
     data = load_data(config.data, config.binarize)
@@ -215,49 +197,6 @@ def build(config: Config) -> Experiment:
             ),
             "preprocessing": data.preprocessing,
         },
-    )
-
-
-def load_data(data: DataConfig, binarize: Binarize = "none") -> Data:
-    """Training and held-out examples, binarized as asked for."""
-    sources = [
-        load(data.name, split, data.dir, resize=data.resize)
-        for split in (data.split, data.held_out)
-    ]
-    if binarize == "static":
-        sources = [statically_binarized(source) for source in sources]
-
-    def prepare(key, raw, train):
-        image = jnp.asarray(raw["image"])
-        if binarize == "threshold":
-            image = jnp.where(image > 127, 255, 0).astype(jnp.uint8)
-        elif binarize == "dynamic":
-            # u of 0..254 is below v with probability v / 255, exactly.
-            drawn = jax.random.randint(key, (image.size,), 0, 255).reshape(image.shape)
-            image = jnp.where(drawn < image, 255, 0).astype(jnp.uint8)
-        return {**raw, "image": to_model_space(image)}
-
-    train, held_out = sources
-    height, width, channels = train.spec["image"][0]
-    return Data(train, held_out, prepare, (height, width, channels), PREPROCESSING[binarize])
-
-
-def statically_binarized(source: Source) -> ArraySource:
-    """A source whose pixels are 0 or 255, each drawn once with its grey value's probability.
-
-    The draw is a function of set and split alone. It is not the fixed draw of Larochelle & Murray
-    2011, which comes as files of its own.
-    """
-    decoded = decode(source)
-    rng = np.random.default_rng(zlib.crc32(f"{source.name}/{source.split}".encode()))
-    image = decoded.arrays["image"]
-    drawn = rng.integers(0, 255, image.shape, np.uint8) < image
-    return ArraySource(
-        {**decoded.arrays, "image": np.where(drawn, 255, 0).astype(np.uint8)},
-        name=source.name,
-        split=source.split,
-        protocol=source.protocol,
-        num_classes=source.num_classes,
     )
 
 

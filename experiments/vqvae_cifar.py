@@ -18,13 +18,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from experiments.image_data import load_data
 from experiments.vae_recipe import (
     EIGHT_BIT,
     LIKELIHOODS,
     Likelihoods,
     OptimizerConfig,
     check_support,
-    load_data,
     make_optimizer,
 )
 from jaxgen.data.pipeline import Pipeline

@@ -40,6 +40,7 @@ def imported(module):
         ("jaxgen.losses.vae", HEAVY),
         ("jaxgen.losses.flow", HEAVY),
         ("jaxgen.losses.autoregressive", HEAVY),
+        ("jaxgen.sampling.autoregressive", HEAVY),
         ("jaxgen.sampling.diffusion", HEAVY),
         ("jaxgen.sampling.latent", HEAVY),
         ("jaxgen.augmentation", HEAVY),
@@ -49,7 +50,17 @@ def imported(module):
         ("jaxgen.core", [n for n in HEAVY if n not in ("optax", "flax")]),
         ("jaxgen.models.unet", ["orbax", "tensorflow_datasets", "grain", "tyro"]),
         ("jaxgen.families.diffusion", ["orbax", "tensorflow_datasets", "grain", "tyro"]),
+        ("jaxgen.families.wavenet", ["orbax", "tensorflow_datasets", "grain", "tyro"]),
+        ("jaxgen.data.audio", ["flax", "orbax", "tensorflow_datasets", "grain", "tyro"]),
         ("jaxgen.data.pipeline", ["flax", "orbax", "tensorflow_datasets", "grain", "tyro"]),
+        ("jaxgen.metrics.frechet", [*HEAVY, "jax"]),
+        ("jaxgen.metrics.kernel", [*HEAVY, "jax"]),
+        ("jaxgen.metrics.prdc", [*HEAVY, "jax"]),
+        ("jaxgen.metrics.inception_score", [*HEAVY, "jax"]),
+        ("jaxgen.metrics.classification", HEAVY),
+        ("jaxgen.metrics.report", [*HEAVY, "torch"]),
+        ("jaxgen.metrics.inception", ["orbax", "tensorflow_datasets", "grain", "tyro", "torch"]),
+        ("jaxgen.metrics.lite0", ["orbax", "tensorflow_datasets", "grain", "tyro", "torch"]),
         ("jaxgen.training.step", ["orbax", "tensorflow_datasets", "grain", "tyro"]),
         ("experiments.ddpm_cifar", ["tensorflow", "tensorflow_datasets", "grain"]),
     ],
@@ -62,6 +73,7 @@ def test_models_know_no_losses_and_losses_no_flax():
     program = """
 import sys
 import jaxgen.models.dcgan, jaxgen.models.glow, jaxgen.models.resnet_gan, jaxgen.models.unet
+import jaxgen.models.pixelcnnpp, jaxgen.models.wavenet
 assert not [m for m in sys.modules if m.startswith(("jaxgen.losses", "jaxgen.families"))]
 """
     subprocess.run([sys.executable, "-c", program], check=True)

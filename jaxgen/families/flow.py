@@ -20,6 +20,13 @@ from jaxgen.primitives import standard_normal
 from jaxgen.sampling.latent import normal_latents
 
 NAME, DEQUANTIZER = "flow", "dequantizer"
+EXACT = 1e-4
+"""The greatest error, in model space, of a round trip that counts as exact."""
+ROUND_TRIP = (
+    "|decode(encode(x)) - x| in model space: the mean of the examples' largest errors, "
+    f"the share of examples whose largest is at most {EXACT:.0e}"
+)
+"""What `round_trip_error` and `round_trip_exact` are, averaged over examples: for a protocol."""
 
 
 def flow(
@@ -31,6 +38,7 @@ def flow(
     conditioning: Conditioning | None = None,
     dequantizer: nn.Module | None = None,
     temperature: float = 1.0,
+    round_trip: bool = False,
 ) -> Family:
     """The family of normalizing flows with a standard normal prior, trained by likelihood.
 
@@ -53,6 +61,9 @@ def flow(
             `image` in model space, `eps` standard normal of its shape, `noise` in [0, 1] made of
             it, `log_q` f32[B] its log-density in nats; None for uniform noise.
         temperature: deviation of the latents that `sample` draws.
+        round_trip: `evaluate` also goes from data to latents and back, and adds two metrics:
+            `round_trip_error`, the largest `|decode(encode(x)) - x|` of an example, and
+            `round_trip_exact`, 1 where that is at most `EXACT` and 0 elsewhere.
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -70,8 +81,9 @@ def flow(
     made = _Flow(model, tuple(event_shape), is_image, entry, conditioning, dequantizer, temperature)
     trains = (NAME,) if dequantizer is None else (NAME, DEQUANTIZER)
     phase = Phase("likelihood", trains, made.loss, optimizer)
+    evaluate = made.evaluate if round_trip else made.loss
     return Family(
-        made.init, (phase,), made.loss, made.sample, made.log_prob, made.encode, made.decode
+        made.init, (phase,), evaluate, made.sample, made.log_prob, made.encode, made.decode
     )
 
 
@@ -119,6 +131,17 @@ class _Flow:
         nats, terms = losses.dequantized_bound(forward, x, key, noise)
         bits = bits_per_dim(nats, math.prod(self.event_shape))
         return nats, Aux({"bits_per_dim": bits, **terms}, model_state)
+
+    def evaluate(self, params, model_state, batch, key, *, train: bool):
+        """The loss, and what a round trip loses."""
+        nats, aux = self.loss(params, model_state, batch, key, train=train)
+        z = self.encode(params, model_state, batch, key)
+        condition = None if self.conditioning is None else batch[self.conditioning.key]
+        back = self.decode(params, model_state, z, key, condition=condition)
+        error = jnp.abs(back - self._data(batch)).reshape(z.shape).max(axis=1)
+        exact = (error <= EXACT).astype(error.dtype)
+        found = {"round_trip_error": error, "round_trip_exact": exact}
+        return nats, aux._replace(metrics={**aux.metrics, **found})
 
     def log_prob(self, params, model_state, batch, key):
         return -self.loss(params, model_state, batch, key, train=False)[0]

@@ -115,11 +115,13 @@ class Repeat(Bijector):
         step: the step; its output has its input's shape.
         num: how many.
         remat: keep only the steps' inputs for the gradient, and compute the rest again.
+        alternate: call the steps with one more argument, `swap`: False, True, False and so on.
     """
 
     step: Bijector
     num: int
     remat: bool = False
+    alternate: bool = False
 
     @nn.compact
     def __call__(
@@ -133,9 +135,12 @@ class Repeat(Bijector):
         if self.num < 1:
             raise ValueError(f"num must be at least 1, got {self.num}")
 
-        def body(step: Bijector, carry: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+        def body(
+            step: Any, carry: tuple[Array, Array], swap: Array
+        ) -> tuple[tuple[Array, Array], None]:
             x, total = carry
-            x, log_det = step(x, e, reverse=reverse)
+            told = {"swap": swap} if self.alternate else {}
+            x, log_det = step(x, e, reverse=reverse, **told)
             return (x, total + log_det), None
 
         loop = nn.scan(
@@ -145,7 +150,8 @@ class Repeat(Bijector):
             length=self.num,
             reverse=reverse,
         )
-        (x, total), _ = loop(self.step, (x, constant_log_det(x, 0.0)))
+        swaps = jnp.arange(self.num) % 2 == 1
+        (x, total), _ = loop(self.step, (x, constant_log_det(x, 0.0)), swaps)
         return x, total
 
 

@@ -112,13 +112,13 @@ class Coupling(Bijector):
         mask: which variables pass: "halves", the first half of the last axis; "checkerboard", of
             images, see `checkerboard`; or an array of bools that broadcasts to an example, True
             where they pass.
-        swap: the other ones pass.
+        swap: the other ones pass. It may be traced, as in a loop over couplings of either kind.
     """
 
     conditioner: Conditioner
     transform: Transform = Affine()
     mask: Mask = "halves"
-    swap: bool = False
+    swap: bool | Bool[Array, ""] = False
 
     @nn.compact
     def __call__(
@@ -130,23 +130,23 @@ class Coupling(Bijector):
             ValueError: an unknown mask, one that does not fit x, or one that leaves nothing to
                 pass or nothing to move.
         """
-        if isinstance(self.mask, str) and self.mask == "halves":
+        if isinstance(self.mask, str) and self.mask == "halves" and x.shape[-1] % 2 == 0:
             return self._halves(x, e, reverse)
-        passes = self._mask(x.shape[1:])[None]
+        passes = (self._mask(x.shape[1:]) != self.swap)[None]
         raw = self._raw(jnp.where(passes, x, 0), e, x.shape[-1], x.dtype)
         y, log_slope = self.transform(x, raw, reverse=reverse)
         return jnp.where(passes, x, y), sum_event(jnp.where(passes, 0, log_slope))
 
     def _halves(self, x: Array, e: Condition, reverse: bool) -> tuple[Array, LogDet]:
-        channels = x.shape[-1]
-        if channels < 2:
-            raise ValueError(f"mask 'halves' needs 2 channels or more, got x of shape {x.shape}")
-        first, second = x[..., : channels // 2], x[..., channels // 2 :]
-        passing, moved = (second, first) if self.swap else (first, second)
+        """Equal halves need no mask: the conditioner sees one and moves the other."""
+        passing, moved = self._exchanged(*jnp.split(x, 2, axis=-1))
         raw = self._raw(passing, e, moved.shape[-1], x.dtype)
         moved, log_slope = self.transform(moved, raw, reverse=reverse)
-        parts = (moved, passing) if self.swap else (passing, moved)
-        return jnp.concatenate(parts, axis=-1), sum_event(log_slope)
+        return jnp.concatenate(self._exchanged(passing, moved), axis=-1), sum_event(log_slope)
+
+    def _exchanged(self, first: Array, second: Array) -> tuple[Array, Array]:
+        """The two, in the other order where `swap` is."""
+        return jnp.where(self.swap, second, first), jnp.where(self.swap, first, second)
 
     def _raw(self, passing: Array, e: Condition, moved: int, dtype: Any) -> Array:
         """The transform's parameters `[..., params, moved]`."""
@@ -155,7 +155,15 @@ class Coupling(Bijector):
         return raw.reshape(*raw.shape[:-1], num, moved).astype(dtype)
 
     def _mask(self, shape: tuple[int, ...]) -> Bool[np.ndarray, "..."]:
-        if isinstance(self.mask, str):
+        """True where a variable of an example passes, or with `swap` moves."""
+        if isinstance(self.mask, str) and self.mask == "halves":
+            if shape[-1] < 2:
+                raise ValueError(
+                    f"mask 'halves' needs 2 channels or more, got examples {list(shape)}"
+                )
+            half = np.arange(shape[-1]) < shape[-1] // 2
+            mask = half.reshape((1,) * (len(shape) - 1) + (-1,))
+        elif isinstance(self.mask, str):
             if self.mask != "checkerboard":
                 raise ValueError(
                     f"mask must be 'halves', 'checkerboard' or an array, got {self.mask!r}"
@@ -175,7 +183,7 @@ class Coupling(Bijector):
             )
         if mask.all() or not mask.any():
             raise ValueError("mask must let some variables pass and some move, got all alike")
-        return np.broadcast_to(~mask if self.swap else mask, shape)
+        return np.broadcast_to(mask, shape)
 
 
 class Split(Bijector):

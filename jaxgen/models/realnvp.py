@@ -2,11 +2,15 @@
 
 from functools import partial
 
+from flax import linen as nn
 from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.models.bijectors import (
     ActNorm,
     Bijector,
+    Condition,
+    LogDet,
     MultiScale,
     Repeat,
     Squeeze,
@@ -14,6 +18,37 @@ from jaxgen.models.bijectors import (
 )
 from jaxgen.models.conditioners import MLP, ResNet
 from jaxgen.models.coupling import Additive, Affine, Conditioner, Coupling, Mask, Split, Transform
+
+
+class Layer(Bijector):
+    """One layer of NICE and RealNVP: an `ActNorm`, if wanted, and a coupling.
+
+    Attributes:
+        conditioner: of the coupling.
+        transform: of the coupling.
+        mask: of the coupling.
+        normalize: whether there is an `ActNorm`.
+    """
+
+    conditioner: Conditioner
+    transform: Transform
+    mask: Mask
+    normalize: bool = True
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch *dims"],
+        e: Condition = None,
+        *,
+        reverse: bool = False,
+        swap: bool | Bool[Array, ""] = False,
+    ) -> tuple[Float[Array, "batch *dims"], LogDet]:
+        """Normalizes and moves what the mask, turned over with `swap`, does not let pass."""
+        layer: Bijector = Coupling(self.conditioner, self.transform, self.mask, swap)
+        if self.normalize:
+            layer = chain(ActNorm(), layer)
+        return layer(x, e, reverse=reverse)
 
 
 def alternating(
@@ -25,7 +60,7 @@ def alternating(
     normalize: bool = True,
     remat: bool = False,
 ) -> Bijector:
-    """Couplings whose mask is turned over each time, pairs of them in one compiled loop.
+    """Couplings whose mask is turned over each time, in one compiled loop.
 
     Args:
         num_couplings: at least 1.
@@ -33,24 +68,15 @@ def alternating(
         transform: of each.
         mask: of the first.
         normalize: an `ActNorm` before each.
-        remat: recompute within pairs for the gradient.
+        remat: recompute within couplings for the gradient.
 
     Raises:
         ValueError: no couplings.
     """
     if num_couplings < 1:
         raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
-
-    def layer(swap: bool) -> tuple[Bijector, ...]:
-        coupling = Coupling(conditioner, transform, mask, swap)
-        return (ActNorm(), coupling) if normalize else (coupling,)
-
-    parts: list[Bijector] = []
-    if num_couplings > 1:
-        parts.append(Repeat(chain(*layer(False), *layer(True)), num_couplings // 2, remat))
-    if num_couplings % 2:
-        parts.append(chain(*layer(False)))
-    return chain(*parts)
+    layer = Layer(conditioner, transform, mask, normalize)
+    return Repeat(layer, num_couplings, remat, alternate=True)
 
 
 def nice(
@@ -133,7 +159,7 @@ def realnvp_image(
         num_couplings: couplings of each kind in a level, 3 in the paper.
         num_last: couplings of the last level, 4 in the paper.
         bound: of the log-scales, see `Affine`.
-        remat: recompute within pairs of couplings for the gradient, to save memory.
+        remat: recompute within couplings for the gradient, to save memory.
         dtype: of the conditioners; None for the data's.
 
     Returns:

@@ -85,10 +85,12 @@ class Spline:
         reached = bounded[None] >= (y_knots if reverse else x_knots)[1:]
         edge = jnp.ones_like(reached[:1])
         within = jnp.concatenate([edge, reached]) & ~jnp.concatenate([reached, ~edge])
-        per_bin = jnp.stack(
-            [x_knots, y_knots, widths, heights, derivatives[:-1], derivatives[1:]], axis=1
+        left, right = derivatives[:-1], derivatives[1:]
+        # One sum each: XLA fuses them, where a stack of the six would be written out first.
+        x0, y0, w, h, d0, d1 = (
+            jnp.sum(jnp.where(within, values, 0), axis=0)
+            for values in (x_knots, y_knots, widths, heights, left, right)
         )
-        x0, y0, w, h, d0, d1 = jnp.sum(jnp.where(within[:, None], per_bin, 0), axis=0)
         s = h / w
         if reverse:
             theta = _solve((bounded - y0) / h, s, d0, d1)

@@ -17,7 +17,7 @@ from jaxgen.training import evaluation, loop
 from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
-from jaxgen.training.images import check_output, save_samples
+from jaxgen.training.images import check_output, save_png, save_samples
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.writers import append_json_line, describe_environment, write_json
 
@@ -45,8 +45,9 @@ class Sample(Generic[C]):
     """Samples, or one of the experiment's pictures, such as `interpolation`."""
     columns: int | None = None
     """Images a row of a .png; a picture of `num` images has num / columns rows."""
-    out: Path = Path("samples.png")
-    """A .png file for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C])."""
+    out: Path | None = None
+    """A .png file for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C]); of audio
+    .wav, with a .png of its spectrograms. By default samples.png, or samples.wav."""
     step: int | None = None
     """The checkpoint to use; the newest by default."""
 
@@ -204,8 +205,14 @@ def _sample(invocation: _Invocation) -> int:
         raise ValueError(f"--num must be at least 1, got {flags.num}")
     if flags.columns is not None and flags.columns < 1:
         raise ValueError(f"--columns must be at least 1, got {flags.columns}")
-    check_output(flags.out)
-    experiment, strategy, state = _restore(invocation, flags)
+    experiment = invocation.build(flags.config)
+    files = experiment.sample_files if flags.picture == "samples" else None
+    out = flags.out or Path(f"samples{'.png' if files is None else files.suffix}")
+    check_output(out, accepted=(".png" if files is None else files.suffix, ".npz"))
+    in_files = files is not None and out.suffix.lower() == files.suffix
+    if in_files:
+        check_output(out.with_suffix(".png"))
+    strategy, state = _restore(experiment, flags)
     key = jax.random.key(flags.config.seed)
     columns = flags.columns
     if flags.picture == "samples":
@@ -214,14 +221,19 @@ def _sample(invocation: _Invocation) -> int:
         columns = 8 if columns is None else columns
         rows = max(1, flags.num // columns)
         images = evaluation.make_picture(experiment, flags.picture)(state, key, rows, columns)
-    save_samples(flags.out, images, columns=columns)
-    print(f"{flags.picture}: {flags.out}")
+    if files is not None and in_files:
+        files.save(out, images)
+        save_png(out.with_suffix(".png"), files.picture(images))
+    else:
+        save_samples(out, images, columns=columns)
+    print(f"{flags.picture}: {out}")
     return 0
 
 
 def _evaluate(invocation: _Invocation) -> int:
     flags, _ = invocation.parse(Evaluate, must_exist=True)
-    experiment, strategy, state = _restore(invocation, flags)
+    experiment = invocation.build(flags.config)
+    strategy, state = _restore(experiment, flags)
     metrics = evaluation.make_evaluate(experiment, strategy, flags.config.seed)(state)
     environment = describe_environment()
     result = {
@@ -241,9 +253,8 @@ def _evaluate(invocation: _Invocation) -> int:
     return 0
 
 
-def _restore(invocation: _Invocation, flags: Any) -> tuple[Experiment, JitStrategy, State]:
-    """The experiment of a run directory and the state of one of its checkpoints."""
-    experiment = invocation.build(flags.config)
+def _restore(experiment: Experiment, flags: Any) -> tuple[JitStrategy, State]:
+    """The state of one of a run directory's checkpoints, and the devices that it lies on."""
     strategy = make_strategy("jit", fsdp=flags.config.fsdp)
     state = loop.restore(experiment, flags.config, strategy, step=flags.step)
-    return experiment, strategy, state
+    return strategy, state

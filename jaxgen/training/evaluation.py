@@ -84,7 +84,7 @@ def make_picture(
     def draw(state: State, key: jax.Array, rows: int, columns: int) -> np.ndarray:
         if rows < 1 or columns < 1:
             raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
-        raw = next(eval_batches(experiment.held_out, rows))
+        raw = next(eval_batches(experiment.held_out, rows * columns))
         del raw["mask"]
         return _to_host(compiled(averaged(state), state.model_state, raw, key, rows, columns))
 

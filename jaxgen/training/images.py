@@ -13,6 +13,7 @@ from jaxgen.training.files import open_atomically
 SUFFIXES = {
     ".png": "a grid of the samples",
     ".npz": "the samples, key `samples`: uint8 [N, H, W, C] of images",
+    ".wav": "the samples, and a picture of their spectrograms in a .png file beside it",
 }
 _READABLE = 32  # smaller images are enlarged to at least this many pixels
 _BACKGROUND = 255
@@ -115,7 +116,7 @@ def save_samples(
 
 
 def check_output(
-    path: str | Path, *, overwrite: bool = False, accepted: tuple[str, ...] = tuple(SUFFIXES)
+    path: str | Path, *, overwrite: bool = False, accepted: tuple[str, ...] = (".png", ".npz")
 ) -> None:
     """Raises unless samples can be written to `path`: to be asked before they are computed.
 

@@ -19,23 +19,16 @@ from jaxgen.training.experiment import Picture
 
 
 def reconstructions(family: Family, *, condition_key: str | None = None) -> Picture:
-    """Lines of examples, each above the line of what the family makes of them.
-
-    As many examples as rows are asked for; the last pair of lines is filled up with black.
-    """
+    """Rows of examples, each above the row of what the family makes of them; at least one pair."""
 
     def draw(params, model_state, batch, key, rows: int, columns: int) -> Array:
         encode, decode = _networks(family, params, model_state, key)
-        x = batch["image"]
-        rebuilt = decode(encode(batch), _told(batch, condition_key))
-        lines = -(-x.shape[0] // columns)
-
-        def lined(images: Array) -> Array:
-            missing = lines * columns - images.shape[0]
-            padded = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)), constant_values=-1.0)
-            return padded.reshape(lines, columns, *images.shape[1:])
-
-        return jnp.stack([lined(x), lined(rebuilt)], axis=1).reshape(-1, *x.shape[1:])
+        pairs = max(1, rows // 2)
+        chosen = jax.tree.map(lambda v: v[: pairs * columns], dict(batch))
+        x = chosen["image"]
+        rebuilt = decode(encode(chosen), _told(chosen, condition_key))
+        both = jnp.stack([v.reshape(pairs, columns, *x.shape[1:]) for v in (x, rebuilt)], axis=1)
+        return both.reshape(-1, *x.shape[1:])
 
     return draw
 
@@ -53,9 +46,10 @@ def between_examples(
 
     def draw(params, model_state, batch, key, rows: int, columns: int) -> Array:
         encode, decode = _networks(family, params, model_state, key)
-        start = encode(batch)
+        chosen = jax.tree.map(lambda v: v[:rows], dict(batch))
+        start = encode(chosen)
         ways = interpolate(start, jnp.roll(start, -1, axis=0), columns, path)
-        return decode(_by_row(ways), _repeated(_told(batch, condition_key), columns))
+        return decode(_by_row(ways), _repeated(_told(chosen, condition_key), columns))
 
     return draw
 

@@ -203,12 +203,12 @@ class _Loop:
         return map(strategy.put_batch, stream)
 
     def _drawer(self) -> Callable[[State, int, int], np.ndarray] | None:
-        """What draws the grids of training: samples, or a picture; None where nothing is to see."""
+        """What training shows now and then: samples, or a picture; None where there is nothing."""
         experiment, key = self.experiment, jax.random.key(self.config.seed)
         if experiment.grid_picture is not None:
             picture = evaluation.make_picture(experiment, experiment.grid_picture)
             return lambda state, rows, columns: picture(state, key, rows, columns)
-        if not experiment.samples_are_images:
+        if not experiment.samples_are_images and experiment.sample_files is None:
             return None
         sample = evaluation.make_sample(experiment, self.strategy, preview=True)
         return lambda state, rows, columns: sample(state, key, rows * columns)
@@ -308,7 +308,11 @@ class _Loop:
         config = self.config
         if self.draw is not None and self._due(step, config.sample_every):
             rows, columns = self.experiment.grid
-            self.writers.grid(step, self.draw(state, rows, columns), columns)
+            drawn, files = self.draw(state, rows, columns), self.experiment.sample_files
+            if files is None or self.experiment.grid_picture is not None:
+                self.writers.grid(step, drawn, columns)
+            else:
+                self.writers.sample_files(step, drawn, files)
         metrics = None
         if self._due(step, config.evaluate_every):
             metrics = self.evaluate(state)

@@ -13,9 +13,10 @@ def adam(
     eps: float = 1e-8,
     warmup_steps: int = 0,
     decay_steps: int | None = None,
+    decay_rate: float | None = None,
     clip_norm: float | None = None,
 ) -> optax.GradientTransformation:
-    """Adam with linear warm-up from zero, linear decay to zero and clipping by the global norm.
+    """Adam with linear warm-up from zero, linear or exponential decay, and clipping by global norm.
 
     Args:
         learning_rate: the rate after warm-up; positive.
@@ -24,7 +25,9 @@ def adam(
         eps: added to the root of the second moment.
         warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
         decay_steps: updates after which the rate, having fallen linearly from the end of the
-            warm-up on, is 0; None for a constant rate.
+            warm-up on, is 0; None for no such decay.
+        decay_rate: factor of the rate from one update to the next after the warm-up, in (0, 1];
+            None for no such decay.
         clip_norm: greatest global gradient norm, or None for no clipping.
 
     Returns:
@@ -41,11 +44,18 @@ def adam(
         raise ValueError(
             f"decay_steps must be more than warmup_steps ({warmup_steps}), got {decay_steps}"
         )
+    if decay_rate is not None and (decay_steps is not None or not 0 < decay_rate <= 1):
+        raise ValueError(
+            f"decay_rate must be in (0, 1] and without decay_steps, got {decay_rate} and "
+            f"decay_steps {decay_steps}"
+        )
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
     rate: optax.ScalarOrSchedule = learning_rate
     if decay_steps is not None:
         rate = optax.linear_schedule(learning_rate, 0.0, decay_steps - warmup_steps)
+    if decay_rate is not None:
+        rate = optax.exponential_decay(learning_rate, 1, decay_rate)
     if warmup_steps:
         warm = optax.linear_schedule(0.0, learning_rate, warmup_steps)
         after = rate if callable(rate) else optax.constant_schedule(learning_rate)

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 import jaxgen
+from jaxgen.training.experiment import SampleFiles
 from jaxgen.training.files import open_atomically
 from jaxgen.training.images import grid, save_png
 
@@ -290,7 +291,7 @@ class Writers:
     """Everything that a training run says, in one place.
 
     In the run directory: `metrics.csv`, `evaluations.csv`, `tensorboard/` and
-    `samples/<step>.png`; on the console, the progress.
+    `samples/<step>.png` (of audio with a `.wav`); on the console, the progress.
 
     Args:
         run_dir: the run directory.
@@ -358,6 +359,15 @@ class Writers:
         """Writes samples, uint8 [N, H, W, C], as one picture, named so that names sort by step."""
         path = self._samples / f"{step:08d}.png" if self.enabled else None
         if path is not None and not path.exists():
-            picture = grid(images, columns)
-            save_png(path, picture)
-            self._tensorboard.image(step, "samples", picture)
+            self._picture(step, path, grid(images, columns))
+
+    def sample_files(self, step: int, samples: np.ndarray, files: SampleFiles) -> None:
+        """Writes samples that are no images: a file, and a picture of them, which is the last."""
+        path = self._samples / f"{step:08d}.png" if self.enabled else None
+        if path is not None and not path.exists():
+            files.save(path.with_suffix(files.suffix), samples)
+            self._picture(step, path, files.picture(samples))
+
+    def _picture(self, step: int, path: Path, picture: np.ndarray) -> None:
+        save_png(path, picture)
+        self._tensorboard.image(step, "samples", picture)

@@ -35,6 +35,9 @@ def test_realnvp_end_to_end(tmp_path, capsys):
     assert result["loss"] == pytest.approx(sum(result[t] for t in terms), rel=1e-5)
     assert result["bits_per_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
     assert result["protocol"]["num_examples"] == 297
+    assert result["round_trip_error"] < 1e-4
+    assert result["round_trip_exact"] == 1
+    assert "1e-04" in result["protocol"]["round_trip"]
 
     out = tmp_path / "cold.npz"
     flags = ("--run-dir", run_dir, "--num=5", "--temperature=0.5", f"--out={out}")
@@ -67,6 +70,7 @@ def test_image_recipes(recipe, flags, tmp_path, capsys):
     assert "4 of 4 steps done" in out
     result = evaluate(capsys, recipe, run_dir, "--num-evaluated=16")
     assert 0 < result["bits_per_dim"] < 20
+    assert 0 < result["round_trip_error"] < 1e-4
     assert result["protocol"]["num_examples"] == 16
 
 

@@ -14,7 +14,7 @@ from devices import equal_on_one_and_eight
 from jaxgen import conditioning
 from jaxgen.data.sources import digits
 from jaxgen.families.flow import flow
-from jaxgen.models.bijectors import ActNorm, Logit, MultiScale, Repeat, Squeeze, chain
+from jaxgen.models.bijectors import ActNorm, Bijector, Logit, MultiScale, Repeat, Squeeze, chain
 from jaxgen.models.conditioners import MLP
 from jaxgen.models.coupling import Affine, Coupling, Prior, Split
 from jaxgen.models.invertible_linear import InvertibleLinear
@@ -191,6 +191,28 @@ def test_sample(trained):
         levels = (np.asarray(x) + 1) * 127.5
         np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
         assert np.abs(x).max() <= 1
+
+
+class Leaky(Bijector):
+    """Its way back misses the first of the examples by 0.5, the second by 1e-5."""
+
+    @nn.compact
+    def __call__(self, x, e=None, *, reverse=False):
+        misses = jnp.zeros(x.shape[:1]).at[:2].set(jnp.array([0.5, 1e-5]))
+        return x + reverse * misses[:, None], jnp.zeros(x.shape[:1])
+
+
+def test_round_trip():
+    """Evaluation says how far each example comes back from itself; training does not look."""
+    data = vectors(4)
+    family = flow(Leaky(), optax.sgd(1.0), event_shape=(2,), round_trip=True)
+    nats, aux = family.evaluate({"flow": {}}, {"flow": {}}, data, KEY, train=False)
+    trained, plain = family.phases[0].loss({"flow": {}}, {"flow": {}}, data, KEY, train=True)
+    found = dict(aux.metrics)
+    np.testing.assert_allclose(found.pop("round_trip_error"), [0.5, 1e-5, 0, 0], atol=1e-6)
+    np.testing.assert_array_equal(found.pop("round_trip_exact"), [0, 1, 1, 1])
+    assert sorted(found) == sorted(plain.metrics)
+    np.testing.assert_array_equal(nats, trained)
 
 
 def test_temperature_scales_the_latents():

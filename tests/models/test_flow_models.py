@@ -9,10 +9,11 @@ import pytest
 
 from jaxgen.models.bijectors import Logit, chain
 from jaxgen.models.conditioners import MLP, ConvNet, ResNet
+from jaxgen.models.coupling import Affine, Coupling
 from jaxgen.models.glow import glow
 from jaxgen.models.made import MADE, MaskedDense
 from jaxgen.models.maf import iaf, maf
-from jaxgen.models.realnvp import nice, realnvp, realnvp_image
+from jaxgen.models.realnvp import alternating, nice, realnvp, realnvp_image
 from jaxgen.models.splines import Spline, neural_spline_flow
 
 QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
@@ -31,7 +32,7 @@ def disturbed(variables, scale):
 # name -> (flow, width of the data)
 VECTORS = {
     "nice": (nice(3, SMALL), 2),
-    "realnvp": (realnvp(4, SMALL, bound=1.0), 2),
+    "realnvp": (realnvp(4, SMALL, bound=0.8), 2),
     "maf": (maf(2, SMALL, shuffle=True), 2),
     "maf of splines": (maf(1, SMALL, transform=Spline(4)), 2),
     "maf of one variable": (maf(1, SMALL), 1),
@@ -191,10 +192,41 @@ def test_deep_stacks_hold_one_step():
     def length(num):
         flow = realnvp(num, SMALL)
         variables = jax.eval_shape(flow.init, KEY, x)
-        assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {num // 2}
+        assert {leaf.shape[0] for leaf in jax.tree.leaves(variables)} == {num}
         return len(jax.jit(flow.apply).lower(variables, x).as_text())
 
     assert length(64) < 1.05 * length(4)
+
+
+@pytest.mark.parametrize(
+    ("mask", "network", "shape"),
+    [
+        ("halves", MLP, (4,)),
+        ("halves", MLP, (3,)),
+        ("checkerboard", partial(ResNet, width=4, num_blocks=1), (3, 2, 2)),
+    ],
+)
+def test_alternating_couplings_equal_the_unrolled_ones(mask, network, shape):
+    """Every other one has its mask turned over, sizes that two does not divide included."""
+    x = jax.random.normal(KEY, (4, *shape))
+    couplings = alternating(3, network, Affine(), mask, normalize=False)
+
+    @quick_jit
+    def run(x):
+        variables = disturbed(couplings.init(KEY, x), 0.1)
+        y = x
+        for i in range(3):
+            inner = jax.tree.map(lambda leaf, i=i: leaf[i], variables["params"]["step"])
+            one = {"params": inner["Coupling_0"]}
+            y, _ = Coupling(network, Affine(), mask, swap=i % 2 == 1).apply(one, y)
+        looped, _ = couplings.apply(variables, x)
+        back, _ = couplings.apply(variables, looped, method="inverse")
+        return y, looped, back
+
+    expected, found, back = run(x)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(back, x, atol=1e-4)
+    assert (np.abs(found - x).max(axis=0) > 1e-3).all()  # nothing passed them all
 
 
 @pytest.mark.parametrize(

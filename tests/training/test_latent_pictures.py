@@ -30,13 +30,14 @@ def draw(picture, x, rows, columns, **entries):
 def test_pictures():
     """Where each image of a grid must be, with a family that shows its latents."""
     family = identity()
-    x = np.arange(10, dtype=np.float32).reshape(5, 2)
-    found = draw(latent_pictures.reconstructions(family), x, 5, 3)
-    black = [[-1.0, -1.0]]
-    expected = [*x[:3], *x[:3], *x[3:], *black, *x[3:], *black]
-    np.testing.assert_array_equal(found, expected)
+    many = np.arange(30, dtype=np.float32).reshape(15, 2)
+    found = draw(latent_pictures.reconstructions(family), many, 5, 3)
+    np.testing.assert_array_equal(found, [*many[:3], *many[:3], *many[3:6], *many[3:6]])
+    found = draw(latent_pictures.reconstructions(family), many, 1, 3)
+    np.testing.assert_array_equal(found, [*many[:3], *many[:3]])
 
-    found = draw(latent_pictures.between_examples(family, path="linear"), x, 5, 3)
+    found = draw(latent_pictures.between_examples(family, path="linear"), many, 5, 3)
+    x = many[:5]
     rows = found.reshape(5, 3, 2)
     np.testing.assert_allclose(rows[:, 0], x, rtol=1e-5)
     np.testing.assert_allclose(rows[:, 2], np.roll(x, -1, axis=0), rtol=1e-5)

@@ -25,6 +25,7 @@ def rates(optimizer, num):
         ({"warmup_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1]),
         ({"decay_steps": 4}, [1, 0.75, 0.5, 0.25, 0, 0]),
         ({"warmup_steps": 2, "decay_steps": 4}, [0, 0.5, 1, 0.5, 0, 0]),
+        ({"decay_rate": 0.5}, [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
     ],
 )
 def test_schedules(options, expected):
@@ -52,6 +53,8 @@ def test_average_warms_up():
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ({"warmup_steps": 5, "decay_steps": 5}, r"more than warmup_steps \(5\), got 5"),
+        ({"decay_rate": 1.5}, r"decay_rate must be in \(0, 1\]"),
+        ({"decay_rate": 0.9, "decay_steps": 5}, "without decay_steps"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
     ],
 )

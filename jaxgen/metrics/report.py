@@ -1,0 +1,148 @@
+"""All metrics of two sets of images, each beside the protocol that it is true for."""
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgen.metrics.checks import FewSamplesWarning
+from jaxgen.metrics.features import Extractor, Images
+from jaxgen.metrics.frechet import frechet_distance
+from jaxgen.metrics.inception_score import InceptionScore, inception_score
+from jaxgen.metrics.kernel import KernelDistance, kernel_distance
+from jaxgen.metrics.prdc import prdc
+from jaxgen.metrics.statistics import Statistics, image_statistics
+from jaxgen.training.files import open_atomically
+
+
+class Result(NamedTuple):
+    """Numbers and what they are of.
+
+    Attributes:
+        metrics: name -> number.
+        protocol: data, counts, extractor, checksum, resizer, seed, and warnings.
+    """
+
+    metrics: dict[str, float]
+    protocol: dict[str, Any]
+
+    def save(self, path: str | Path) -> None:
+        """Writes both as JSON, replacing the file at once."""
+        with open_atomically(path) as file:
+            file.write((json.dumps(self._asdict(), indent=2, allow_nan=False) + "\n").encode())
+
+
+def compare_images(
+    samples: Images | Statistics,
+    reference: Images | Statistics,
+    extractor: Extractor,
+    *,
+    k: int = 5,
+    max_prdc: int = 10_000,
+    num_subsets: int = 100,
+    subset_size: int = 1000,
+    num_splits: int = 10,
+    seed: int = 2020,
+    batch_size: int = 64,
+) -> Result:
+    """Every metric that an extractor allows, of samples against a reference.
+
+    The names are those of the literature for the Inception network of FID alone (`FID`, `sFID`,
+    `KID`, `IS`); for another extractor `FD-<its suffix>`, `KD-<its suffix>` and so on: such numbers
+    compare with nothing but themselves.
+
+    Args:
+        samples: images (see `as_source`), or their `image_statistics`.
+        reference: likewise.
+        extractor: the network. Of statistics it must be the one that they were made by.
+        k: neighbours of precision, recall, density and coverage (`prdc`).
+        max_prdc: take at most so many features of each set for those, the first of a random order.
+        num_subsets: of the kernel distance.
+        subset_size: of the kernel distance; the size of the smaller set where that is less.
+        num_splits: of the Inception score.
+        seed: of subsets and splits.
+        batch_size: images at once.
+
+    Returns:
+        The numbers and their protocol. Warnings of too few samples are given, and kept in it.
+
+    Raises:
+        ValueError: fewer than two images in a set, statistics of another extractor, k as large as a
+            set, images or numbers that other functions here refuse.
+
+    Example:
+        >>> from jaxgen.data.sources import digits
+        >>> from jaxgen.metrics.classifier import train_classifier
+        >>> extractor = train_classifier(digits("train"), steps=100)
+        >>> result = compare_images(digits("test"), digits("train"), extractor)
+        >>> sorted(result.metrics)[0]
+        'FD-classifier'
+    """
+    a = _statistics("samples", samples, extractor, batch_size)
+    b = _statistics("reference", reference, extractor, batch_size)
+    subset_size = min(subset_size, len(a.features), len(b.features))
+    few_a, few_b = (_few(s.features, max_prdc, seed) for s in (a, b))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        metrics = _frechet(a, b, extractor.suffix)
+        kernel = kernel_distance(
+            a.features, b.features, num_subsets=num_subsets, subset_size=subset_size, seed=seed
+        )
+        metrics |= _mean_and_std(_name("KID", "KD", extractor.suffix), kernel)
+        metrics |= prdc(few_a, few_b, k=k)._asdict()
+        if a.logits is not None:
+            score = inception_score(a.logits, num_splits=num_splits, seed=seed)
+            metrics |= _mean_and_std(_name("IS", "IS", extractor.suffix), score)
+    for one in caught:
+        warnings.warn(one.message, one.category, stacklevel=2)
+    protocol = {
+        "samples": dict(a.protocol),
+        "reference": dict(b.protocol),
+        "neighbours": {"k": k, "samples": len(few_a), "reference": len(few_b)},
+        "kernel distance": {"subsets": num_subsets, "subset size": subset_size, "degree": 3},
+        "score splits": num_splits if a.logits is not None else None,
+        "seed": seed,
+        "warnings": [
+            str(one.message) for one in caught if issubclass(one.category, FewSamplesWarning)
+        ],
+    }
+    return Result(metrics, protocol)
+
+
+def _statistics(
+    name: str, images: Images | Statistics, extractor: Extractor, batch_size: int
+) -> Statistics:
+    if not isinstance(images, Statistics):
+        images = image_statistics(extractor, images, batch_size=batch_size)
+    found = (images.protocol["extractor"], images.protocol["weights"])
+    if found != (extractor.name, extractor.checksum):
+        raise ValueError(
+            f"{name} are statistics of {found[0]!r} with weights {found[1]}, not of "
+            f"{extractor.name!r} with weights {extractor.checksum}"
+        )
+    if images.moments.num < 2:
+        raise ValueError(f"{name} must be at least 2 images, got {images.moments.num}")
+    return images
+
+
+def _frechet(a: Statistics, b: Statistics, suffix: str) -> dict[str, float]:
+    distances = {_name("FID", "FD", suffix): frechet_distance(a.moments, b.moments)}
+    if a.spatial is not None and b.spatial is not None:
+        distances[_name("sFID", "sFD", suffix)] = frechet_distance(a.spatial, b.spatial)
+    return distances
+
+
+def _name(known: str, short: str, suffix: str) -> str:
+    return f"{short}-{suffix}" if suffix else known
+
+
+def _mean_and_std(name: str, estimate: KernelDistance | InceptionScore) -> dict[str, float]:
+    return {f"{name} mean": estimate.mean, f"{name} std": estimate.std}
+
+
+def _few(features: np.ndarray, at_most: int, seed: int) -> np.ndarray:
+    if at_most < 1:
+        raise ValueError(f"max_prdc must be at least 1, got {at_most}")
+    return features[np.random.RandomState(seed).permutation(len(features))[:at_most]]

@@ -1,0 +1,198 @@
+"""What is kept of a set of images for every metric, and its file, which knows its protocol."""
+
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxgen.metrics.features import Extractor, Images, as_source, feature_batches
+from jaxgen.metrics.frechet import Moments, merge, moments
+from jaxgen.training.files import open_atomically
+
+
+class Statistics(NamedTuple):
+    """A set of images as one extractor sees it.
+
+    Attributes:
+        moments: of all features.
+        features: f32[n, D], all of them or a fixed random choice.
+        spatial: moments of the spatial features, where the extractor has them.
+        logits: f32[n, classes], of the same images as `features`, where it has them.
+        protocol: what the numbers are of: extractor, weights, resizer, data, counts.
+    """
+
+    moments: Moments
+    features: np.ndarray
+    spatial: Moments | None
+    logits: np.ndarray | None
+    protocol: Mapping[str, Any]
+
+
+def image_statistics(
+    extractor: Extractor,
+    images: Images,
+    *,
+    limit: int | None = None,
+    max_features: int = 50_000,
+    spatial: bool = True,
+    batch_size: int = 64,
+) -> Statistics:
+    """Runs images through an extractor once and keeps what the metrics need.
+
+    Args:
+        extractor: the network.
+        images: see `as_source`.
+        limit: the first so many images; None for all.
+        max_features: keep features (and logits) of at most so many images, chosen at random by a
+            fixed seed; the moments are of all images.
+        spatial: keep the moments of spatial features too, where the extractor has them.
+        batch_size: images at once.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError, TypeError, FileNotFoundError: as `as_source` and `feature_batches`.
+    """
+    source = as_source(images)
+    if max_features < 1:
+        raise ValueError(f"max_features must be at least 1, got {max_features}")
+    outputs = [n for n in extractor.outputs if n != "spatial" or spatial]
+    batches = feature_batches(
+        extractor, source, outputs=outputs, batch_size=batch_size, limit=limit
+    )
+    count = len(source) if limit is None else min(limit, len(source))
+    kept = np.zeros(count, bool)
+    kept[np.random.RandomState(0).permutation(count)[:max_features]] = True
+    totals: dict[str, Moments] = {}
+    pieces: dict[str, list[np.ndarray]] = {"features": [], "logits": []}
+    seen = 0
+    for batch in batches:
+        rows = kept[seen : seen + len(batch["features"])]
+        seen += len(rows)
+        for name, values in batch.items():
+            if name != "logits":
+                part = moments(values, name=name)
+                totals[name] = merge(totals[name], part) if name in totals else part
+            if name in pieces:
+                pieces[name].append(values[rows])
+    return Statistics(
+        moments=totals["features"],
+        features=np.concatenate(pieces["features"]),
+        spatial=totals.get("spatial"),
+        logits=np.concatenate(pieces["logits"]) if pieces["logits"] else None,
+        protocol=_protocol(extractor, source.protocol, source.spec["image"][0], count, kept),
+    )
+
+
+def _protocol(
+    extractor: Extractor, data: str, shape: tuple[int, ...], count: int, kept: np.ndarray
+) -> dict[str, Any]:
+    return {
+        "extractor": extractor.name,
+        "weights": extractor.checksum,
+        "resizer": extractor.resizer,
+        **{f"extractor {key}": value for key, value in extractor.protocol.items()},
+        "data": data,
+        "image": list(shape),
+        "count": count,
+        "features kept": int(kept.sum()),
+    }
+
+
+def cached_statistics(
+    path: str | Path,
+    extractor: Extractor,
+    images: Images,
+    *,
+    limit: int | None = None,
+    max_features: int = 50_000,
+    batch_size: int = 64,
+) -> Statistics:
+    """`image_statistics`, computed once and kept in a file.
+
+    Args:
+        path: a `.npz` file. If it exists it is read and its protocol compared with what would be
+            computed; otherwise it is written, whole or not at all.
+        extractor, images, limit, max_features, batch_size: as `image_statistics`.
+
+    Returns:
+        The statistics.
+
+    Raises:
+        ValueError: another suffix; a file that cannot be read; a file of another protocol
+            (extractor, weights, resizer, data, counts): says what differs.
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        raise ValueError(f"path must end in .npz, got {path}")
+    source = as_source(images)
+    if not path.exists():
+        made = image_statistics(
+            extractor, source, limit=limit, max_features=max_features, batch_size=batch_size
+        )
+        save_statistics(path, made)
+        return made
+    count = len(source) if limit is None else min(limit, len(source))
+    kept = np.ones(min(count, max_features), bool)
+    shape = source.spec["image"][0]
+    expected = _plain(_protocol(extractor, source.protocol, shape, count, kept))
+    found = load_statistics(path)
+    differing = [
+        f"{key}: {found.protocol.get(key)!r} there, {expected.get(key)!r} here"
+        for key in {**found.protocol, **expected}
+        if found.protocol.get(key) != expected.get(key)
+    ]
+    if differing:
+        raise ValueError(
+            f"{path} holds statistics of another protocol:\n  "
+            + "\n  ".join(differing)
+            + "\nName another file, or remove this one"
+        )
+    return found
+
+
+def save_statistics(path: str | Path, statistics: Statistics) -> None:
+    """Writes statistics and their protocol to a `.npz` file, whole or not at all."""
+    arrays: dict[str, Any] = {"features": statistics.features}
+    for name, part in (("moments", statistics.moments), ("spatial", statistics.spatial)):
+        if part is not None:
+            arrays |= {f"{name}_{key}": np.asarray(v) for key, v in part._asdict().items()}
+    if statistics.logits is not None:
+        arrays["logits"] = statistics.logits
+    with open_atomically(path) as file:
+        np.savez(file, protocol=np.asarray(json.dumps(statistics.protocol)), **arrays)
+
+
+def load_statistics(path: str | Path) -> Statistics:
+    """Reads what `save_statistics` wrote.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file that is broken, or something else; names it.
+    """
+    try:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in file.files}
+        return Statistics(
+            moments=_moments(arrays, "moments"),
+            features=arrays["features"],
+            spatial=_moments(arrays, "spatial") if "spatial_num" in arrays else None,
+            logits=arrays.get("logits"),
+            protocol=json.loads(str(arrays["protocol"])),
+        )
+    except FileNotFoundError:
+        raise FileNotFoundError(f"there is no file of statistics {path}") from None
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} cannot be read as statistics of images: {error!r}") from error
+
+
+def _moments(arrays: Mapping[str, np.ndarray], name: str) -> Moments:
+    return Moments(int(arrays[f"{name}_num"]), arrays[f"{name}_mean"], arrays[f"{name}_scatter"])
+
+
+def _plain(protocol: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(protocol))

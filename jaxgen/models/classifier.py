@@ -1,0 +1,43 @@
+"""A small convolutional classifier of small images; its last hidden layer serves as features."""
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from jaxgen.models.conv import Conv
+
+MIN_SIZE, MAX_SIZE = 4, 32
+
+
+class SmallClassifier(nn.Module):
+    """Two or three 3x3 convolutions, one dense layer, and the logits.
+
+    Attributes:
+        num_classes: classes.
+        num_features: width of the last hidden layer.
+        channels: of the first convolution; the others have twice as many.
+    """
+
+    num_classes: int
+    num_features: int = 64
+    channels: int = 32
+
+    @nn.compact
+    def __call__(
+        self, image: Float[Array, "batch height width channels"]
+    ) -> tuple[Float[Array, "batch features"], Float[Array, "batch classes"]]:
+        """Features (after their ReLU) and logits of images in model space, [-1, 1].
+
+        Raises:
+            ValueError: images smaller than 4 or larger than 32 pixels a side.
+        """
+        size = image.shape[1:3]
+        if min(size) < MIN_SIZE or max(size) > MAX_SIZE:
+            raise ValueError(
+                f"image must be from {MIN_SIZE} to {MAX_SIZE} pixels a side, got {size}"
+            )
+        x = nn.relu(Conv(self.channels, (3, 3))(image))
+        x = nn.relu(Conv(2 * self.channels, (3, 3), strides=(2, 2))(x))
+        if max(size) > 16:
+            x = nn.relu(Conv(2 * self.channels, (3, 3), strides=(2, 2))(x))
+        features = nn.relu(nn.Dense(self.num_features)(x.reshape(len(x), -1)))
+        return features, nn.Dense(self.num_classes)(features)

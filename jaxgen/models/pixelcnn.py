@@ -1,0 +1,249 @@
+"""PixelCNN and gated PixelCNN, and how a network of pixels is sampled position by position.
+
+Every network of this kind (`jaxgen.models.pixelcnnpp` too) has three methods:
+
+- `__call__(x, e, *, train)`: images in [-1, 1] to the parameters of each pixel's distribution;
+- `row(above, e, at)`: the work of a row, from the row above it, zeros for the first: whatever the
+  row's pixels need of it, or None;
+- `pixel(left, current, features, e, at)`: the parameters of one pixel, `[B, 1, 1, ...]`, from the
+  pixel left of it, zeros for the first, what is known of its own channels, and `row`'s features.
+
+The last two keep what they know of former positions in the collection `cache`, see
+`jaxgen.models.masked_conv`; `prime` makes it. `e` are the vectors of a condition.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxgen.models.masked_conv import (
+    At,
+    DownShiftedConv,
+    Images,
+    Maps,
+    MaskedConv,
+    shift_down,
+)
+
+Vectors = Float[Array, "batch told"]
+Logits = Float[Array, "batch rows columns channels values"]
+
+
+def prime(
+    network: Any, params: Any, batch: int, image_shape: tuple[int, ...], e: Vectors | None
+) -> tuple[Any, Any]:
+    """What sampling by position begins with: `(folded, cache)`.
+
+    Args:
+        network: of this module's kind.
+        params: its parameters.
+        batch: images at a time.
+        image_shape: (height, width, channels).
+        e: vectors of the condition, or None.
+
+    Returns:
+        The collections `folded`, what the positions need of the parameters, and `cache`, zeros.
+    """
+    _, width, channels = image_shape
+    at = At(0, 0, width)
+    variables = {"params": params}
+    row, pixel = (jnp.zeros((batch, 1, n, channels)) for n in (width, 1))
+    collections = ["cache", "folded"]
+    features, made = network.apply(variables, row, e, at, method="row", mutable=collections)
+    _, made = network.apply(
+        {**variables, **made}, pixel, pixel, features, e, at, method="pixel", mutable=collections
+    )
+    return made.get("folded", {}), jax.tree.map(jnp.zeros_like, made.get("cache", {}))
+
+
+class PixelCNN(nn.Module):
+    """PixelCNN (van den Oord et al. 2016a, "Pixel Recurrent Neural Networks", section 3.5).
+
+    A masked 7x7 convolution, residual blocks (1x1 to half the features, 3x3, 1x1 back), and two
+    1x1 layers of ReLUs before the softmax over each channel's values. Its pixels do not see all
+    that is above and left: the paper's blind spot, which `GatedPixelCNN` mends. It takes no
+    condition.
+
+    Attributes:
+        channels: of the images.
+        num_values: values of a channel, evenly spaced from -1 to 1.
+        features: of the residual blocks; half of them divisible by `channels`.
+        num_layers: residual blocks.
+        head_features: of the two last layers; divisible by `channels`.
+        dtype: of the computation; logits are float32.
+    """
+
+    channels: int
+    num_values: int = 256
+    features: int = 128
+    num_layers: int = 15
+    head_features: int = 1024
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Images, e: Vectors | None = None, *, train: bool = False) -> Logits:
+        """Logits of every value of every channel, `[B, H, W, C, V]`.
+
+        Raises:
+            ValueError: sizes that do not fit, or a condition.
+        """
+        _check_images(x, self.channels)
+        return self._body(x, e, None)
+
+    def row(self, above: Images, e: Vectors | None, at: At) -> None:
+        """Nothing, but that the first layer learns the whole row above."""
+        self._body(above, e, at._replace(column=None))
+
+    def pixel(
+        self, left: Images, current: Images, features: None, e: Vectors | None, at: At
+    ) -> Logits:
+        """Logits of one pixel."""
+        return self._body(jnp.concatenate([left, current], axis=2), e, at)
+
+    @nn.compact
+    def _body(self, x: Images, e: Vectors | None, at: At | None) -> Any:
+        if e is not None:
+            raise ValueError("PixelCNN takes no condition: use GatedPixelCNN")
+        shared: dict[str, Any] = {"num_groups": self.channels, "dtype": self.dtype}
+        half = self.features // 2
+        h = MaskedConv(self.features, (7, 7), kind="A", name="first", **shared)(x, at)
+        if at is not None and at.column is None:
+            return None
+        for i in range(self.num_layers):
+            y = MaskedConv(half, name=f"in{i}", **shared)(nn.relu(h), at)
+            y = MaskedConv(half, (3, 3), name=f"mid{i}", **shared)(nn.relu(y), at)
+            h = h + MaskedConv(self.features, name=f"out{i}", **shared)(nn.relu(y), at)
+        for i in range(2):
+            h = MaskedConv(self.head_features, name=f"head{i}", **shared)(nn.relu(h), at)
+        return _logits(nn.relu(h), at, self.channels, self.num_values, shared)
+
+
+class GatedPixelCNN(nn.Module):
+    r"""Gated PixelCNN (van den Oord et al. 2016b, section 2), with or without a condition.
+
+    A vertical stack sees all rows above a pixel, a horizontal one what is left of it and, layer by
+    layer, the vertical one; each layer is gated (eq. 2, 4):
+
+    $$y = \tanh(W_f * x + V_f e) \odot \sigma(W_g * x + V_g e)$$
+
+    and the horizontal stack residual.
+
+    Attributes:
+        channels: of the images.
+        num_values: values of a channel, evenly spaced from -1 to 1.
+        features: of each stack; divisible by `channels`.
+        num_layers: gated layers, the first included.
+        kernel_size: of the layers but the first, odd; the first has 7.
+        head_features: of the last hidden layer; divisible by `channels`.
+        dropout: rate after the horizontal stack's gates; the paper has none.
+        dtype: of the computation; logits are float32.
+    """
+
+    channels: int
+    num_values: int = 256
+    features: int = 128
+    num_layers: int = 15
+    kernel_size: int = 5
+    head_features: int = 1024
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    def __call__(self, x: Images, e: Vectors | None = None, *, train: bool = False) -> Logits:
+        """Logits of every value of every channel, `[B, H, W, C, V]`.
+
+        Raises:
+            ValueError: sizes that do not fit.
+        """
+        _check_images(x, self.channels)
+        return self._across(x, self._down(shift_down(x), e, None), e, None, train)
+
+    def row(self, above: Images, e: Vectors | None, at: At) -> list[Array]:
+        """What the vertical stack tells each layer of the horizontal one, of a row."""
+        return self._down(above, e, at._replace(column=None))
+
+    def pixel(
+        self, left: Images, current: Images, features: list[Array], e: Vectors | None, at: At
+    ) -> Logits:
+        """Logits of one pixel."""
+        return self._across(jnp.concatenate([left, current], axis=2), features, e, at, False)
+
+    def setup(self) -> None:
+        if self.kernel_size % 2 == 0 or self.kernel_size < 1:
+            raise ValueError(f"kernel_size must be odd, got {self.kernel_size}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        sizes = [7] + [self.kernel_size] * (self.num_layers - 1)
+        common: dict[str, Any] = {"dtype": self.dtype}
+        self.shared = {"num_groups": self.channels, **common}
+        double = 2 * self.features
+        # The first vertical layer's input is shifted, so that its last row is the one above.
+        self.vertical = [
+            DownShiftedConv(double, (n // 2 + (i > 0), n), **common) for i, n in enumerate(sizes)
+        ]
+        self.across = [nn.Dense(double, **common) for _ in sizes]
+        self.horizontal = [
+            MaskedConv(double, (1, n), kind="B" if i else "A", **self.shared)
+            for i, n in enumerate(sizes)
+        ]
+        self.told_down = [nn.Dense(double, use_bias=False, **common) for _ in sizes]
+        self.told_across = [nn.Dense(double, use_bias=False, **common) for _ in sizes]
+        self.residual = [MaskedConv(self.features, **self.shared) for _ in sizes]
+        self.drop = nn.Dropout(self.dropout)
+        self.head = MaskedConv(self.head_features, **self.shared)
+        self.logits = MaskedConv(self.channels * self.num_values, **self.shared)
+
+    def _down(self, x: Array, e: Array | None, at: At | None) -> list[Array]:
+        told = []
+        for layer, across, condition in zip(
+            self.vertical, self.across, self.told_down, strict=True
+        ):
+            y = layer(x, at)
+            told.append(across(y))
+            x = _gated(y, condition, e)
+        return told
+
+    def _across(
+        self, x: Array, told: list[Array], e: Array | None, at: At | None, train: bool
+    ) -> Logits:
+        h: Any = None
+        for i, (layer, residual, condition) in enumerate(
+            zip(self.horizontal, self.residual, self.told_across, strict=True)
+        ):
+            y = layer(x if i == 0 else h, at) + here(told[i], at)
+            out = residual(self.drop(_gated(y, condition, e), deterministic=not train), at)
+            h = out if i == 0 else h + out
+        h = nn.relu(self.head(nn.relu(h), at))
+        return _split(self.logits(h, at), self.channels)
+
+
+def here(x: Images, at: At | None) -> Maps:
+    """The pixel of a row's features `[B, 1, W, C]`; of a whole image, all of it."""
+    if at is None:
+        return x
+    assert at.column is not None
+    return jax.lax.dynamic_slice_in_dim(x, at.column, 1, axis=2)
+
+
+def _gated(x: Array, condition: nn.Module, e: Array | None) -> Array:
+    if e is not None:
+        x = x + condition(e)[:, None, None]
+    filtered, gate = jnp.split(x, 2, axis=-1)
+    return jnp.tanh(filtered) * nn.sigmoid(gate)
+
+
+def _logits(h: Array, at: At | None, channels: int, num_values: int, shared: Any) -> Logits:
+    return _split(MaskedConv(channels * num_values, name="logits", **shared)(h, at), channels)
+
+
+def _split(y: Array, channels: int) -> Logits:
+    # Feature i is of channel i mod channels, as the masks have it.
+    y = y.reshape(*y.shape[:-1], -1, channels)
+    return jnp.swapaxes(y, -1, -2).astype(jnp.float32)
+
+
+def _check_images(x: Array, channels: int) -> None:
+    if x.shape[-1] != channels:
+        raise ValueError(f"images must have {channels} channels, got {x.shape[-1]}")

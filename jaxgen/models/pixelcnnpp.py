@@ -1,0 +1,252 @@
+"""PixelCNN++ (Salimans et al. 2017): two streams, down and up through three resolutions."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from jaxgen.discretized import mixture_of_logistics_rows
+from jaxgen.models.masked_conv import (
+    At,
+    DownRightShiftedConv,
+    DownRightShiftedConvTranspose,
+    DownShiftedConv,
+    DownShiftedConvTranspose,
+    Images,
+    shift_down,
+    shift_right,
+)
+from jaxgen.models.pixelcnn import Vectors, here
+
+Params = Float[Array, "batch rows columns params mixtures"]
+
+
+class Level(NamedTuple):
+    """What the blocks of one resolution gave, in their order; `inner` is the next one's."""
+
+    down: list[Array]
+    inner: "Level | None"
+    up: list[Array]
+
+
+class PixelCNNPP(nn.Module):
+    """PixelCNN++ (Salimans et al. 2017, section 2), of any number of resolutions.
+
+    Streams of weight-normalized residual blocks: the vertical one sees the rows above a pixel, the
+    horizontal one also what is left of it and the vertical one. Both halve the image between the
+    levels of the way down, double it on the way up, and lead each block's result on the way down
+    to one on the way up. The authors' code shifts the first layers' outputs; here their inputs
+    are, with a channel of ones that tells the image from the zeros around it.
+
+    Attributes:
+        channels: of the images, at least 1.
+        features: of every layer.
+        num_res_blocks: in each level of each way.
+        num_levels: resolutions; the sides must be divisible by `2 ** (num_levels - 1)`.
+        num_mixtures: logistics a pixel.
+        dropout: rate within the blocks.
+        dtype: of the computation; parameters of the mixtures are float32.
+    """
+
+    channels: int
+    features: int = 160
+    num_res_blocks: int = 5
+    num_levels: int = 3
+    num_mixtures: int = 10
+    dropout: float = 0.5
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        for name in ("channels", "features", "num_res_blocks", "num_levels", "num_mixtures"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        shared: dict[str, Any] = {"weight_norm": True, "dtype": self.dtype}
+        self.first_vertical = DownShiftedConv(self.features, (2, 3), **shared)
+        self.first_row = DownShiftedConv(self.features, (1, 3), **shared)
+        self.first_column = DownRightShiftedConv(self.features, (2, 1), **shared)
+        sizes = (self.features, self.num_res_blocks, self.num_levels, self.dropout, self.dtype)
+        self.vertical = _Stream(*sizes, horizontal=False)
+        self.horizontal = _Stream(*sizes, horizontal=True)
+        self.rows = mixture_of_logistics_rows(self.channels)
+        self.head = DownRightShiftedConv(self.rows * self.num_mixtures, **shared)
+
+    def __call__(self, x: Images, e: Vectors | None = None, *, train: bool = False) -> Params:
+        """Rows of parameters of every pixel's mixture, `[B, H, W, rows, mixtures]`.
+
+        Args:
+            x: pixels in [-1, 1].
+            e: vectors of the condition, or None.
+            train: whether to drop, by the random numbers `dropout`.
+
+        Raises:
+            ValueError: sizes that do not fit.
+        """
+        if x.shape[-1] != self.channels:
+            raise ValueError(f"images must have {self.channels} channels, got {x.shape[-1]}")
+        step = 2 ** (self.num_levels - 1)
+        if x.shape[1] % step or x.shape[2] % step:
+            raise ValueError(
+                f"{self.num_levels} levels need sides divisible by {step}, got {x.shape[1:3]}"
+            )
+        padded = _with_ones(x, 1.0)
+        told = self._down(shift_down(padded), e, None, train)
+        return self._across(shift_right(padded), told, e, None, train)
+
+    def row(self, above: Images, e: Vectors | None, at: At) -> Any:
+        """The vertical stream's features of a row."""
+        above = _with_ones(above, jnp.where(at.row > 0, 1.0, 0.0))
+        return self._down(above, e, at._replace(column=None), False)
+
+    def pixel(
+        self, left: Images, current: Images, features: Any, e: Vectors | None, at: At
+    ) -> Params:
+        """The mixture of one pixel; `current` is not looked at: a mixture is of whole pixels."""
+        assert at.column is not None
+        left = _with_ones(left, jnp.where(at.column > 0, 1.0, 0.0))
+        return self._across(left, features, e, at, False)
+
+    def _down(self, above: Array, e: Array | None, at: At | None, train: bool) -> Any:
+        _, levels = self.vertical(self.first_vertical(above, at), None, e, at, train)
+        return self.first_row(above, at), levels
+
+    def _across(
+        self, left: Array, told: Any, e: Array | None, at: At | None, train: bool
+    ) -> Params:
+        first, levels = told
+        x = here(first, at) + self.first_column(left, at)
+        h, _ = self.horizontal(x, levels, e, at, train)
+        y = self.head(nn.elu(h), at)
+        return y.reshape(*y.shape[:-1], self.rows, self.num_mixtures).astype(jnp.float32)
+
+
+class _Stream(nn.Module):
+    """One stream, down and up; told, if horizontal, what the vertical one's blocks gave."""
+
+    features: int
+    num_res_blocks: int
+    num_levels: int
+    dropout: float
+    dtype: DTypeLike
+    horizontal: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Array, told: Level | None, e: Array | None, at: At | None, train: bool
+    ) -> tuple[Array, Level]:
+        return self._level(x, told, e, at, train, 0)
+
+    def _level(
+        self, x: Array, told: Level | None, e: Any, at: At | None, train: bool, level: int
+    ) -> tuple[Array, Level]:
+        skips, inner = [x], None
+        down: list[Array] = []
+        up: list[Array] = []
+        for i in range(self.num_res_blocks):
+            guide = None if told is None else here(told.down[i], at)
+            x = self._block(f"down{level}_{i}")(x, guide, e, at, train)
+            down.append(x)
+        skips += down
+        if level + 1 == self.num_levels:
+            y = skips.pop()
+        else:
+            y, inner = self._inner(x, told, e, at, train, level + 1)
+        while skips:
+            guide = skips.pop()
+            if told is not None:
+                guide = jnp.concatenate([here(told.up[len(up)], at), guide], axis=-1)
+            y = self._block(f"up{level}_{len(up)}")(y, guide, e, at, train)
+            up.append(y)
+        return y, Level(down, inner, up)
+
+    def _inner(
+        self, x: Array, told: Level | None, e: Any, at: At | None, train: bool, level: int
+    ) -> tuple[Array, Level | None]:
+        """Half the size and back: by position, worked out where a half-size position begins."""
+        shared: dict[str, Any] = {"weight_norm": True, "dtype": self.dtype}
+        conv: Any = DownRightShiftedConv if self.horizontal else DownShiftedConv
+        size = (2, 2) if self.horizontal else (2, 3)
+        back: Any = DownRightShiftedConvTranspose if self.horizontal else DownShiftedConvTranspose
+        x = conv(self.features, size, strides=2, name=f"halve{level}", **shared)(x, at)
+        told = None if told is None else told.inner
+
+        def work(stream: Any) -> Any:
+            smaller = None if at is None else at.halved()
+            return stream._level(x, told, e, smaller, train, level)
+
+        found = work(self) if at is None else self._held(work, at, level)
+        y = back(self.features, name=f"double{level}", **shared)(found[0], at)
+        return y, found[1]
+
+    def _held(self, work: Callable[[Any], Any], at: At, level: int) -> Any:
+        """`work` at even rows (and columns); elsewhere what it gave at the one before."""
+        name, half = f"held{level}", at.halved()
+        if self.is_mutable_collection("folded"):
+            found = work(self)
+            kept = self.variable("cache", name, lambda: _row_of(found, half, self.horizontal))
+            return found
+        kept = self.variable("cache", name, lambda: None)
+        if not self.horizontal:
+            found = nn.cond(at.row % 2 == 0, work, lambda stream: kept.value, self)
+            kept.value = found
+            return found
+        assert at.column is not None
+        assert half.column is not None
+        active = (at.row % 2 == 0) & (at.column % 2 == 0)
+        old = here(kept.value, half)
+        y = nn.cond(active, lambda stream: work(stream)[0], lambda stream: old, self)
+        kept.value = jax.lax.dynamic_update_slice_in_dim(kept.value, y, half.column, axis=2)
+        return y, None
+
+    def _block(self, name: str) -> "_Block":
+        return _Block(self.features, self.dropout, self.dtype, self.horizontal, name=name)
+
+
+class _Block(nn.Module):
+    """A gated residual block (Salimans et al. 2017, section 2.3; its authors' `gated_resnet`)."""
+
+    features: int
+    dropout: float
+    dtype: DTypeLike
+    horizontal: bool
+
+    @nn.compact
+    def __call__(
+        self, x: Array, guide: Array | None, e: Array | None, at: At | None, train: bool
+    ) -> Array:
+        conv: Any = DownRightShiftedConv if self.horizontal else DownShiftedConv
+        size = (2, 2) if self.horizontal else (2, 3)
+        shared: dict[str, Any] = {"weight_norm": True, "dtype": self.dtype}
+        h = conv(self.features, size, name="conv1", **shared)(_concat_elu(x), at)
+        if guide is not None:
+            h = h + conv(self.features, name="guide", **shared)(_concat_elu(guide), at)
+        h = nn.Dropout(self.dropout, deterministic=not train)(_concat_elu(h))
+        # Near zero at first, so that a block begins as the identity.
+        h = conv(2 * self.features, size, name="conv2", init_scale=0.1, **shared)(h, at)
+        if e is not None:
+            told = nn.Dense(2 * self.features, use_bias=False, dtype=self.dtype, name="told")(e)
+            h = h + told[:, None, None]
+        value, gate = jnp.split(h, 2, axis=-1)
+        return x + value * nn.sigmoid(gate)
+
+
+def _concat_elu(x: Array) -> Array:
+    return nn.elu(jnp.concatenate([x, -x], axis=-1))
+
+
+def _with_ones(x: Array, one: Any) -> Array:
+    ones = jnp.broadcast_to(jnp.asarray(one, x.dtype), (*x.shape[:-1], 1))
+    return jnp.concatenate([x, ones], axis=-1)
+
+
+def _row_of(found: Any, half: At, horizontal: bool) -> Any:
+    """Room for what is held: of a horizontal stream its results along a row."""
+    if not horizontal:
+        return found
+    y = found[0]
+    return jnp.zeros((y.shape[0], 1, half.width, y.shape[-1]), y.dtype)

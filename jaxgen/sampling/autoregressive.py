@@ -1,0 +1,252 @@
+"""Ancestral sampling, one position after another: with a cache, and without.
+
+A network that gives each position's distribution from those before it is sampled by drawing the
+positions in order. `ancestral` asks for the work of one position at a time, from a cache that the
+network keeps, and `ancestral_by_row` for that of a row now and then; `naive_ancestral` runs the
+whole network at each. With one key all draw the same values. A value may be a number or a pixel.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+from jaxgen.discretized import mixture_of_logistics_rows, mixture_of_logistics_sample
+from jaxgen.distributions import categorical_sample
+
+Cache = Any
+Step = Callable[[Cache, Array, Array], tuple[Array, Cache]]
+Draw = Callable[[Array, Array], Array]
+Values = Shaped[Array, "batch positions *value"]
+Given = Shaped[Array, "..."]
+Known = Bool[Array, "..."]
+
+
+def ancestral(
+    step: Step,
+    cache: Cache,
+    start: Shaped[Array, "batch *value"],
+    key: Key[Array, ""],
+    num_steps: int,
+    draw: Draw,
+    *,
+    first: Int[Array, ""] | int = 0,
+    given: Given | None = None,
+    known: Known | None = None,
+) -> tuple[Values, Cache]:
+    """Draws `num_steps` positions in order, in one compiled loop.
+
+    Position t's randomness is `fold_in(key, t)`, so that a sequence drawn in parts, each from the
+    cache and last value of the part before it, is the one drawn at once.
+
+    Args:
+        step: `(cache, previous, t) -> (params, cache)`, the network's turn: it takes in the value
+            of position t - 1, [B, ...], and returns the parameters [B, ...] of position t's
+            distribution.
+        cache: what the network knows before `first`.
+        start: the value before `first`: the last one drawn, or whatever the network takes for the
+            position before the first.
+        key: PRNG key.
+        num_steps: positions to draw, at least 1.
+        draw: `(key, params) -> values` [B, ...], of the shape and dtype of `start`.
+        first: the number t of the first of them.
+        given: values that stand already, `[batch, num_steps, ...]`; `known` must say which.
+        known: `[batch, num_steps]`, true where `given` is taken in place of a draw.
+
+    Returns:
+        The values `[batch, num_steps, ...]` and the cache after them, in which the last value is
+        not yet taken in.
+
+    Raises:
+        ValueError: no steps, or `given` and `known` of wrong shapes or one without the other.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps must be at least 1, got {num_steps}")
+    check_completion(given, known, (start.shape[0], num_steps, *start.shape[1:]))
+
+    def body(carry: tuple[Cache, Array], i: Array) -> tuple[tuple[Cache, Array], Array]:
+        cache, previous = carry
+        t = first + i
+        params, cache = step(cache, previous, t)
+        value = draw(jax.random.fold_in(key, t), params)
+        if given is not None and known is not None:
+            value = _where(known[:, i], given[:, i], value)
+        return (cache, value), value
+
+    (cache, _), values = jax.lax.scan(body, (cache, start), jnp.arange(num_steps))
+    return jnp.moveaxis(values, 0, 1), cache
+
+
+def ancestral_by_row(
+    begin_row: Callable[[Cache, Array, Array], tuple[Step, Cache]],
+    cache: Cache,
+    blank: Shaped[Array, "batch rows columns *value"],
+    key: Key[Array, ""],
+    draw: Draw,
+    *,
+    given: Given | None = None,
+    known: Known | None = None,
+) -> Shaped[Array, "batch rows columns *value"]:
+    """Draws images in raster order, by networks that do part of their work a row at a time.
+
+    The same values as by `ancestral`, with position t = row * columns + column.
+
+    Args:
+        begin_row: `(cache, values of the row above [batch, columns, ...], row) -> (step, cache)`;
+            `step` as in `ancestral`, for the positions of that row.
+        cache: what the network knows before the first row.
+        blank: any values of the wanted shape and dtype; what the first row has above it, and the
+            first position before it.
+        key: PRNG key.
+        draw: `(key, params) -> values` [B, ...].
+        given: values that stand already, of `blank`'s shape; `known` must say which.
+        known: true where `given` is taken in place of a draw, of the shape of the positions.
+
+    Returns:
+        The values, of `blank`'s shape.
+
+    Raises:
+        ValueError: `given` and `known` of wrong shapes, or one without the other.
+    """
+    check_completion(given, known, blank.shape, positions=2)
+    rows, columns = blank.shape[1:3]
+
+    def body(carry: tuple[Cache, Array], row: Array) -> tuple[tuple[Cache, Array], Array]:
+        cache, above = carry
+        step, cache = begin_row(cache, above, row)
+        values, cache = ancestral(
+            step,
+            cache,
+            above[:, -1],
+            key,
+            columns,
+            draw,
+            first=row * columns,
+            given=None if given is None else given[:, row],
+            known=None if known is None else known[:, row],
+        )
+        return (cache, values), values
+
+    _, values = jax.lax.scan(body, (cache, blank[:, 0]), jnp.arange(rows))
+    return jnp.moveaxis(values, 0, 1)
+
+
+def naive_ancestral(
+    forward: Callable[[Array], Array],
+    blank: Values,
+    key: Key[Array, ""],
+    draw: Draw,
+    *,
+    given: Given | None = None,
+    known: Known | None = None,
+) -> Values:
+    """Draws every position by a whole forward pass each: what `ancestral` is checked against.
+
+    Args:
+        forward: values `[batch, positions, ...]` -> parameters `[batch, positions, ...]`, those of
+            a position by the values before it alone.
+        blank: any values of the wanted shape and dtype; overwritten in order.
+        key: PRNG key.
+        draw: `(key, params of one position) -> values` [B, ...].
+        given: values that stand already, of `blank`'s shape; `known` must say which.
+        known: true where `given` is taken in place of a draw, of the shape of the positions.
+
+    Returns:
+        The values, of `blank`'s shape.
+
+    Raises:
+        ValueError: `given` and `known` of wrong shapes, or one without the other.
+    """
+    check_completion(given, known, blank.shape)
+
+    def body(t: Array, values: Array) -> Array:
+        value = draw(jax.random.fold_in(key, t), forward(values)[:, t])
+        if given is not None and known is not None:
+            value = _where(known[:, t], given[:, t], value)
+        return values.at[:, t].set(value)
+
+    return jax.lax.fori_loop(0, blank.shape[1], body, blank)
+
+
+def check_completion(given: Any, known: Any, shape: tuple[int, ...], positions: int = 1) -> None:
+    """Raises a ValueError unless `given` has `shape` and `known` that of the batch and the axes of
+    positions, or both are None."""
+    if (given is None) != (known is None):
+        raise ValueError("given and known must be given together, or neither")
+    if given is None:
+        return
+    if tuple(given.shape) != tuple(shape):
+        raise ValueError(f"given must have the shape {tuple(shape)}, got {tuple(given.shape)}")
+    wanted = tuple(shape[: 1 + positions])
+    if tuple(known.shape) != wanted:
+        raise ValueError(f"known must have the shape {wanted}, got {tuple(known.shape)}")
+
+
+def draw_categorical(temperature: float = 1.0) -> Draw:
+    """Draws classes by logits divided by a temperature: below 1 the likely become likelier.
+
+    Args:
+        temperature: at least 0; at 0 the likeliest class is taken.
+
+    Returns:
+        `(key, logits [..., V]) -> i32[...]`.
+
+    Raises:
+        ValueError: a negative temperature.
+    """
+    _check_temperature(temperature)
+    if temperature == 0:
+        return lambda key, logits: jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+    def draw(key: Key[Array, ""], logits: Float[Array, "..."]) -> Array:
+        return categorical_sample(key, logits.astype(jnp.float32) / temperature).astype(jnp.int32)
+
+    return draw
+
+
+def draw_mixture_of_logistics(temperature: float = 1.0, num_bins: int = 256) -> Draw:
+    """Draws pixels by PixelCNN++'s mixtures: logits divided, and scales multiplied, by T.
+
+    Args:
+        temperature: T, positive.
+        num_bins: values a channel can take.
+
+    Returns:
+        `(key, params [..., rows, M]) -> pixels [..., C]` of bin centres in [-1, 1].
+
+    Raises:
+        ValueError: a temperature that is not positive.
+    """
+    _check_temperature(temperature)
+    if temperature == 0:
+        raise ValueError("temperature must be positive for a mixture of logistics, got 0")
+
+    def draw(key: Key[Array, ""], params: Float[Array, "..."]) -> Array:
+        return mixture_of_logistics_sample(key, _tempered(params, temperature), num_bins)
+
+    return draw
+
+
+def _tempered(params: Array, temperature: float) -> Array:
+    params = params.astype(jnp.float32)
+    if temperature == 1:
+        return params
+    rows = params.shape[-2]
+    channels = next(c for c in range(1, rows) if mixture_of_logistics_rows(c) >= rows)
+    logits, means = params[..., :1, :], params[..., 1 : 1 + channels, :]
+    # The likelihood takes log-scales below -7 for -7: so must what is added to.
+    log_scales = jnp.maximum(params[..., 1 + channels : 1 + 2 * channels, :], -7.0)
+    rest = params[..., 1 + 2 * channels :, :]
+    scaled = log_scales + jnp.log(temperature)
+    return jnp.concatenate([logits / temperature, means, scaled, rest], axis=-2)
+
+
+def _where(known: Array, given: Array, drawn: Array) -> Array:
+    return jnp.where(known.reshape(known.shape + (1,) * (drawn.ndim - 1)), given, drawn)
+
+
+def _check_temperature(temperature: float) -> None:
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")

@@ -1,0 +1,189 @@
+"""The family of PixelCNNs: its contract, and samplers that draw the same values."""
+
+from functools import cache, partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from devices import equal_on_one_and_eight
+
+from jaxgen import conditioning
+from jaxgen.data.sources import digits
+from jaxgen.data.transforms import to_model_space
+from jaxgen.families.autoregressive import autoregressive
+from jaxgen.families.classifier import evaluate_as_classifier
+from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
+from jaxgen.models.pixelcnnpp import PixelCNNPP
+from jaxgen.training.step import init_state, make_step
+
+# These programs are compiled often and run once.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = partial(jax.jit, compiler_options=QUICK)
+LABELS = conditioning.labels(3)
+MIXTURE = "mixture_of_logistics"
+# name -> network, image shape, likelihood, values, conditioning
+KINDS = {
+    "pixelcnn": (PixelCNN(1, 16, 8, 1, 8), (5, 6, 1), "categorical", 16, None),
+    "pixelcnn, colours": (PixelCNN(2, 8, 8, 1, 8), (4, 5, 2), "categorical", 8, None),
+    "gated": (GatedPixelCNN(1, 16, 8, 2, 3, 8), (5, 6, 1), "categorical", 16, LABELS),
+    "gated, colours": (GatedPixelCNN(2, 8, 8, 2, 5, 8), (4, 5, 2), "categorical", 8, None),
+    "pixelcnnpp": (PixelCNNPP(1, 4, 1, 2, 2), (6, 4, 1), MIXTURE, 256, LABELS),
+    "pixelcnnpp, 3 levels": (PixelCNNPP(2, 4, 1, 3, 2), (8, 8, 2), MIXTURE, 256, None),
+}
+
+
+def build(name, **options):
+    network, shape, likelihood, values, told = KINDS[name]
+    return autoregressive(
+        network,
+        optax.sgd(0.1),
+        image_shape=shape,
+        likelihood=likelihood,
+        num_values=values,
+        conditioning=told,
+        **options,
+    )
+
+
+@cache
+def example(name):
+    """A batch, and parameters far from the initial ones: the past matters."""
+    _, shape, _, values, told = KINDS[name]
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, values, (3, *shape)) * 2 / (values - 1) - 1
+    batch = {"image": jnp.asarray(x, jnp.float32)}
+    if told is not None:
+        batch["label"] = jnp.array([0, 2, 1])
+    params, _ = jit(build(name).init)(jax.random.key(0), batch)
+    params = jax.tree.map(
+        lambda p: p + 0.3 * np.asarray(rng.normal(size=p.shape), np.float32), params
+    )
+    return batch, params
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_cached_sampler_draws_what_the_naive_one_draws(name, key):
+    """Value for value, freely and completing an image."""
+    batch, params = example(name)
+    x = batch["image"]
+    known = jax.random.bernoulli(key, 0.4, x.shape[:3])
+
+    def run(sampler):
+        family = build(name, sampler=sampler, temperature=0.9)
+        options = {"condition": batch.get("label")}
+
+        @jit
+        def both(params, key):
+            free = family.sample(params, {}, key, 3, **options)
+            return free, family.sample(params, {}, key, 3, given=x, known=known, **options)
+
+        return both(params, key)
+
+    (free, completed), naive = run("cached"), run("naive")
+    np.testing.assert_allclose(free, naive[0], atol=1e-5)
+    np.testing.assert_allclose(completed, naive[1], atol=1e-5)
+    np.testing.assert_allclose(completed[known], x[known], atol=1e-6)
+    assert len(np.unique(free)) > 5
+    assert not np.allclose(free[~known], completed[~known])
+
+
+def test_loss_is_log_prob_and_metrics_are_bits(key):
+    batch, params = example("gated")
+    family = build("gated")
+    nats, aux = family.evaluate(params, {}, batch, key, train=False)
+    np.testing.assert_allclose(family.log_prob(params, {}, batch, key), -nats)
+    np.testing.assert_allclose(aux.metrics["bits_per_dim"], nats / 30 / np.log(2), rtol=1e-6)
+    # Only the values' order counts: the nearest of the 16 is taken.
+    moved = {**batch, "image": batch["image"] + 0.03}
+    network = KINDS["gated"][0]
+    found = network.apply(
+        {"params": params["pixelcnn"]}, moved["image"], LABELS.encode(batch["label"])
+    )
+    classes = np.round((np.asarray(batch["image"]) + 1) / 2 * 15).astype(int)
+    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(found)), classes[..., None], -1)
+    expected = -log_p.sum((1, 2, 3, 4))
+    np.testing.assert_allclose(
+        family.evaluate(params, {}, moved, key, train=False)[0], expected, rtol=1e-5
+    )
+
+
+def test_a_few_steps_lower_the_loss_of_digits():
+    """And the classifier by Bayes' rule is made of the same likelihoods."""
+    told = conditioning.labels(10)
+    family = autoregressive(
+        GatedPixelCNN(1, 256, 8, 2, 3, 16),
+        optax.adam(1e-2),
+        image_shape=(8, 8, 1),
+        conditioning=told,
+    )
+    raw = digits("train")[np.arange(32)]
+    batch = {"image": to_model_space(jnp.asarray(raw["image"])), "label": jnp.asarray(raw["label"])}
+    state = init_state(family, jax.random.key(0), batch)
+    step = jit(make_step(family))
+    first, _ = family.evaluate(state.params, {}, batch, jax.random.key(0), train=False)
+    for i in range(30):
+        state = step(state, batch, jax.random.key(i))[0]
+    classify = evaluate_as_classifier(family, 10)
+    last, aux = jit(classify.evaluate, static_argnames="train")(
+        state.params, {}, batch, jax.random.key(0), train=False
+    )
+    assert float(last.mean()) < 0.6 * float(first.mean())
+    by_class = jnp.stack(
+        [
+            family.log_prob(
+                state.params, {}, {**batch, "label": jnp.full(32, k)}, jax.random.key(0)
+            )
+            for k in range(10)
+        ]
+    )
+    np.testing.assert_array_equal(
+        aux.metrics["accuracy"], np.asarray(by_class.argmax(0)) == raw["label"]
+    )
+    log_p = jax.nn.log_softmax(by_class, axis=0)[raw["label"], np.arange(32)]
+    np.testing.assert_allclose(aux.metrics["label_nats"], -log_p, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gated", pytest.param("pixelcnnpp", marks=pytest.mark.slow)])
+def test_one_device_and_eight(name):
+    """Also weight normalization's initialization, which sees the whole batch."""
+    batch, _ = example(name)
+    big = jax.tree.map(lambda v: jnp.tile(v, (8, *(1,) * (v.ndim - 1)))[:16], dict(batch))
+    equal_on_one_and_eight(build(name), big)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_shape": (4, 4)}, "image_shape must be"),
+        ({"likelihood": "gaussian"}, "likelihood must be one of categorical, mixture_of_logistics"),
+        ({"num_values": 1}, "num_values must be at least 2, got 1"),
+        ({"sampler": "quick"}, "sampler must be one of cached, naive, got 'quick'"),
+        ({"temperature": -1.0}, "temperature must be at least 0"),
+    ],
+)
+def test_bad_input(options, message):
+    arguments = {"image_shape": (4, 4, 1), **options}
+    with pytest.raises(ValueError, match=message):
+        autoregressive(PixelCNN(1), optax.sgd(0.1), **arguments)
+
+
+def test_bad_batches_and_masks(key):
+    batch, params = example("pixelcnn")
+    family = build("pixelcnn")
+    with pytest.raises(ValueError, match=r"image_shape is \(5, 6, 1\), the images have"):
+        family.log_prob(params, {}, {"image": jnp.zeros((2, 4, 4, 1))}, key)
+    x = batch["image"]
+    with pytest.raises(ValueError, match=r"known must have the shape \(3, 5, 6\), got \(3, 5\)"):
+        family.sample(params, {}, key, 3, given=x, known=jnp.ones((3, 5), bool))
+    with pytest.raises(ValueError, match="given and known must be given together"):
+        family.sample(params, {}, key, 3, given=x)
+
+
+def test_bad_classifiers():
+    family = build("gated")
+    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
+        evaluate_as_classifier(family, 1)
+    with pytest.raises(ValueError, match="family must have a log_prob"):
+        evaluate_as_classifier(family._replace(log_prob=None), 3)

@@ -1,0 +1,84 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxgen.data.sources import digits
+from jaxgen.metrics.features import extract
+from jaxgen.metrics.frechet import moments
+from jaxgen.metrics.statistics import (
+    cached_statistics,
+    image_statistics,
+    load_statistics,
+    save_statistics,
+)
+
+
+def test_they_are_those_of_the_features(extractor):
+    made = image_statistics(extractor, digits("test"), batch_size=100)
+    features = extract(extractor, digits("test"), batch_size=100)["features"]
+    np.testing.assert_array_equal(made.features, features)
+    np.testing.assert_allclose(made.moments.scatter, moments(features).scatter, rtol=1e-9)
+    assert made.spatial is None
+    assert made.logits.shape == (297, 10)
+    assert made.protocol["count"] == 297
+    assert made.protocol["weights"] == extractor.checksum
+    assert "split test" in made.protocol["data"]
+
+
+def test_some_features_are_kept_but_all_are_counted(extractor):
+    whole = image_statistics(extractor, digits("test"), batch_size=100)
+    some = image_statistics(extractor, digits("test"), batch_size=70, max_features=50)
+    np.testing.assert_allclose(some.moments.mean, whole.moments.mean, rtol=1e-5, atol=1e-6)
+    assert some.features.shape == (50, 64)
+    assert some.logits.shape == (50, 10)
+    rows = np.flatnonzero(np.isclose(whole.logits[:, None], some.logits[None]).all(2).any(1))
+    assert len(rows) == 50
+    assert rows[-1] > 200  # from everywhere, not the first fifty
+
+
+def test_round_trip(extractor, tmp_path):
+    made = image_statistics(extractor, digits("test"), batch_size=100)
+    made = made._replace(spatial=made.moments)
+    save_statistics(tmp_path / "a.npz", made)
+    found = load_statistics(tmp_path / "a.npz")
+    assert found.protocol == made.protocol
+    for one, other in zip(found.moments + found.spatial, made.moments * 2, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found.features, made.features)
+    np.testing.assert_array_equal(found.logits, made.logits)
+
+
+def test_cache_is_read_and_refuses_another_protocol(extractor, tmp_path):
+    path = tmp_path / "deep" / "reference.npz"
+    made = cached_statistics(path, extractor, digits("test"), batch_size=100)
+    before = path.stat().st_mtime_ns
+    again = cached_statistics(path, extractor, digits("test"), batch_size=100)
+    assert path.stat().st_mtime_ns == before
+    np.testing.assert_array_equal(again.moments.scatter, made.moments.scatter)
+    json.dumps(again.protocol)
+    with pytest.raises(ValueError, match=r"another protocol:\n  .*split test.*split train"):
+        cached_statistics(path, extractor, digits("train"))
+    with pytest.raises(ValueError, match="count: 297 there, 100 here"):
+        cached_statistics(path, extractor, digits("test"), limit=100)
+    with pytest.raises(ValueError, match="weights: '.*' there, 'other' here"):
+        cached_statistics(path, extractor._replace(checksum="other"), digits("test"))
+    with pytest.raises(ValueError, match="resizer: 'none' there, 'cubic' here"):
+        cached_statistics(path, extractor._replace(resizer="cubic"), digits("test"))
+
+
+def test_bad_files(extractor, tmp_path):
+    with pytest.raises(ValueError, match=r"must end in \.npz"):
+        cached_statistics(tmp_path / "a.json", extractor, digits("test"))
+    with pytest.raises(FileNotFoundError, match=r"a\.npz"):
+        load_statistics(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"PK nonsense")
+    with pytest.raises(ValueError, match=r"a\.npz cannot be read as statistics"):
+        load_statistics(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", image=np.zeros(3))
+    with pytest.raises(ValueError, match=r"b\.npz cannot be read as statistics"):
+        cached_statistics(tmp_path / "b.npz", extractor, digits("test"))
+    with pytest.raises(ValueError, match="max_features must be at least 1, got 0"):
+        image_statistics(extractor, digits("test"), max_features=0)
+    with pytest.raises(ValueError, match="limit must be at least 1, .* got -1"):
+        image_statistics(extractor, digits("test"), limit=-1)

@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+
+from jaxgen.data.sources import ArraySource, digits
+from jaxgen.metrics.__main__ import main
+from jaxgen.metrics.checks import FewSamplesWarning
+from jaxgen.metrics.report import compare_images
+from jaxgen.metrics.statistics import image_statistics
+
+FEW = pytest.mark.filterwarnings("ignore::jaxgen.metrics.checks.FewSamplesWarning")
+
+
+@pytest.fixture(scope="module")
+def reference(extractor):
+    return image_statistics(extractor, digits("train"), batch_size=500)
+
+
+def corrupted(images, amount):
+    noise = np.random.default_rng(0).normal(0, 255 * amount, images.shape)
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+def test_real_against_real_is_near_and_corruption_moves_away(extractor, reference):
+    """Distances rise, precision and coverage fall, with noise; so does a lack of classes."""
+    test = digits("test")
+    images, labels = test.arrays["image"], test.arrays["label"]
+    sets = {amount: corrupted(images, amount) for amount in (0.0, 0.1, 0.2, 0.4, 0.8)}
+    found = [
+        compare_images(x, reference, extractor, batch_size=297, num_subsets=10).metrics
+        for x in sets.values()
+    ]
+    for name in ("FD-classifier", "KD-classifier mean"):
+        assert np.all(np.diff([one[name] for one in found]) > 0), name
+    assert np.all(np.diff([one["coverage"] for one in found]) < 0)
+    assert found[0]["precision"] > 0.8 > 0.5 > found[-1]["precision"]
+    half = compare_images(images[labels < 5], reference, extractor, num_subsets=10).metrics
+    assert half["FD-classifier"] > 2 * found[0]["FD-classifier"]
+    assert half["recall"] < 0.8 * found[0]["recall"]
+
+
+def test_numbers_carry_their_protocol(extractor, reference, tmp_path):
+    result = compare_images(
+        digits("test"), reference, extractor, k=3, max_prdc=200, num_subsets=7, seed=5
+    )
+    assert set(result.metrics) == {
+        "FD-classifier",
+        "KD-classifier mean",
+        "KD-classifier std",
+        "IS-classifier mean",
+        "IS-classifier std",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+    }
+    protocol = result.protocol
+    assert protocol["samples"]["count"] == 297
+    assert protocol["reference"]["count"] == 1500
+    assert protocol["reference"]["weights"] == extractor.checksum
+    assert protocol["reference"]["resizer"] == "none"
+    assert "split train" in protocol["reference"]["data"]
+    assert protocol["neighbours"] == {"k": 3, "samples": 200, "reference": 200}
+    assert protocol["kernel distance"] == {"subsets": 7, "subset size": 297, "degree": 3}
+    assert protocol["seed"] == 5
+    assert protocol["warnings"] == []
+    result.save(tmp_path / "result.json")
+    assert json.loads((tmp_path / "result.json").read_text())["metrics"] == result.metrics
+
+
+def test_few_samples_are_flagged_in_the_protocol_too(extractor, reference):
+    some = digits("test").arrays["image"][:20]
+    with pytest.warns(FewSamplesWarning, match="20 samples for 64 feature dimensions"):
+        result = compare_images(some, reference, extractor, num_subsets=2)
+    assert any("20 samples for 64" in text for text in result.protocol["warnings"])
+
+
+def test_the_names_of_the_literature_are_for_the_network_of_fid(extractor):
+    named = extractor._replace(suffix="")
+    found = compare_images(digits("test"), digits("test"), named, num_subsets=2).metrics
+    assert {"FID", "KID mean", "IS mean"} <= set(found)
+    assert found["FID"] == pytest.approx(0, abs=1e-6)
+    assert found["precision"] == found["recall"] == found["coverage"] == 1
+
+
+@FEW
+def test_bad_input(extractor, reference):
+    image = digits("test").arrays["image"]
+    with pytest.raises(ValueError, match="samples must be at least 2 images, got 1"):
+        compare_images(image[:1], reference, extractor)
+    with pytest.raises(ValueError, match="reference are statistics of .* not of"):
+        compare_images(image, reference, extractor._replace(checksum="other"))
+    with pytest.raises(ValueError, match="k must be between"):
+        compare_images(image[:4], reference, extractor, k=4, num_splits=1)
+    with pytest.raises(ValueError, match="max_prdc must be at least 1, got 0"):
+        compare_images(image, reference, extractor, max_prdc=0)
+    with pytest.raises(ValueError, match="is empty"):
+        compare_images(ArraySource({"image": image[:0]}), reference, extractor)
+
+
+def test_command(tmp_path, capsys, monkeypatch, extractor):
+    monkeypatch.setattr("jaxgen.metrics.classifier.train_classifier", lambda *_, **__: extractor)
+    np.savez(tmp_path / "samples.npz", samples=digits("test").arrays["image"])
+    np.save(tmp_path / "reference.npy", digits("train").arrays["image"])
+    words = [str(tmp_path / "samples.npz"), str(tmp_path / "reference.npy")]
+    words += ["--extractor", "classifier", "--subsets", "2", "--out", str(tmp_path / "r.json")]
+    words += ["--statistics", str(tmp_path / "reference.npz")]
+    for _ in range(2):  # the second time with the statistics that the first one kept
+        assert main(words) == 0
+        result = json.loads(capsys.readouterr().out)
+        assert result == json.loads((tmp_path / "r.json").read_text())
+    assert result["metrics"]["FD-classifier"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["nowhere", "nowhere", "--extractor", "classifier"],
+            "no file or folder of images nowhere",
+        ),
+        (["a", "b", "--weights", "nowhere.pth"], "no file of Inception weights nowhere.pth"),
+        (["a", "b", "--extractor", "lite0", "--weights", "no.pth"], "Lite0 weights no.pth"),
+    ],
+)
+def test_command_with_bad_input(words, message, capsys, monkeypatch, extractor):
+    monkeypatch.setattr("jaxgen.metrics.classifier.train_classifier", lambda *_, **__: extractor)
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error

@@ -1,0 +1,144 @@
+import os
+import pickle
+import struct
+import zipfile
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+
+from jaxgen.metrics.torch_weights import (
+    WeightsError,
+    check_names,
+    fold_batch_norm,
+    read_state_dict,
+)
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def state():
+    """Every kind of tensor that weights come as: views, transposes, scalars, all dtypes."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(4, 6, generator=generator)
+    kinds = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
+    tensors = {kind: (base[0] * 5).to(getattr(torch, kind)) for kind in kinds}
+    views = {"whole": base, "row": base[2], "turned": base.T, "steps": base[::2, 1::2]}
+    others = {
+        "scalar": torch.tensor(3),
+        "none": torch.zeros(0, 3),
+        "grad": torch.nn.Parameter(base),
+    }
+    return OrderedDict(**tensors, **views, **others)
+
+
+@pytest.fixture(params=["zip", "legacy"])
+def path(request, state, tmp_path):
+    path = tmp_path / "weights.pth"
+    torch.save(state, path, _use_new_zipfile_serialization=request.param == "zip")
+    return path
+
+
+def test_it_reads_what_pytorch_writes(path, state):
+    found = read_state_dict(path)
+    assert list(found) == list(state)
+    for name, tensor in state.items():
+        expected = tensor.detach().numpy()
+        assert found[name].dtype == expected.dtype
+        np.testing.assert_array_equal(found[name], expected, strict=True)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.7, 0.95, 0.999])
+def test_a_truncated_file_is_named(path, kept):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(WeightsError, match=r"weights\.pth is truncated, broken"):
+        read_state_dict(path)
+
+
+def test_other_files(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no file of weights .*nowhere"):
+        read_state_dict(tmp_path / "nowhere")
+    (tmp_path / "a.pth").write_bytes(b"<html>Not found</html>")
+    with zipfile.ZipFile(tmp_path / "b.pth", "w") as archive:
+        archive.writestr("notes.txt", "nothing")
+    for name in ("a.pth", "b.pth"):
+        with pytest.raises(WeightsError, match=name):
+            read_state_dict(tmp_path / name)
+    torch.save({"weights": [1, 2]}, tmp_path / "c.pth")
+    with pytest.raises(WeightsError, match="holds under 'weights' no tensor, but list"):
+        read_state_dict(tmp_path / "c.pth")
+    torch.save([torch.zeros(2)], tmp_path / "d.pth")
+    with pytest.raises(WeightsError, match="no dictionary of tensors, but list"):
+        read_state_dict(tmp_path / "d.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "e.pth")
+    with pytest.raises(WeightsError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
+        read_state_dict(tmp_path / "e.pth")
+
+
+class Harmful:
+    def __reduce__(self):
+        return os.mkdir, ("harmed",)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_nothing_in_the_file_is_run(tmp_path, monkeypatch, protocol):
+    monkeypatch.chdir(tmp_path)
+    with zipfile.ZipFile("a.pth", "w") as archive:
+        archive.writestr("a/data.pkl", pickle.dumps({"x": Harmful()}, protocol))
+    with pytest.raises(WeightsError, match="mkdir, which no weights need"):
+        read_state_dict("a.pth")
+    assert not os.path.exists("harmed")
+
+
+def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path):
+    """A file that was tampered with: the tensor's strides lead out of the storage."""
+    torch.save({"x": torch.arange(6.0).reshape(2, 3)}, tmp_path / "a.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as old,
+        zipfile.ZipFile(tmp_path / "b.pth", "w") as new,
+    ):
+        for name in old.namelist():
+            data = old.read(name)
+            if name.endswith("data.pkl"):
+                changed = data.replace(b"K\x02K\x03\x86", b"K\x02K\x09\x86")
+                assert changed != data
+                data = changed
+            new.writestr(name, data)
+    with pytest.raises(WeightsError, match="does not fit into its storage"):
+        read_state_dict(tmp_path / "b.pth")
+
+
+def test_an_old_file_whose_storage_has_another_size(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"x": torch.arange(6.0)}, path, _use_new_zipfile_serialization=False)
+    whole, six = path.read_bytes(), struct.pack("<q", 6)
+    at = whole.rindex(six)
+    path.write_bytes(whole[:at] + struct.pack("<q", 5) + whole[at + len(six) :])
+    with pytest.raises(WeightsError, match="is cut off"):
+        read_state_dict(path)
+
+
+def test_names_and_shapes():
+    weights = {"a": np.zeros(2), "b": np.zeros((2, 3))}
+    check_names(weights, {"a": (2,), "b": (2, 3)}, "f")
+    with pytest.raises(
+        WeightsError, match=r"f holds .* 1 tensors are missing \(c\.\.\.\), 1 unknown"
+    ):
+        check_names(weights, {"a": (2,), "c": (2, 3)}, "f")
+    with pytest.raises(WeightsError, match=r"b has shape \(2, 3\), not \(3, 2\)"):
+        check_names(weights, {"a": (2,), "b": (3, 2)}, "f")
+
+
+def test_folding_is_the_two_layers(key):
+    conv, norm = torch.nn.Conv2d(3, 5, 3, bias=False), torch.nn.BatchNorm2d(5, eps=0.01)
+    for name in ("running_mean", "running_var", "weight", "bias"):
+        torch.nn.init.uniform_(getattr(norm, name), 0.5, 2)
+    net = torch.nn.Sequential(OrderedDict(conv=conv, norm=norm)).eval()
+    weights = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    folded = fold_batch_norm(weights, "conv", "norm", 0.01)
+    x = torch.randn(2, 3, 3, 3)
+    expected = net(x).detach().numpy()[:, :, 0, 0]
+    found = np.einsum("nchw,hwco->no", x.numpy(), folded["kernel"]) + folded["bias"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,147 @@
+"""PixelCNNs: exactly one distribution over images, and nothing seen of the future."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll
+from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
+from jaxgen.models.pixelcnnpp import PixelCNNPP
+
+# These programs are compiled often and run once.
+QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = partial(jax.jit, compiler_options=QUICK)
+
+GREY, COLOUR = (6, 4, 1), (4, 4, 2)
+NETWORKS = {
+    "pixelcnn": (PixelCNN(1, 3, 8, 1, 8), GREY, None),
+    "pixelcnn, colours": (PixelCNN(2, 3, 8, 1, 8), COLOUR, None),
+    "gated": (GatedPixelCNN(1, 3, 16, 2, 3, 64), GREY, 3),
+    "gated, colours": (GatedPixelCNN(2, 3, 16, 2, 3, 64), COLOUR, None),
+    "pixelcnnpp": (PixelCNNPP(1, 4, 1, 2, 2, 0.0), GREY, 3),
+}
+
+
+def make(name, key, scale=1.0):
+    """A network with every parameter away from its initial value."""
+    network, shape, told = NETWORKS[name]
+    x = jax.random.uniform(key, (2, *shape), minval=-1.0)
+    e = None if told is None else jax.nn.one_hot(jnp.arange(2), told)
+    params = jit(network.init)(key, x, e)["params"]
+    leaves, treedef = jax.tree.flatten(params)
+    noise = jax.random.normal(key, (sum(leaf.size for leaf in leaves),))
+    ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    moved = [
+        leaf + scale * 0.3 * part.reshape(leaf.shape)
+        for leaf, part in zip(leaves, jnp.split(noise, ends), strict=True)
+    ]
+    return network, jax.tree.unflatten(treedef, moved), x, e
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_causal_by_gradient(name, key):
+    """Zero, exactly, by what is not before: and not zero by most of what is."""
+    network, params, x, e = make(name, key, 0.3)
+    height, width, channels = shape = x.shape[1:]
+    mixture = isinstance(network, PixelCNNPP)
+
+    positions = height * width * (1 if mixture else channels)
+
+    def output(image, position):
+        found = network.apply({"params": params}, image[None], None if e is None else e[:1])
+        # A sum of squares takes a position's logits, or mixture, in one number.
+        outputs = jnp.sum(jnp.square(found.reshape(positions, -1)), axis=1)
+        return outputs[position]
+
+    gradient = jit(jax.grad(output))
+    jacobian = np.stack([gradient(x[0], t).reshape(-1) for t in range(positions)])
+    per = channels if mixture else 1
+    allowed = np.arange(np.prod(shape))[None] < np.arange(positions)[:, None] * per
+    assert (jacobian[~allowed] == 0).all()
+    seen = (jacobian[allowed] != 0).mean()
+    assert seen > (0.5 if name.startswith("pixelcnn,") or name == "pixelcnn" else 0.85)
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "told"),
+    [
+        (PixelCNN(1, 3, 4, 1, 4), (2, 3, 1), False),
+        (PixelCNN(2, 2, 8, 1, 4), (2, 2, 2), False),
+        (GatedPixelCNN(1, 2, 4, 2, 3, 4), (3, 3, 1), True),
+        (GatedPixelCNN(3, 2, 6, 2, 3, 6), (1, 2, 3), False),
+        (PixelCNNPP(1, 4, 1, 2, 2, 0.0), (2, 2, 1), True),
+        (PixelCNNPP(2, 4, 1, 1, 2, 0.0), (1, 2, 2), False),
+    ],
+)
+def test_probabilities_of_all_images_sum_to_one(network, shape, told, key):
+    mixture = isinstance(network, PixelCNNPP)
+    values = 4 if mixture else network.num_values
+    grid = np.array(list(itertools.product(range(values), repeat=int(np.prod(shape)))))
+    classes = jnp.asarray(grid.reshape(-1, *shape))
+    x = 2 * classes / (values - 1) - 1
+    e = jnp.ones((len(x), 2)) if told else None
+
+    @jit
+    def total(key):
+        params = network.init(key, x, e)
+        params = jax.tree.map(
+            lambda p: p + 0.5 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params
+        )
+        found = network.apply(params, x, e)
+        if mixture:
+            nats = mixture_of_logistics_nll(found, x, values)
+        else:
+            nats = categorical_nll(found, classes)
+        return jnp.sum(jnp.exp(-nats)), jnp.std(nats)
+
+    mass, spread = total(key)
+    assert float(mass) == pytest.approx(1.0, abs=1e-5)
+    assert float(spread) > 0.1  # and no uniform one
+
+
+def test_dropout_only_in_training(key):
+    network = PixelCNNPP(1, 4, 1, 1, 2, 0.5)
+    x = jnp.zeros((1, 4, 4, 1))
+    params = jit(network.init)(key, x + 0.1)
+    run = jit(partial(network.apply, train=True))
+    one, two = (run(params, x, rngs={"dropout": jax.random.key(k)}) for k in (0, 1))
+    assert not np.array_equal(one, two)
+    calm = jit(network.apply)
+    np.testing.assert_array_equal(calm(params, x), calm(params, x))
+
+
+def test_paper_sizes(key):
+    """PixelCNN++ on CIFAR-10: its authors' network has 53 million parameters."""
+    network = PixelCNNPP(3)
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    shapes = jax.eval_shape(network.init, key, x)["params"]
+    count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    print(f"{count / 1e6:.2f} M")
+    assert 50e6 < count < 56e6
+
+
+@pytest.mark.parametrize(
+    ("network", "shape", "message"),
+    [
+        (PixelCNN(1), (4, 4, 3), "images must have 1 channels, got 3"),
+        (PixelCNN(3, features=16), (4, 4, 3), "num_groups must divide"),
+        (GatedPixelCNN(1, kernel_size=2), (4, 4, 1), "kernel_size must be odd, got 2"),
+        (GatedPixelCNN(1, dropout=1.0), (4, 4, 1), r"dropout must be in \[0, 1\), got 1.0"),
+        (PixelCNNPP(1), (6, 6, 1), "3 levels need sides divisible by 4"),
+        (PixelCNNPP(3), (8, 8, 1), "images must have 3 channels, got 1"),
+        (PixelCNNPP(1, num_mixtures=0), (4, 4, 1), "num_mixtures must be at least 1, got 0"),
+        (PixelCNNPP(1, dropout=-0.1), (4, 4, 1), "dropout must be"),
+    ],
+)
+def test_bad_input(network, shape, message, key):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(network.init, key, jnp.zeros((1, *shape)))
+
+
+def test_pixelcnn_takes_no_condition(key):
+    with pytest.raises(ValueError, match="PixelCNN takes no condition"):
+        jax.eval_shape(PixelCNN(1).init, key, jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 3)))

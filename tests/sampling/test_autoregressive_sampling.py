@@ -1,0 +1,141 @@
+"""Samplers of sequences: with a cache, by rows and naive, all the same values."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxgen.discretized import mixture_of_logistics_log_prob
+from jaxgen.sampling.autoregressive import (
+    ancestral,
+    ancestral_by_row,
+    draw_categorical,
+    draw_mixture_of_logistics,
+    naive_ancestral,
+)
+
+VALUES, LENGTH, BATCH = 5, 12, 4
+TABLE = jax.random.normal(jax.random.key(0), (VALUES * LENGTH, VALUES)) * 2
+DRAW = draw_categorical()
+
+
+def forward(values):
+    """Logits by the sum of all values before a position."""
+    before = jnp.cumsum(values, axis=1) - values
+    return TABLE[before]
+
+
+def step(total, previous, t):
+    total = jnp.where(t > 0, total + previous, total)
+    return TABLE[total], total
+
+
+def run_ancestral(key, given=None, known=None):
+    none = jnp.zeros(BATCH, jnp.int32)
+    return ancestral(step, none, none, key, LENGTH, DRAW, given=given, known=known)[0]
+
+
+def run_naive(key, given=None, known=None):
+    blank = jnp.full((BATCH, LENGTH), VALUES - 1)
+    return naive_ancestral(forward, blank, key, DRAW, given=given, known=known)
+
+
+def run_by_row(key, given=None, known=None):
+    split = [None if x is None else x.reshape(BATCH, 3, 4) for x in (given, known)]
+
+    def begin_row(cache, above, row):
+        np.testing.assert_equal(above.shape, (BATCH, 4))
+        return step, cache
+
+    values = ancestral_by_row(
+        begin_row,
+        jnp.zeros(BATCH, jnp.int32),
+        jnp.zeros((BATCH, 3, 4), jnp.int32),
+        key,
+        DRAW,
+        given=split[0],
+        known=split[1],
+    )
+    return values.reshape(BATCH, LENGTH)
+
+
+@pytest.mark.parametrize("completing", [False, True])
+def test_all_draw_the_same(key, completing):
+    given = known = None
+    if completing:
+        given = jax.random.randint(key, (BATCH, LENGTH), 0, VALUES)
+        known = jax.random.bernoulli(key, 0.5, (BATCH, LENGTH))
+    values = jax.jit(run_ancestral)(key, given, known)
+    assert len(np.unique(values)) == VALUES
+    for run in (run_naive, run_by_row):
+        np.testing.assert_array_equal(values, jax.jit(run)(key, given, known))
+    if completing:
+        np.testing.assert_array_equal(values[known], given[known])
+        free = jax.jit(run_ancestral)(key)
+        assert not np.array_equal(values[~known], free[~known])  # what is known is heeded
+
+
+def test_parts_are_the_whole(key):
+    none = jnp.zeros(BATCH, jnp.int32)
+    whole = run_ancestral(key)
+    first, cache = ancestral(step, none, none, key, 5, DRAW)
+    second, _ = ancestral(step, cache, first[:, -1], key, 7, DRAW, first=5)
+    np.testing.assert_array_equal(whole, jnp.concatenate([first, second], axis=1))
+
+
+def test_draws_have_the_distribution(key):
+    """The joint frequencies of two positions."""
+    none = jnp.zeros(40_000, jnp.int32)
+    values = np.asarray(ancestral(step, none, none, key, 2, DRAW)[0])
+    counts = np.zeros((VALUES, VALUES))
+    np.add.at(counts, (values[:, 0], values[:, 1]), 1 / len(values))
+    p = np.asarray(jax.nn.softmax(TABLE))
+    expected = p[0][:, None] * p[np.arange(VALUES)]
+    np.testing.assert_allclose(counts, expected, atol=0.01)
+
+
+def test_temperature(key):
+    logits = jnp.tile(jnp.log(jnp.array([[0.2, 0.8]])), (50_000, 1))
+    for temperature, share in ((1.0, 0.8), (0.5, 16 / 17), (2.0, 2 / 3), (0.0, 1.0)):
+        drawn = draw_categorical(temperature)(key, logits)
+        assert float(drawn.mean()) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_temperature_of_mixtures(key, temperature):
+    """Frequencies against the masses of the mixture with divided logits and multiplied scales."""
+    params = jnp.array([[0.0, 1.0], [-0.5, 0.5], [-2.0, -9.0]])
+    draw = draw_mixture_of_logistics(temperature, num_bins=8)
+    drawn = np.asarray(draw(key, jnp.tile(params[None], (50_000, 1, 1))))[:, 0]
+    bins = np.linspace(-1, 1, 8)
+    found = [(np.abs(drawn - x) < 1e-5).mean() for x in bins]
+    tempered = jnp.stack(
+        [
+            params[0] / temperature,
+            params[1],
+            jnp.array([-2.0, -7.0]) + np.log(temperature),
+        ]
+    )
+    if temperature < 1:  # the likelihood itself takes log-scales below -7 for -7
+        tempered = tempered.at[2, 1].set(-7.0)
+    tempered = jnp.tile(tempered[None], (8, 1, 1))
+    masses = jnp.exp(mixture_of_logistics_log_prob(tempered, jnp.asarray(bins)[:, None], 8))
+    np.testing.assert_allclose(found, masses, atol=0.01)
+
+
+def test_bad_input(key):
+    none = jnp.zeros(BATCH, jnp.int32)
+    given, known = jnp.zeros((BATCH, 3), jnp.int32), jnp.zeros((BATCH, 3), bool)
+    with pytest.raises(ValueError, match="num_steps must be at least 1, got 0"):
+        ancestral(step, none, none, key, 0, DRAW)
+    with pytest.raises(ValueError, match="given and known must be given together"):
+        ancestral(step, none, none, key, 3, DRAW, given=given)
+    with pytest.raises(ValueError, match=r"given must have the shape \(4, 12\), got \(4, 3\)"):
+        run_naive(key, given, known)
+    with pytest.raises(ValueError, match=r"known must have the shape \(4, 3\), got \(4, 2\)"):
+        ancestral(step, none, none, key, 3, DRAW, given=given, known=known[:, :2])
+    for make in (draw_categorical, draw_mixture_of_logistics):
+        with pytest.raises(ValueError, match="temperature must be at least 0 and finite, got -1"):
+            make(-1.0)
+    with pytest.raises(ValueError, match="must be positive for a mixture of logistics, got 0"):
+        draw_mixture_of_logistics(0.0)
