@@ -8,8 +8,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgen.models.conv import Conv
 from jaxgen.models.causal_conv import CausalConv1D
+from jaxgen.models.conv import Conv
 
 Values = Shaped[Array, "batch time"]
 Vectors = Float[Array, "batch embedding"]
