@@ -3,14 +3,12 @@
 More weight on the KL makes latents that are fewer and more nearly independent, at the price of the
 reconstruction. The paper's sets are faces and chairs, its measure needs known factors: neither is
 here, so that no mark of it applies; its definition does. Ten latents of a convolutional network,
-Bernoulli pixels drawn anew for each batch; beta is 4. A sweep is a run for each beta, of which
-`evaluate` names the reconstruction and the KL apart:
+Bernoulli pixels drawn anew for each batch; beta is 4. `experiments.beta_sweep` trains one for each
+of several betas and plots the two terms of the bound.
 
-    for beta in 0.25 0.5 1 2 4 8 16; do
-      python -m experiments.beta_vae --objective.beta $beta --run-dir runs/beta_$beta --data.dir DIR
-      python -m experiments.beta_vae evaluate --run-dir runs/beta_$beta
-    done
-    python -m experiments.beta_vae sample --run-dir runs/beta_4 --picture traversal
+    python -m experiments.beta_vae --data.dir DIR                  trains, or resumes
+    python -m experiments.beta_vae evaluate
+    python -m experiments.beta_vae sample --picture traversal --out traversal.png
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxgen.distributions import categorical_sample
+from jaxgen.primitives import log_sigmoid
 
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
 _Rows = Float[Array, "*dims rows num_mixtures"]
@@ -54,8 +55,8 @@ def discretized_logistic_log_prob(
     precision = jnp.exp(-jnp.clip(log_scale, -30.0, 30.0))
     low = ((2 * bin_ - num_bins) / last - mean) * precision
     high = ((2 * bin_ + 2 - num_bins) / last - mean) * precision
-    below_high = jnp.where(bin_ == last, 0.0, jax.nn.log_sigmoid(high))
-    above_low = jnp.where(bin_ == 0, 0.0, jax.nn.log_sigmoid(-low))
+    below_high = jnp.where(bin_ == last, 0.0, log_sigmoid(high))
+    above_low = jnp.where(bin_ == 0, 0.0, log_sigmoid(-low))
     is_inner = (bin_ > 0) & (bin_ < last)
     within = jnp.where(is_inner, jnp.log(-jnp.expm1(-2 / last * precision)), 0.0)
     return below_high + above_low + within

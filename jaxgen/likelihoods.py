@@ -77,7 +77,7 @@ def bernoulli() -> Likelihood:
 
     def log_prob(params: _Params, x: _Image) -> Float[Array, " batch"]:
         params = _checked(params, num_params, x)
-        return _sum(bernoulli_log_prob(0.5 * (x + 1), params))
+        return _sum(bernoulli_log_prob(0.5 * (_flat(x) + 1), _flat(params)))
 
     def sample(key: Key[Array, ""], params: _Params) -> _Image:
         probability = jax.nn.sigmoid(_checked(params, num_params))
@@ -128,7 +128,10 @@ def gaussian(scale: float | None = 1.0) -> Likelihood:
         return (2 if scale is None else 1) * _positive(channels)
 
     def log_prob(params: _Params, x: _Image) -> Float[Array, " batch"]:
-        return _sum(gaussian_log_prob(x, *split(_checked(params, num_params, x))))
+        means, log_variance = split(_checked(params, num_params, x))
+        if log_variance.ndim:
+            log_variance = _flat(log_variance)
+        return _sum(gaussian_log_prob(_flat(x), _flat(means), log_variance))
 
     def sample(key: Key[Array, ""], params: _Params) -> _Image:
         means, log_variance = split(_checked(params, num_params))
@@ -214,7 +217,8 @@ def discretized_logistic(num_values: int = 256) -> Likelihood:
 
     def log_prob(params: _Params, x: _Image) -> Float[Array, " batch"]:
         mean, log_scale = split(params, x)
-        return _sum(discretized.discretized_logistic_log_prob(x, mean, log_scale, num_values))
+        flat = (_flat(v) for v in (x, mean, log_scale))
+        return _sum(discretized.discretized_logistic_log_prob(*flat, num_values))
 
     def sample(key: Key[Array, ""], params: _Params) -> _Image:
         mean, log_scale = split(params)
@@ -283,7 +287,12 @@ def mixture_of_logistics(num_mixtures: int = 10, num_values: int = 256) -> Likel
 
 
 def _sum(values: Array) -> Float[Array, " batch"]:
-    return values.reshape(values.shape[0], -1).sum(axis=1)
+    return _flat(values).sum(axis=1)
+
+
+def _flat(values: Array) -> Array:
+    """One row an example: XLA's CPU backend vectorizes the last axis, and one channel is none."""
+    return values.reshape(values.shape[0], -1)
 
 
 def _positive(channels: int) -> int:

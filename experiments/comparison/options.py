@@ -1,0 +1,101 @@
+"""The comparison's options: given on the command line, kept in its directory, checked early."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from experiments.comparison.families import FAMILIES
+
+DEFAULTS: dict[str, Any] = {
+    "data": "digits",
+    "data_dir": None,
+    "resize": None,
+    "families": list(FAMILIES),
+    "budget_seconds": 75.0,
+    "budget_steps": None,
+    "unconditional": False,
+    "seed": 0,
+    "run_dirs": None,
+    "num_samples": None,
+    "num_evaluated": 1000,
+}
+# What makes runs what they are; the others may change from call to call.
+FIXED = ("data", "resize", "budget_seconds", "budget_steps", "unconditional", "seed")
+TRAINING = (*FIXED, "data_dir", "families")
+LEAST_SAMPLES, MOST_SAMPLES = 20, 1000
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The command line; what is not given is None."""
+    made = argparse.ArgumentParser(
+        prog="python -m experiments.compare",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add("--out", default="runs/compare", help="directory of the comparison (%(default)s)")
+    add("--data", help="data set: digits (embedded), folder, or a TFDS image set")
+    add("--data.dir", dest="data_dir", help="TFDS data directory, or the folder of images")
+    add("--data.resize", dest="resize", type=int, help="crop and resize to this many pixels")
+    add("--families", nargs="+", help=f"of {', '.join(FAMILIES)} (all)")
+    add("--budget-seconds", type=float, help="training seconds of each family (75)")
+    add("--budget-steps", type=int, help="training steps of each family, instead of seconds")
+    add("--unconditional", action="store_const", const=True, help="tell no family the labels")
+    add("--seed", type=int, help="of training, samples and noise (0)")
+    add("--run-dirs", nargs="+", help="compare these finished runs instead of training")
+    add("--num-samples", type=int, help="samples of each (as many as held-out images, to 1000)")
+    add("--num-evaluated", type=int, help="held-out images of the likelihoods (the first 1000)")
+    return made
+
+
+def make_plan(out: Path, given: dict[str, Any]) -> dict[str, Any]:
+    """What to do: what was given, else what this directory was made with, else the defaults."""
+    path = out / "compare.json"
+    if out.exists() and not path.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"--out {out} exists and is no comparison: name a new directory")
+    if "budget_seconds" in given and "budget_steps" in given:
+        raise ValueError("--budget-seconds and --budget-steps exclude each other")
+    if "run_dirs" in given and (odd := sorted(set(given) & set(TRAINING) - {"seed"})):
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
+        raise ValueError(f"--run-dirs compares finished runs: it goes without {flags}")
+    if not path.exists():
+        options = {**DEFAULTS, **given}
+        if "budget_steps" in given:
+            options["budget_seconds"] = None
+        return {"options": options, "steps": {}, "calibrated": {}}
+    try:
+        saved = json.loads(path.read_text())
+        options = {name: saved["options"][name] for name in DEFAULTS}
+        plan = {"options": options, "steps": saved["steps"], "calibrated": saved["calibrated"]}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a comparison: {error!r}") from error
+    fixed = ("run_dirs", "seed") if options["run_dirs"] else (*FIXED, "run_dirs")
+    for name in given:
+        if name in fixed and given[name] != options[name]:
+            raise ValueError(
+                f"--out {out} was made with another --{name.replace('_', '-')}: {options[name]}, "
+                f"not {given[name]}; name another --out"
+            )
+    options.update(given)
+    return plan
+
+
+def _check_numbers(options: dict[str, Any]) -> None:
+    unknown = [name for name in options["families"] if name not in FAMILIES]
+    if unknown:
+        raise ValueError(f"--families must be of {', '.join(FAMILIES)}, got {' '.join(unknown)}")
+    options["families"] = list(dict.fromkeys(options["families"]))
+    seconds, seed = options["budget_seconds"], options["seed"]
+    if seconds is not None and not 0 < seconds < float("inf"):
+        raise ValueError(f"--budget-seconds must be positive, got {seconds}")
+    for name, least in (("budget_steps", 1), ("num_samples", LEAST_SAMPLES), ("num_evaluated", 2)):
+        value = options[name]
+        if value is not None and value < least:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} must be at least {least}, got {value}")
+    if not 0 <= seed < 2**31:
+        raise ValueError(f"--seed must be from 0 to 2**31 - 1, got {seed}")
+
+
