@@ -20,7 +20,8 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ import numpy as np
 from experiments.benchmarks.harness import machine
 from experiments.comparison import families, page, table
 from experiments.comparison.families import FAMILIES, Run
-from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
 from experiments.comparison.measure import Reference, make_reference, measure, measure_real
+from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
 from jaxgen.core import State
 from jaxgen.data.sources import load
 from jaxgen.training import cli, loop
@@ -39,6 +40,7 @@ from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.files import open_atomically
 from jaxgen.training.strategies import make_strategy
 from jaxgen.training.writers import describe_environment, write_json
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
@@ -77,7 +79,7 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
         data = runs[0].config.data
         names = (data.split, data.held_out)
         train, held_out = (load(data.name, s, data.dir, resize=data.resize) for s in names)
-        make: list[Callable[[], tuple[Run, State]]] = [lambda r=r: (r, _restore(r)) for r in runs]
+        pairs: Iterable[tuple[Run, State]] = [(run, _restore(run)) for run in runs]
     else:
         chosen = options["families"]
         data_dir, resize = options["data_dir"], options["resize"]
@@ -86,7 +88,7 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
         )
         for name in chosen:
             _make(out, plan, name, plan["steps"].get(name, 100), train)
-        make = [lambda name=name: _trained(out, plan, name, train) for name in chosen]
+        pairs = (_trained(out, plan, name, train) for name in chosen)  # one after the other
     count = options["num_samples"] or min(MOST_SAMPLES, max(LEAST_SAMPLES, len(held_out)))
     reference = make_reference(
         train,
@@ -97,10 +99,9 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
         classifier_steps=classifier_steps,
     )
     write_json(out / "compare.json", plan)
-    real = _kept(out, "real", reference, 0, lambda: measure_real(reference))
+    real = _kept(out, "real", reference, 0, partial(measure_real, reference))
     found = []
-    for get in make:
-        run, state = get()
+    for run, state in pairs:
         print(f"measuring {run.name}", flush=True)
         found.append(_measured(out, reference, run, state))
         jax.clear_caches()
@@ -176,14 +177,18 @@ def _budget(out: Path, plan: dict[str, Any], name: str, train: Any) -> None:
     if steps is None:
         many = FAMILIES[name].calibration_steps
         print(f"timing {many} steps of {name}", flush=True)
-        fields = {**_fields(plan, name, many, train), "log_every": many, "checkpoint_every": many}
+        # The second half alone: the loop first finds out how many steps to dispatch at once.
+        every = {"log_every": many // 2, "checkpoint_every": many}
+        fields = {**_fields(plan, name, many, train), **every}
         with tempfile.TemporaryDirectory() as scratch:
             run = families.make_run(name, Path(scratch) / name, fields)
             loop.train(run.experiment, run.config)
-            header, row = (Path(scratch) / name / "metrics.csv").read_text().splitlines()
+            header, _, row = (Path(scratch) / name / "metrics.csv").read_text().splitlines()
         rate = float(dict(zip(header.split(","), row.split(","), strict=True))["steps_per_second"])
         plan["calibrated"][name] = {"steps": many, "steps_per_second": rate}
         steps = max(1, round(rate * seconds))
+        if plan["options"]["data"] == "digits":
+            steps = min(steps, FAMILIES[name].most_steps)
     plan["steps"][name] = steps
     write_json(out / "compare.json", plan)
 
@@ -193,7 +198,7 @@ def _restore(run: Run) -> State:
 
 
 def _measured(out: Path, reference: Reference, run: Run, state: State) -> Any:
-    return _kept(out, run.name, reference, int(state.step), lambda: measure(run, state, reference))
+    return _kept(out, run.name, reference, int(state.step), partial(measure, run, state, reference))
 
 
 def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[[], Any]) -> Any:
@@ -227,6 +232,8 @@ def _about(options: dict[str, Any]) -> dict[str, Any]:
         budget = f"{options['budget_steps']} training steps"
     else:
         budget = f"{options['budget_seconds']:g} seconds of training steps"
+        if options["data"] == "digits":
+            budget += ", or the recipe's own number of steps where that takes less"
     environment = describe_environment()
     return {
         "budget": budget,
@@ -246,7 +253,7 @@ def _write(out: Path, real: Any, found: list[Any], about: dict[str, Any]) -> Pat
     made = table.tables(real[0], [one for one, _ in found])
     files = {
         "compare.csv": table.to_csv(made),
-        "compare.md": table.to_markdown(page.heading(real[0]), made),
+        "compare.md": table.to_markdown(f"{page.HEADING}: {real[0]['data']['train']}", made),
         "compare.html": page.page(real, found, about),
     }
     for name, text in files.items():
@@ -257,4 +264,6 @@ def _write(out: Path, real: Any, found: list[Any], about: dict[str, Any]) -> Pat
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with tempfile.TemporaryDirectory() as cache:  # what is timed first is compiled once
+        jax.config.update("jax_compilation_cache_dir", cache)
+        sys.exit(main())

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 WIDTH, HEIGHT = 420, 220
-LEFT, RIGHT, TOP, BOTTOM = 58, 12, 24, 36
+LEFT, RIGHT, TOP, BOTTOM = 58, 20, 24, 36
 COLOURS = ("--a", "--b", "--c", "--d")
 DASHES = ("none", "5 3", "2 2", "8 3 2 3")
 

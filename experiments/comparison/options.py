@@ -51,7 +51,25 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 
 def make_plan(out: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """What to do: what was given, else what this directory was made with, else the defaults."""
+    """What to do: what was given, else what this directory was made with, else the defaults.
+
+    Args:
+        out: the comparison's directory.
+        given: the options that were given, as in `DEFAULTS`.
+
+    Returns:
+        `options`; `steps` and `calibrated`, what was decided of each family's training.
+
+    Raises:
+        ValueError: options out of range, or other ones than those that the directory was made with.
+        FileExistsError: a directory of something else.
+    """
+    plan = _merged(out, given)
+    _check(plan["options"])
+    return plan
+
+
+def _merged(out: Path, given: dict[str, Any]) -> dict[str, Any]:
     path = out / "compare.json"
     if out.exists() and not path.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"--out {out} exists and is no comparison: name a new directory")
@@ -82,7 +100,8 @@ def make_plan(out: Path, given: dict[str, Any]) -> dict[str, Any]:
     return plan
 
 
-def _check_numbers(options: dict[str, Any]) -> None:
+def _check(options: dict[str, Any]) -> None:
+    """Raise ValueError for options out of range."""
     unknown = [name for name in options["families"] if name not in FAMILIES]
     if unknown:
         raise ValueError(f"--families must be of {', '.join(FAMILIES)}, got {' '.join(unknown)}")
@@ -97,5 +116,3 @@ def _check_numbers(options: dict[str, Any]) -> None:
             raise ValueError(f"--{flag} must be at least {least}, got {value}")
     if not 0 <= seed < 2**31:
         raise ValueError(f"--seed must be from 0 to 2**31 - 1, got {seed}")
-
-

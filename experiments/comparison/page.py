@@ -38,11 +38,11 @@ table { border-collapse: collapse; width: 100%; font-size: .85rem;
 th, td { padding: .4rem .6rem; text-align: right; vertical-align: bottom;
   border-bottom: 1px solid var(--line); }
 tbody tr:last-child > * { border-bottom: 0; }
-thead th { font-weight: 600; min-width: 5.5rem; background: var(--soft); }
+thead th { font-weight: 600; min-width: 6rem; background: var(--soft); }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--bg);
   min-width: 7.5rem; max-width: 11rem; }
 thead th:first-child { background: var(--soft); }
-td.words { text-align: left; }
+.words { text-align: left; white-space: nowrap; }
 tr.real > * { color: var(--muted); font-style: italic; }
 .cards { display: grid; gap: 1.25rem 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
@@ -67,9 +67,7 @@ code { font: .85em ui-monospace, monospace; overflow-wrap: anywhere; }
 """
 
 
-def heading(real: Mapping[str, Any]) -> str:
-    """The page's title."""
-    return "Generative families compared: " + real["data"]["train"]
+HEADING = "Generative families, compared"
 
 
 def page(
@@ -86,13 +84,12 @@ def page(
     """
     found = [one for one, _ in runs]
     made = tables(real[0], found)
-    name = heading(real[0])
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{_text(name)}</title><style>{STYLE}</style></head><body>",
-        f"<header><h1>{_text(name)}</h1>",
+        f"<title>{HEADING}</title><style>{STYLE}</style></head><body>",
+        f"<header><h1>{HEADING}</h1>",
         f"<p>{_text(_summary(real[0], found, about))}</p></header><main>",
         _section("Samples side by side", _samples(real, runs)),
         *(_section(table.title, _table(table) + _chart(table, found)) for table in made),
@@ -108,7 +105,8 @@ def page(
 def _summary(real: Mapping[str, Any], found: Sequence[Any], about: Mapping[str, Any]) -> str:
     height, width, channels = real["shape"]
     return (
-        f"{len(found)} models on {real['counts']['train']} images of {height}x{width}x{channels}. "
+        f"{len(found)} models of {real['data']['train']}: {real['counts']['train']} images of "
+        f"{height}x{width}x{channels}. "
         f"Budget of each: {about['budget']}. Small models and short runs: the numbers rank these "
         "runs, not the families at their best. A dash means that a family has no such number; "
         "why stands below each table."
@@ -121,11 +119,17 @@ def _section(name: str, body: str) -> str:
 
 
 def _table(table: Table) -> str:
-    head = "".join(f'<th scope="col">{_text(c)}</th>' for c in ("family", *table.columns))
+    kinds = [_kind([row[i].text for row in table.rows.values()]) for i in range(len(table.columns))]
+    head = '<th scope="col">family</th>' + "".join(
+        f'<th scope="col"{kind}>{_text(column)}</th>'
+        for kind, column in zip(kinds, table.columns, strict=True)
+    )
     rows = []
     for name, cells in table.rows.items():
         marked = ' class="real"' if name.startswith("Real: ") else ""
-        body = "".join(f"<td{_kind(cell.text)}>{_text(cell.text)}</td>" for cell in cells)
+        body = "".join(
+            f"<td{kind}>{_text(cell.text)}</td>" for kind, cell in zip(kinds, cells, strict=True)
+        )
         rows.append(f'<tr{marked}><th scope="row">{_text(name)}</th>{body}</tr>')
     notes = "".join(f"<li>{_text(note)}</li>" for note in (*table.notes, *reasons(table)))
     return (
@@ -135,8 +139,9 @@ def _table(table: Table) -> str:
     )
 
 
-def _kind(text: str) -> str:
-    return ' class="words"' if text[:1].isalpha() else ""
+def _kind(column: Sequence[str]) -> str:
+    """Words are set from the left, numbers from the right."""
+    return ' class="words"' if any(text[:1].isalpha() for text in column) else ""
 
 
 def _chart(table: Table, found: Sequence[Mapping[str, Any]]) -> str:

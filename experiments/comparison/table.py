@@ -47,8 +47,8 @@ def tables(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[T
 
 def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Table:
     rows = {
-        "Real: held-out images": _quality_cells(real["held_out"], {}, "reality"),
-        "Real: part of the training images": _quality_cells(real["train_part"], {}, "reality"),
+        "Real: held-out images": _quality_cells(real["held_out"], {}, ""),
+        "Real: part of the training images": _quality_cells(real["train_part"], {}, ""),
     }
     for found in runs:
         told = "label" if found["told"] == "label" else "nothing"
@@ -65,22 +65,25 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
             "recall",
             "density",
             "coverage",
-            "median distance to nearest training image",
+            "distance to the training images",
             "copies",
             "images",
         ),
         rows,
         (
             "FD-classifier is the Frechet distance between features of the "
-            f"{real['extractor']['name']} (held-out accuracy {real['accuracy']:.4g}) and is no FID: it compares with nothing "
+            f"{real['extractor']['name']} (held-out accuracy {real['accuracy']:.4g}) and is no "
+            "FID: it compares with nothing "
             f"outside this page. The reference is all {train} training images.",
             f"The floor: {count} held-out images against the same reference, and {part['count']} "
             f"random training images against the other {part['reference_count']}. Held-out images "
             "may come from other writers or another time, so a model can be nearer to the training "
-            "images than they are; one that has copied them would be nearest of all.",
+            "images than they are; one that has copied them would be nearest of all. A random part "
+            "has its classes in chance proportions, which adds to its distance.",
             "Precision, recall, density and coverage: k = 5 neighbours in the same features.",
-            "The distance to the nearest training image is Euclidean, in pixels of [0, 1]; a "
-            "copy has distance 0. Samples much nearer than held-out images are memorized.",
+            "The distance to the training images is the median over the images of the Euclidean "
+            "distance to the nearest one, in pixels of [0, 1]; a copy has distance 0. Samples much "
+            "nearer than held-out images are memorized.",
             *warnings,
         ),
     )
@@ -100,6 +103,7 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
         p, c, why = found["likelihood"], found["classifier"], found["why"]
         if p is None:
             cells = [Cell(NONE, why["likelihood"])] * 6
+            why = {"classifier": why["likelihood"]}
         else:
             given = p["given_label"]
             cells = [
@@ -128,9 +132,10 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
         ),
         rows,
         (
-            "Negative log-likelihood. All bits/dim are of the 8-bit pixels, by the same held-out "
-            "images; a lower bound of the likelihood makes them an upper bound, an exact one does "
-            "not, so a family with a bound may be better than it looks.",
+            "Negative log-likelihood of the 8-bit pixels, of the same held-out images for all. "
+            "What is not exact is a bound from above (the ELBO by one latent, the variational "
+            "bound over noise levels, the exact density of dequantized pixels by one draw of the "
+            "noise): such a family may be better than it looks.",
             "What is conditional on the label is not comparable with what is not: of a family that "
             "is told the label the first columns are log p(x) = log of the mean over the classes y "
             "of p(x | y), the unconditional likelihood with equal priors.",
@@ -158,7 +163,7 @@ def _sampling(runs: Sequence[Mapping[str, Any]]) -> Table:
                 number(s["batch_size"] / s["batch"]),
             ]
         cells += [
-            Cell(inverts(found), why.get("round_trip", "")),
+            Cell(inverts(found)),
             number(r and r["max"], why.get("round_trip", "")),
             number(r and r["mse"], why.get("round_trip", "")),
         ]
@@ -179,9 +184,9 @@ def _sampling(runs: Sequence[Mapping[str, Any]]) -> Table:
         ),
         rows,
         (
-            "Times are medians of 5 calls after one that compiles, from key to bytes on the host; "
-            "one image and a batch are timed in turn. A cached autoregressive pass computes one "
-            "position only, so its passes are cheaper than others'.",
+            "Times are medians of 5 calls (of quick ones 50) after one that compiles, from key to "
+            "bytes on the host; one image and a batch are timed in turn. A cached autoregressive "
+            "pass computes one position only, so its passes are cheaper than others'.",
             "Round trip: |decode(encode(x)) - x| of held-out images, pixels in [-1, 1] "
             "(one grey level of 256 is 0.0078): the largest over all pixels of all images, and the "
             "mean of the squares. A family inverts where the largest is at most 1e-3.",
@@ -262,10 +267,14 @@ def to_markdown(heading: str, made: Sequence[Table]) -> str:
 
 
 def reasons(table: Table) -> list[str]:
-    """Why a family has no number, once for each."""
-    found: dict[str, None] = {}
+    """Why families have no number in some columns, once for each reason."""
+    missing: dict[tuple[str, str], list[str]] = {}
     for name, cells in table.rows.items():
-        for cell in cells:
+        for column, cell in zip(table.columns, cells, strict=True):
             if cell.why:
-                found[f"{name}: {NONE} as {cell.why}."] = None
-    return list(found)
+                missing.setdefault((name, cell.why), []).append(column.partition(" (")[0])
+    families: dict[tuple[str, str], list[str]] = {}
+    for (name, why), columns in missing.items():
+        said = " and ".join(columns) if len(columns) < 3 else f"{columns[0]}, ..., {columns[-1]}"
+        families.setdefault((said, why), []).append(name)
+    return [f"{', '.join(names)}: no {said}: {why}." for (said, why), names in families.items()]

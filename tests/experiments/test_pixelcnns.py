@@ -50,6 +50,7 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
 def test_binary_and_mixture_recipes(tmp_path, capsys):
     """MNIST's recipe on binary digits, by the network of 2016a; CIFAR-10's with mixtures."""
     flags = ["--model.network=pixelcnn", "--binarize=static", "--num-evaluated=32", *GATED]
+    flags.append("--model.layers=1")
     run_dir = ("--run-dir", str(tmp_path / "binary"))
     call(capsys, pixelcnn_mnist, *run_dir, *TINY, *flags)
     out = tmp_path / "binary.npz"
@@ -58,7 +59,7 @@ def test_binary_and_mixture_recipes(tmp_path, capsys):
     result = json.loads(call(capsys, pixelcnn_mnist, "evaluate", *run_dir).splitlines()[-1])
     assert result["protocol"]["num_examples"] == 32
 
-    flags = "--model.features=4 --model.res-blocks=1 --model.levels=2 --model.mixtures=2".split()
+    flags = "--model.features=4 --model.res-blocks=1 --model.levels=1 --model.mixtures=2".split()
     run_dir = ("--run-dir", str(tmp_path / "mixture"))
     out = call(capsys, pixelcnnpp_cifar, *run_dir, *TINY, *flags, "--flip")
     assert "2 of 2 steps done" in out
@@ -78,6 +79,7 @@ def test_bad_input(recipe, flags, message, tmp_path, capsys):
     assert message in fails(capsys, recipe, "--run-dir", str(tmp_path / "run"), *TINY, *flags)
 
 
+@pytest.mark.slow
 def test_beta_sweep(tmp_path, capfd):
     """Two betas: a table, a plot, and runs that are found done the second time."""
     tiny = "--data.name digits --steps 3 --batch-size 16 --sample-every 0 --model.network dense"
