@@ -39,8 +39,8 @@ class Config(RunConfig):
     steps: int = operational(30_000)
     batch_size: int = 100
     log_every: int = operational(600)
-    sample_every: int = operational(0)
-    """0: an autoencoder has no prior to sample from."""
+    sample_every: int = operational(6000)
+    """Steps between pictures of reconstructions: there is no prior to sample from."""
     checkpoint_every: int = operational(6000)
     data: DataConfig = DataConfig(name="mnist")
     model: ModelConfig = ModelConfig(
@@ -53,11 +53,6 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    if config.sample_every:
-        raise ValueError(
-            f"--sample-every must be 0, got {config.sample_every}: an autoencoder has no prior to "
-            "sample from; see --picture reconstructions of `sample`"
-        )
     if (config.model.condition, config.model.likelihood) != ("none", "gaussian"):
         raise ValueError("an autoencoder takes no --model.condition and no --model.likelihood")
     data = load_data(config.data)
@@ -81,6 +76,7 @@ def build(config: Config) -> Experiment:
         ema=config.optimizer.ema,
         ema_of=None if config.optimizer.ema else (),
         pictures=example_pictures(config, family, data, config.model.latent_dim),
+        grid_picture="reconstructions",
         num_evaluated=num_examples,
         protocol={
             "loss": "squared error in [-1, 1], summed over pixels and channels",

@@ -59,6 +59,7 @@ def draw(rows: list[dict[str, float]]) -> bytes:
     axes.set_ylabel("reconstruction, -log p(x | z), nats an example")
     axes.set_title("What beta trades (held-out examples)")
     axes.grid(alpha=0.3)
+    axes.margins(0.15)  # room for the labels
     file = io.BytesIO()
     canvas.print_png(file)
     return file.getvalue()

@@ -102,7 +102,6 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
     real = _kept(out, "real", reference, 0, partial(measure_real, reference))
     found = []
     for run, state in pairs:
-        print(f"measuring {run.name}", flush=True)
         found.append(_measured(out, reference, run, state))
         jax.clear_caches()
     return _write(out, real, found, _about(options))
@@ -160,9 +159,8 @@ def _trained(out: Path, plan: dict[str, Any], name: str, train: Any) -> tuple[Ru
 def _command(run: Run) -> None:
     """Train by the experiment's own command line, so that the run directory is an ordinary one."""
     module = sys.modules[run.module]
-    arguments = " ".join(families.flags(run.module, run.config)).split()
     try:
-        cli.main(module.Config, module.build, ["train", *arguments])
+        cli.main(module.Config, module.build, families.flags(run.module, run.config))
     except SystemExit as end:
         if end.code:
             raise
@@ -182,7 +180,9 @@ def _budget(out: Path, plan: dict[str, Any], name: str, train: Any) -> None:
         fields = {**_fields(plan, name, many, train), **every}
         with tempfile.TemporaryDirectory() as scratch:
             run = families.make_run(name, Path(scratch) / name, fields)
-            loop.train(run.experiment, run.config)
+            done = int(loop.train(run.experiment, run.config).step)
+            if done < many:
+                raise SystemExit(f"stopped while {name} was timed; the same command goes on")
             header, _, row = (Path(scratch) / name / "metrics.csv").read_text().splitlines()
         rate = float(dict(zip(header.split(","), row.split(","), strict=True))["steps_per_second"])
         plan["calibrated"][name] = {"steps": many, "steps_per_second": rate}
@@ -217,6 +217,7 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
         if saved["protocol"] == protocol:
             with np.load(pictures_path) as file:
                 return saved["found"], {key: file[key] for key in file.files}
+    print(f"measuring {name}", flush=True)
     found, pictures = make()
     with open_atomically(pictures_path) as handle:
         np.savez(handle, **pictures)

@@ -69,8 +69,8 @@ class Config(RunConfig):
     run_dir: str = operational("runs/vqvae_cifar")
     steps: int = operational(250_000)
     batch_size: int = 128
-    sample_every: int = operational(0)
-    """0: there is no prior to sample from."""
+    sample_every: int = operational(5000)
+    """Steps between pictures of reconstructions: there is no prior to sample from."""
     checkpoint_every: int = operational(5000)
     data: DataConfig = DataConfig(name="cifar10")
     model: ModelConfig = ModelConfig()
@@ -79,11 +79,6 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    if config.sample_every:
-        raise ValueError(
-            f"--sample-every must be 0, got {config.sample_every}: a VQ-VAE has no prior to sample "
-            "from until one is fitted; see --picture reconstructions of `sample`"
-        )
     model, data = config.model, load_data(config.data)
     check_size(data.image_shape[:2], model.num_halvings)
     likelihood = LIKELIHOODS[model.likelihood]()
@@ -116,6 +111,7 @@ def build(config: Config) -> Experiment:
         ema=config.optimizer.ema,
         ema_of=None if config.optimizer.ema else (),
         pictures={"reconstructions": latent_pictures.reconstructions(family)},
+        grid_picture="reconstructions",
         watch=vqvae.warnings,
         protocol={
             "loss": "-log p(x | codes) + positions log(num_codes): the bound under a uniform prior",

@@ -2,7 +2,7 @@
 
 import importlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -202,12 +202,12 @@ def open_run(run_dir: Path) -> Run:
 
 
 def flags(module: str, loaded: RunConfig) -> list[str]:
-    """The command line by which an experiment's own module would make this run."""
+    """The arguments by which an experiment's own module makes this run."""
     default = importlib.import_module(module).Config()
     return list(_flags(config.to_dict(default), config.to_dict(loaded), ""))
 
 
-def _flags(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str):
+def _flags(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name, value in new.items():
         flag = prefix + name.replace("_", "-")
         if isinstance(value, dict):
@@ -218,6 +218,6 @@ def _flags(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str):
                 dot = "." if head else ""
                 yield f"--{flag}" if value else f"--{head}{dot}no-{tail}"
             elif isinstance(value, list | tuple):
-                yield " ".join([f"--{flag}", *map(str, value)])
+                yield from (f"--{flag}", *map(str, value))
             else:
                 yield f"--{flag}={value}"

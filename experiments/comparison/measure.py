@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import importlib
 import math
+import shlex
 import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -47,6 +48,7 @@ STRIPS = {
     "interpolation": "from one random latent to another",
 }
 BOUNDS = {
+    "autoencoder": "ELBO",  # of a VQ-VAE
     "vae": "ELBO",
     "flow": "dequantized bound",
     "autoregressive": "exact",
@@ -139,7 +141,7 @@ def measure(run: Run, state: State, reference: Reference) -> tuple[Found, dict[s
         "name": run.name,
         "kind": run.kind,
         "module": run.module,
-        "command": " ".join([f"python -m {run.module}", *flags(run.module, run.config)]),
+        "command": shlex.join(["python", "-m", run.module, *flags(run.module, run.config)]),
         "protocol": dict(experiment.protocol),
         "step": int(state.step),
         "told": "label" if experiment.sample_condition is not None else "nothing",
@@ -268,11 +270,12 @@ def _likelihood(run: Run, state: State, reference: Reference, found: Found) -> N
         "discretized_logistic",
         "mixture_of_logistics",
     )
+    k = getattr(getattr(run.config, "evaluation", None), "num_importance", 1)
     found["likelihood"] = {
         "nats": float(mean),
         "standard_error": float(error),
         "bits_per_dim": float(bits_per_dim(jnp.asarray(mean), dims)) if eight_bit else None,
-        "bound": BOUNDS[run.kind],
+        "bound": BOUNDS[run.kind] if k == 1 else f"importance-weighted bound, K = {k}",
         "count": len(log_p),
         "given_label": float(-each[np.arange(len(y)), y].mean()) if told else None,
     }

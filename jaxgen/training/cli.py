@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -17,6 +18,7 @@ from jaxgen.training import evaluation, loop
 from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.files import LOCK, held_alone
 from jaxgen.training.images import check_output, save_png, save_samples
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.writers import append_json_line, describe_environment, write_json
@@ -154,7 +156,7 @@ def load_config(run_dir: Path, name: str, default: C) -> C | None:
     """
     path = run_dir / "config.json"
     if not path.exists():
-        if run_dir.is_dir() and any(run_dir.iterdir()):
+        if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()):
             raise FileExistsError(
                 f"--run-dir {run_dir} exists and is no run directory (it has no config.json): "
                 "name a new directory"
@@ -185,13 +187,15 @@ def _train(invocation: _Invocation) -> int:
     experiment = invocation.build(config)
     loop.check_batch(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
     run_dir = Path(config.run_dir)
-    if jax.process_index() == 0:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        saved_config = {"experiment": invocation.name, "config": configs.to_dict(config)}
-        write_json(run_dir / "config.json", saved_config)
-        session = {"arguments": invocation.arguments, **describe_environment()}
-        append_json_line(run_dir / "sessions.jsonl", session)
-    state = loop.train(experiment, config)
+    with ExitStack() as stack:
+        if jax.process_index() == 0:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(held_alone(run_dir))
+            saved_config = {"experiment": invocation.name, "config": configs.to_dict(config)}
+            write_json(run_dir / "config.json", saved_config)
+            session = {"arguments": invocation.arguments, **describe_environment()}
+            append_json_line(run_dir / "sessions.jsonl", session)
+        state = loop.train(experiment, config)
     print(f"{config.run_dir}: {int(state.step)} of {config.steps} steps done")
     grids = sorted((run_dir / "samples").glob("*.png"))
     if grids:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from jaxgen.training import cli
 from jaxgen.training.config import RunConfig, operational
+from jaxgen.training.files import held_alone
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,18 @@ def test_directories_that_are_something_else(run, tmp_path):
     assert "cannot be read as a run's config" in run("--run-dir", str(tmp_path / "broken"))[2]
     (tmp_path / "broken" / "config.json").write_text('{"experiment": "x.y", "config": {}}')
     assert "is a run of x.y" in run("--run-dir", str(tmp_path / "broken"))[2]
+
+
+def test_two_trainings_in_one_directory_are_refused(run, tmp_path):
+    """A lock left behind does no harm; a lock that is held does."""
+    directory = tmp_path / "r"
+    directory.mkdir()
+    with held_alone(directory):
+        code, _, err = run("--run-dir", str(directory))
+        assert code == 2
+        assert "another process is training in it" in err
+        assert not (directory / "config.json").exists()
+    assert run("--run-dir", str(directory))[0] == 0
 
 
 def test_help_documents_the_flags(run):

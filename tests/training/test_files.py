@@ -1,8 +1,8 @@
-"""A file is whole or as it was."""
+"""A file is whole or as it was; a directory has one writer."""
 
 import pytest
 
-from jaxgen.training.files import open_atomically
+from jaxgen.training.files import held_alone, open_atomically
 
 
 def test_writes_and_replaces_and_makes_parents(tmp_path):
@@ -27,3 +27,11 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         write()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_one_writer_a_directory(tmp_path):
+    refused = pytest.raises(BlockingIOError, match="another process is training")
+    with held_alone(tmp_path), refused, held_alone(tmp_path):
+        raise AssertionError("let in")
+    with held_alone(tmp_path):  # free again, the file left behind or not
+        pass
