@@ -5,7 +5,7 @@ by its digits recipe, in an ordinary run directory, then measured: samples, like
 distance and its floor, precision and recall, cost, speed, inversion, memorization. The page
 `compare.html` needs no network and no other file; `compare.csv` and `compare.md` have its numbers.
 
-    python -m experiments.compare                          the embedded digits, about ten minutes
+    python -m experiments.compare                          the embedded digits, some ten minutes
     python -m experiments.compare --families gan vae --budget-seconds 30
     python -m experiments.compare --data mnist --data.dir DIR --data.resize 16
     python -m experiments.compare --run-dirs runs/vae_digits runs/ddpm_digits --out runs/two
@@ -266,5 +266,6 @@ def _write(out: Path, real: Any, found: list[Any], about: dict[str, Any]) -> Pat
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as cache:  # what is timed first is compiled once
-        jax.config.update("jax_compilation_cache_dir", cache)
+        if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+            jax.config.update("jax_compilation_cache_dir", cache)
         sys.exit(main())

@@ -217,10 +217,10 @@ def discretized_logistic(num_values: int = 256) -> Likelihood:
 
     def log_prob(params: _Params, x: _Image) -> Float[Array, " batch"]:
         mean, log_scale = split(params, x)
-        log_prob = discretized.discretized_logistic_log_prob(
+        found = discretized.discretized_logistic_log_prob(
             _flat(x), _flat(mean), _flat(log_scale), num_values
         )
-        return _sum(log_prob)
+        return _sum(found)
 
     def sample(key: Key[Array, ""], params: _Params) -> _Image:
         mean, log_scale = split(params)

@@ -79,7 +79,7 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
             f"random training images against the other {part['reference_count']}. Held-out images "
             "may come from other writers or another time, so a model can be nearer to the training "
             "images than they are; one that has copied them would be nearest of all. A random part "
-            "has its classes in chance proportions, which adds to its distance.",
+            "has its classes in chance proportions, which may add to its distance.",
             "Precision, recall, density and coverage: k = 5 neighbours in the same features.",
             "The distance to the training images is the median over the images of the Euclidean "
             "distance to the nearest one, in pixels of [0, 1]; a copy has distance 0. Samples much "
@@ -117,6 +117,12 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
         reason = why.get("classifier", "")
         cells += [number(c and c[name], reason) for name in ("accuracy", "nll", "ece")]
         rows[title(found)] = cells
+    levels: tuple[str, ...] = (
+        "The embedded digits have 17 grey levels of the 256: a softmax over values learns that and "
+        "gains bits that a logistic or a density of dequantized pixels cannot.",
+    )
+    if "UCI digits" not in real["data"]["train"]:
+        levels = ()
     return Table(
         "Likelihood of held-out images",
         (
@@ -139,8 +145,7 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
             "What is conditional on the label is not comparable with what is not: of a family that "
             "is told the label the first columns are log p(x) = log of the mean over the classes y "
             "of p(x | y), the unconditional likelihood with equal priors.",
-            "The embedded digits have 17 grey levels of the 256: a softmax over values learns that "
-            "and gains bits that a logistic or a density of dequantized pixels cannot.",
+            *levels,
             "As a classifier: p(y | x) by Bayes' rule with equal priors. The plain discriminative "
             f"classifier (the extractor above) is right on {real['accuracy']:.4g} of all held-out "
             "images.",

@@ -3,8 +3,12 @@
 import csv
 import json
 import math
+import os
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +17,7 @@ from recipes import call
 
 from experiments import compare, cvae_mnist
 from experiments.compare import main
-from experiments.comparison import charts, families, table
+from experiments.comparison import charts, families, measure, table
 from experiments.comparison.options import DEFAULTS
 
 OPTIONS: dict[str, Any] = {
@@ -22,6 +26,7 @@ OPTIONS: dict[str, Any] = {
     "num_samples": 20,
     "num_evaluated": 20,
 }
+ROOT = Path(__file__).parents[2]
 VOID = {"meta", "img", "br", "line", "path", "circle", "polyline"}
 
 
@@ -51,11 +56,22 @@ class Page(HTMLParser):
             self.cells[-1] += data
 
 
+def shrunk(out, given):
+    """Compare by tiny networks."""
+    dense = {"network": "dense", "features": [8], "latent_dim": 2}
+    tiny = {"batch_size": 16, "model": dense}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in OPTIONS["families"]:
+            recipe = families.FAMILIES[name]
+            patch.setitem(families.FAMILIES, name, recipe._replace(settings=lambda *_: tiny))
+        compare.compare(out, given, classifier_steps=5)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A comparison of two families."""
     out = tmp_path_factory.mktemp("compare") / "out"
-    compare.compare(out, dict(OPTIONS), classifier_steps=5)
+    shrunk(out, dict(OPTIONS))
     return out
 
 
@@ -81,7 +97,7 @@ def test_end_to_end(made):
     assert len(set(ids)) == len(ids)
     for needed in ("prefers-color-scheme: dark", 'name="viewport"', "no prior", "ELBO"):
         assert needed in text
-    assert "--model.network=conv" in text  # the command that makes the run again
+    assert "--model.latent-dim=2" in text  # the command that makes the run again
 
 
 def test_same_numbers_everywhere(made):
@@ -118,7 +134,7 @@ def test_resume(made, capsys):
     kept = [path for path in made.rglob("*") if path.is_file() and path.parent != made]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in kept}
     page = (made / "compare.html").read_bytes()
-    compare.compare(made, {}, classifier_steps=5)
+    shrunk(made, {})
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in kept} == before
     assert {path for path in made.rglob("*") if path.is_file() and path.parent != made} == set(kept)
     assert (made / "compare.html").read_bytes() == page
@@ -126,11 +142,12 @@ def test_resume(made, capsys):
     assert "made with another --seed: 0, not 1" in capsys.readouterr().err
 
 
-def test_run_dirs(tmp_path, capsys):
+def test_run_dirs(tmp_path, capsys, monkeypatch):
     """A finished run that is told the label: p(x) and the classifier by Bayes' rule."""
     tiny = ["--steps=3", "--batch-size=16", "--sample-every=0", "--log-every=1"]
     dense = ["--data.name=digits", "--model.features", "8", "--model.latent-dim=2"]
     run = tmp_path / "b"
+    monkeypatch.setattr(measure, "STRIPS", {})  # seconds of compilation, and tested above
     call(capsys, cvae_mnist, "--run-dir", str(run), "--evaluate-every=0", *tiny, *dense)
     out = tmp_path / "out"
     given = {"run_dirs": [str(run)], "num_samples": 20, "num_evaluated": 20}
@@ -194,10 +211,20 @@ def test_a_directory_of_something_else(tmp_path, capsys):
     assert "cannot be read as a comparison" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", list(families.FAMILIES))
+def test_recipes(name, tmp_path):
+    """Every family's settings fit its experiment, and fall in with the number of steps."""
+    fields = families.settings(name, 50, 8, told=True, seed=0, data={"name": "digits"})
+    run = families.make_run(name, tmp_path / "run", fields)
+    assert run.config.steps == 50
+    assert run.kind == next(kind for base, kind in families.KINDS if isinstance(run.config, base))
+    assert (run.experiment.sample_condition is not None) == (name == "autoregressive")
+
+
 def test_flags_make_the_run_again():
     """A run's command line names all that differs from its experiment's defaults."""
     fields = families.settings("gan", 7, 8, told=True, seed=3, data={"name": "digits"})
-    run = families.make_run("gan", families.Path("none"), fields)
+    run = families.make_run("gan", Path("none"), fields)
     said = families.flags(run.module, run.config)
     assert {"--steps=7", "--seed=3", "--model.condition=none"} <= set(said)
     assert not any("batch-size" in flag for flag in said)
@@ -230,7 +257,9 @@ def test_charts():
 def test_all_families(tmp_path):
     """The whole comparison on a small budget of seconds: only the flow inverts."""
     out = tmp_path / "out"
-    assert main(["--out", str(out), "--budget-seconds=3", "--num-samples=100"]) == 0
+    command = [sys.executable, "-m", "experiments.compare", f"--out={out}", "--budget-seconds=3"]
+    one_device = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
+    subprocess.run(command, cwd=ROOT, env=one_device, check=True)
     with (out / "compare.csv").open(newline="") as file:
         rows = {row["family"]: row for row in csv.DictReader(file)}
     assert len(rows) == 2 + len(DEFAULTS["families"])
