@@ -142,6 +142,7 @@ def test_resume(made, capsys):
     assert "made with another --seed: 0, not 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_run_dirs(tmp_path, capsys, monkeypatch):
     """A finished run that is told the label: p(x) and the classifier by Bayes' rule."""
     tiny = ["--steps=3", "--batch-size=16", "--sample-every=0", "--log-every=1"]

@@ -47,8 +47,8 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
         assert (cells[1][16:] == 0).all()
 
 
-def test_binary_and_mixture_recipes(tmp_path, capsys):
-    """MNIST's recipe on binary digits, by the network of 2016a; CIFAR-10's with mixtures."""
+def test_binary_recipe(tmp_path, capsys):
+    """MNIST's recipe on binary digits, by the network of 2016a."""
     flags = ["--model.network=pixelcnn", "--binarize=static", "--num-evaluated=32", *GATED]
     flags.append("--model.layers=1")
     run_dir = ("--run-dir", str(tmp_path / "binary"))
@@ -59,7 +59,11 @@ def test_binary_and_mixture_recipes(tmp_path, capsys):
     result = json.loads(call(capsys, pixelcnn_mnist, "evaluate", *run_dir).splitlines()[-1])
     assert result["protocol"]["num_examples"] == 32
 
-    flags = "--model.features=4 --model.res-blocks=1 --model.levels=1 --model.mixtures=2".split()
+
+@pytest.mark.slow
+def test_mixture_recipe(tmp_path, capsys):
+    """CIFAR-10's recipe, on digits."""
+    flags = "--model.features=4 --model.res-blocks=1 --model.levels=2 --model.mixtures=2".split()
     run_dir = ("--run-dir", str(tmp_path / "mixture"))
     out = call(capsys, pixelcnnpp_cifar, *run_dir, *TINY, *flags, "--flip")
     assert "2 of 2 steps done" in out

@@ -69,6 +69,7 @@ def test_end_to_end(folder, tmp_path, capsys):
     assert "must end in .wav" in fails(capsys, wavenet_audio, *say)
 
 
+@pytest.mark.slow
 def test_logistics_of_sixteen_bits(folder, tmp_path, capsys):
     run_dir = str(tmp_path / "run")
     flags = (

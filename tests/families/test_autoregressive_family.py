@@ -32,6 +32,8 @@ KINDS = {
     "pixelcnnpp": (PixelCNNPP(1, 4, 1, 2, 2), (6, 4, 1), MIXTURE, 256, LABELS),
     "pixelcnnpp, 3 levels": (PixelCNNPP(2, 4, 1, 3, 2), (8, 8, 2), MIXTURE, 256, None),
 }
+LONG = "pixelcnnpp, 3 levels"
+SLOW = pytest.param(LONG, marks=pytest.mark.slow)
 
 
 def build(name, **options):
@@ -63,7 +65,7 @@ def example(name):
     return batch, params
 
 
-@pytest.mark.parametrize("name", list(KINDS))
+@pytest.mark.parametrize("name", [*(name for name in KINDS if name != LONG), SLOW])
 def test_cached_sampler_draws_what_the_naive_one_draws(name, key):
     """Value for value, freely and completing an image."""
     batch, params = example(name)
@@ -145,7 +147,8 @@ def test_a_few_steps_lower_the_loss_of_digits():
     np.testing.assert_allclose(aux.metrics["label_nats"], -log_p, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["gated", pytest.param("pixelcnnpp", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["gated", "pixelcnnpp"])
 def test_one_device_and_eight(name):
     """Also weight normalization's initialization, which sees the whole batch."""
     batch, _ = example(name)
