@@ -56,11 +56,16 @@ def test_realnvp_end_to_end(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("recipe", "flags"),
     [
-        (realnvp_cifar, [*SMALL, "--model.levels=2", "--model.couplings=1"]),
+        pytest.param(
+            realnvp_cifar,
+            [*SMALL, "--model.levels=2", "--model.couplings=1"],
+            marks=pytest.mark.slow,
+        ),
         (glow_cifar, ["--model.width=4", "--model.steps=2", "--model.levels=1"]),
-        (
+        pytest.param(
             glow_mnist,
             ["--model.width=4", "--model.steps=2", "--model.class-conditional", "--model.remat"],
+            marks=pytest.mark.slow,
         ),
     ],
 )
@@ -74,7 +79,7 @@ def test_image_recipes(recipe, flags, tmp_path, capsys):
     assert result["protocol"]["num_examples"] == 16
 
 
-@pytest.mark.parametrize("recipe", [maf_tabular, nsf_tabular])
+@pytest.mark.parametrize("recipe", [maf_tabular, pytest.param(nsf_tabular, marks=pytest.mark.slow)])
 def test_tabular_recipes(recipe, tmp_path, capsys):
     """The density's pictures, samples as vectors, and another set from a file."""
     run_dir = str(tmp_path / "run")
@@ -95,6 +100,7 @@ def test_tabular_recipes(recipe, tmp_path, capsys):
     assert evaluate(capsys, recipe, str(tmp_path / "other"))["protocol"]["num_examples"] == 50
 
 
+@pytest.mark.slow
 def test_the_checkerboard_is_learned(tmp_path, capsys):
     """Log 32 nats are the least; four nats is where a Gaussian stays (4.51)."""
     flags = ("--steps=400", "--batch-size=512", "--sample-every=0", "--optimizer.ema=0.95")

@@ -34,7 +34,11 @@ RECIPES = {
     ),
     "vae_mnist": (
         vae_mnist,
-        [*DENSE, "--evaluate-every=0", "--optimizer.num-stages=2", "--optimizer.ema=0.9"],
+        [
+            *DENSE,
+            *"--evaluate-every=0 --optimizer.ema=0.9 --optimizer.num-stages=2".split(),
+            *"--optimizer.decay-steps None".split(),
+        ],
         ["latent_plane", "interpolation"],
     ),
     "iwae, static": (

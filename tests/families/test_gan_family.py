@@ -161,7 +161,7 @@ def test_truncation_narrows():
     assert spread[0.1] < 0.3 * spread[None]
 
 
-@pytest.mark.parametrize("kind", ["dcgan", "resnet"])
+@pytest.mark.parametrize("kind", ["dcgan", pytest.param("resnet", marks=pytest.mark.slow)])
 def test_eight_devices_equal_one(kind):
     """Parameters, batch statistics and spectral vectors after two steps, repeats included."""
     size = {"dcgan": 8, "resnet": 32}[kind]
