@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from jaxgen.data import binarize as binary
 from jaxgen.data.sources import Source, load
-from jaxgen.data.transforms import random_flip, to_model_space
+from jaxgen.data.transforms import prepare_images
 from jaxgen.training.config import DataConfig
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
@@ -41,15 +41,15 @@ def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = Fal
     if binarize == "static":
         train, held_out = binary.static(train), binary.static(held_out)
 
+    finish = prepare_images(flip=flip)
+
     def prepare(key, raw, train):
         image = jnp.asarray(raw["image"])
         if binarize == "threshold":
             image = binary.threshold(image)
         elif binarize == "dynamic":
             image = binary.dynamic(key, image)
-        if train and flip:
-            image = random_flip(jax.random.fold_in(key, 1), image)
-        return {**raw, "image": to_model_space(image)}
+        return finish(jax.random.fold_in(key, 1), {**raw, "image": image}, train)
 
     height, width, channels = train.spec["image"][0]
     return Data(train, held_out, prepare, (height, width, channels), PREPROCESSING[binarize])

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax.numpy as jnp
-from jaxtyping import Array
 
 from experiments.image_data import Binarize, Data, load_data
 from jaxgen import conditioning
@@ -102,7 +101,9 @@ def build(config: Config) -> Experiment:
             raise ValueError(f"--model.condition label needs labels; {config.data.name} has none")
         condition = conditioning.labels(data.train.num_classes)
     family = make_family(config, data, condition)
-    drawn: dict[str, Picture] = {"completions": completions(family, condition)}
+    drawn: dict[str, Picture] = {
+        "completions": pictures.completions(family, None if condition is None else condition.key)
+    }
     if config.classify:
         if condition is None:
             raise ValueError("--classify needs --model.condition label")
@@ -184,30 +185,3 @@ def make_network(
     return PixelCNN(
         channels, num_values, model.features, model.layers, model.head_features, dtype=dtype
     )
-
-
-def completions(family: Family, condition: Conditioning | None) -> Picture:
-    """Each row: a held-out example, its upper half, and the family's completions of it."""
-
-    def draw(params, model_state, batch, key, rows: int, columns: int) -> Array:
-        x = batch["image"][:rows]
-        known = jnp.arange(x.shape[1]) < x.shape[1] // 2
-        half = jnp.where(known[None, :, None, None], x, -1.0)
-        num = max(columns - 2, 1)
-        given = jnp.repeat(x, num, axis=0)
-        told = None
-        if condition is not None:
-            told = jnp.repeat(batch[condition.key][:rows], num, axis=0)
-        completed = family.sample(
-            params,
-            model_state,
-            key,
-            given.shape[0],
-            condition=told,
-            given=given,
-            known=jnp.broadcast_to(known[None, :, None], given.shape[:3]),
-        ).reshape(rows, num, *x.shape[1:])
-        drawn = jnp.concatenate([x[:, None], half[:, None], completed], axis=1)
-        return drawn[:, :columns].reshape(-1, *x.shape[1:])
-
-    return draw

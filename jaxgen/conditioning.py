@@ -7,7 +7,7 @@ is a class (one-hot times matrix is a table look-up), and a learned sum of effec
 set of attributes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -121,6 +121,11 @@ def encode(conditioning: Conditioning | None, condition: Array | None) -> Vector
             f"condition must be given: the model is conditioned on {conditioning.key!r}"
         )
     return conditioning.encode(jnp.asarray(condition))
+
+
+def encode_batch(conditioning: Conditioning | None, batch: Mapping[str, Array]) -> Vectors | None:
+    """The vectors of a batch's own conditions, or None where the model takes none."""
+    return None if conditioning is None else conditioning.encode(batch[conditioning.key])
 
 
 def _check_width(name: str, values: Array, width: int) -> None:

@@ -92,11 +92,11 @@ class _PixelCNN:
     sampler: str
 
     def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
-        x, e = self._images(batch), self._vectors(batch)
+        x, e = self._images(batch), conditions.encode_batch(self.conditioning, batch)
         return {NAME: self.network.init(key, x, e)["params"]}, {}
 
     def loss(self, params, model_state, batch, key, *, train: bool):
-        x, e = self._images(batch), self._vectors(batch)
+        x, e = self._images(batch), conditions.encode_batch(self.conditioning, batch)
         variables = {"params": params[NAME]}
         found = self.network.apply(variables, x, e, train=train, rngs={"dropout": key})
         if self.by_channel:
@@ -215,8 +215,3 @@ class _PixelCNN:
         if x.shape[1:] != self.image_shape:
             raise ValueError(f"image_shape is {self.image_shape}, the images have {x.shape[1:]}")
         return x
-
-    def _vectors(self, batch: Batch) -> Array | None:
-        if self.conditioning is None:
-            return None
-        return self.conditioning.encode(batch[self.conditioning.key])

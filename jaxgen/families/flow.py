@@ -101,7 +101,7 @@ class _Flow:
 
     def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
         key_flow, key_noise, key_dequantizer = jax.random.split(key, 3)
-        x, e = self._data(batch), self._vectors(batch)
+        x, e = self._data(batch), conditions.encode_batch(self.conditioning, batch)
         params, state = {}, {}
         if self.dequantizer is not None:
             variables = self.dequantizer.init(key_dequantizer, x, jnp.zeros_like(x), e)
@@ -112,7 +112,7 @@ class _Flow:
         return params, state
 
     def loss(self, params, model_state, batch, key, *, train: bool):
-        x, e = self._data(batch), self._vectors(batch)
+        x, e = self._data(batch), conditions.encode_batch(self.conditioning, batch)
 
         def forward(x: Array) -> tuple[Any, Array]:
             return self.model.apply(_variables(params, model_state, NAME), x, e)
@@ -153,7 +153,7 @@ class _Flow:
         return losses.quantize(x) if self.is_image else x
 
     def encode(self, params, model_state, batch, key):
-        x, e = self._data(batch), self._vectors(batch)
+        x, e = self._data(batch), conditions.encode_batch(self.conditioning, batch)
         if self.is_image:
             x = losses.to_unit(x)
         latents, _ = self.model.apply(_variables(params, model_state, NAME), x, e)
@@ -189,11 +189,6 @@ class _Flow:
         if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
             raise ValueError(f"batch[{self.entry!r}] must be finite, got NaN or infinite values")
         return x
-
-    def _vectors(self, batch: Batch) -> Array | None:
-        if self.conditioning is None:
-            return None
-        return self.conditioning.encode(batch[self.conditioning.key])
 
 
 def _parted(variables: Any) -> tuple[PyTree, PyTree]:

@@ -162,7 +162,7 @@ class _Game:
 
     def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
         key_g, key_d = jax.random.split(key)
-        x, e = batch["image"], self._vectors(batch)
+        x, e = batch["image"], conditions.encode_batch(self.conditioning, batch)
         z = jnp.zeros((x.shape[0], self.generator.latent_dim))
         made = self.generator.init(key_g, z, e, train=True)
         shape = jax.eval_shape(lambda: self.generator.apply(made, z, e, train=False)).shape
@@ -176,7 +176,7 @@ class _Game:
         return params, state
 
     def discriminator_loss(self, params, model_state, batch, key, *, train: bool):
-        real, e = batch["image"], self._vectors(batch)
+        real, e = batch["image"], conditions.encode_batch(self.conditioning, batch)
         key_z, key_real, key_fake, key_penalty, key_twin = jax.random.split(key, 5)
         z = normal_latents(key_z, real.shape[0], self.generator.latent_dim)
         # The generator's batch statistics in evaluation too: they fit any parameters.
@@ -217,7 +217,7 @@ class _Game:
         return value, Aux(metrics, {**model_state, DISCRIMINATOR: new_state})
 
     def generator_loss(self, params, model_state, batch, key, *, train: bool):
-        real, e = batch["image"], self._vectors(batch)
+        real, e = batch["image"], conditions.encode_batch(self.conditioning, batch)
         batch_size, many = real.shape[0], self.fakes_per_real
         key_z, key_seen, key_real = jax.random.split(key, 3)
         z = normal_latents(key_z, batch_size * many, self.generator.latent_dim)
@@ -247,11 +247,6 @@ class _Game:
         e = conditions.encode(self.conditioning, condition)
         ready = self._standing(params, model_state, key, condition)
         return self._generate(params, ready, latents, e, train=False)[0]
-
-    def _vectors(self, batch: Batch) -> Array | None:
-        if self.conditioning is None:
-            return None
-        return self.conditioning.encode(batch[self.conditioning.key])
 
     def _told(self, e: Array | None) -> Array | None:
         """What the discriminator is told: nothing where it is to classify."""

@@ -228,7 +228,7 @@ class _Vae:
     eight_bit: bool
 
     def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
-        x, e = batch["image"], self._vectors(batch)
+        x, e = batch["image"], conditions.encode_batch(self.conditioning, batch)
         if not isinstance(x, jax.core.Tracer):
             self.likelihood.check(x)
         params = init_networks(
@@ -239,7 +239,7 @@ class _Vae:
         return params, {"losses": jnp.int32(0)} if self.kl_warmup_steps else {}
 
     def loss(self, params, model_state, batch: Batch, key, *, train: bool):
-        x, e = batch["image"], self._vectors(batch)
+        x, e = batch["image"], conditions.encode_batch(self.conditioning, batch)
         key_z, key_prior = jax.random.split(key)
         mean, log_variance = self._posterior(params, x, e)
         eps = standard_normal(key_z, (self.num_importance, *mean.shape))
@@ -274,7 +274,7 @@ class _Vae:
         return value, Aux(self._with_bits(metrics, metrics["negative_elbo"]), model_state)
 
     def evaluate(self, params, model_state, batch: Batch, key, *, train: bool = False):
-        x, e = batch["image"], self._vectors(batch)
+        x, e = batch["image"], conditions.encode_batch(self.conditioning, batch)
         key_z, key_bound = jax.random.split(key)
         mean, log_variance = self._posterior(params, x, e)
         z = mean + jnp.exp(0.5 * log_variance) * standard_normal(key_z, mean.shape)
@@ -296,7 +296,9 @@ class _Vae:
         return -self.evaluate(params, model_state, batch, key)[0]
 
     def encode(self, params, model_state, batch: Batch, key) -> Float[Array, "batch latent"]:
-        return self._posterior(params, batch["image"], self._vectors(batch))[0]
+        return self._posterior(
+            params, batch["image"], conditions.encode_batch(self.conditioning, batch)
+        )[0]
 
     def decode(self, params, model_state, latents, key, *, condition: Array | None = None):
         e = conditions.encode(self.conditioning, condition)
@@ -312,11 +314,6 @@ class _Vae:
         return (
             self.likelihood.mean(pixels) if self.output == "mean" else self.likelihood.mode(pixels)
         )
-
-    def _vectors(self, batch: Batch) -> Array | None:
-        if self.conditioning is None:
-            return None
-        return self.conditioning.encode(batch[self.conditioning.key])
 
     def _beta(self, model_state) -> tuple[Any, PyTree]:
         """The KL's weight now, and the state with one more loss counted."""

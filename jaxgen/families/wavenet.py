@@ -13,6 +13,7 @@ from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
 from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.models.wavenet import WaveNet
+from jaxgen.primitives import check_choice
 from jaxgen.sampling.autoregressive import (
     Draw,
     ancestral,
@@ -74,8 +75,7 @@ def wavenet(
     Raises:
         ValueError: an argument out of its range, or a network that does not fit the others.
     """
-    if output not in ("mu_law", "mixture_of_logistics"):
-        raise ValueError(f"output must be 'mu_law' or 'mixture_of_logistics', got {output!r}")
+    check_choice("output", output, ("mu_law", "mixture_of_logistics"))
     if num_values < 2:
         raise ValueError(f"num_values must be at least 2, got {num_values}")
     if not 0 <= context < num_samples:
@@ -183,9 +183,7 @@ class _WaveNet:
                 f"audio must be {wanted} for {self.output}, as jaxgen.data.audio.to_model_space "
                 f"makes them, got {audio.dtype}"
             )
-        e = None
-        if self.conditioning is not None:
-            e = self.conditioning.encode(batch[self.conditioning.key])
+        e = conditions.encode_batch(self.conditioning, batch)
         return audio, e, None if self.local is None else batch[self.local]
 
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.features import Extractor, as_source
 from jaxgen.metrics.report import compare_images
 from jaxgen.metrics.statistics import Statistics, cached_statistics, image_statistics
@@ -15,7 +16,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for bad input."""
     args = _parser().parse_args(argv)
     try:
-        extractor = _extractor(args)
+        extractor = load_extractor(
+            args.extractor,
+            weights=args.weights,
+            resizer=args.resizer,
+            train_on=args.train_on,
+            data_dir=args.data_dir,
+        )
         samples = image_statistics(
             extractor, as_source(args.samples, resize=args.resize), batch_size=args.batch_size
         )
@@ -48,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("reference", type=Path, help=kinds)
     parser.add_argument(
         "--extractor",
-        choices=("inception", "lite0", "classifier"),
+        choices=EXTRACTORS,
         default="inception",
         help="only inception makes a FID; classifier is trained here, for images of at most 32 "
         "pixels",
@@ -73,22 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--out", type=Path, help="a JSON file for the result")
     return parser
-
-
-def _extractor(args: argparse.Namespace) -> Extractor:
-    if args.extractor == "inception":
-        from jaxgen.metrics.inception import inception_extractor
-
-        return inception_extractor(args.weights, resizer=args.resizer)
-    if args.extractor == "lite0":
-        from jaxgen.metrics.lite0 import lite0_extractor
-
-        return lite0_extractor(args.weights)
-    from jaxgen.data.sources import load
-    from jaxgen.metrics.classifier import train_classifier
-
-    train, test = (load(args.train_on, s, args.data_dir) for s in ("train", "test"))
-    return train_classifier(train, test)
 
 
 def _reference(args: argparse.Namespace, extractor: Extractor) -> Statistics:

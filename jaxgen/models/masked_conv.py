@@ -121,7 +121,7 @@ class _CausalConv(nn.Module):
         self,
         x: Array,
         size: tuple[int, int],
-        convolve: Any,
+        convolve: Any = None,
         mask: np.ndarray | None = None,
         at: At | None = None,
     ) -> tuple[Array, Array, Array | None]:
@@ -164,7 +164,7 @@ class _CausalConv(nn.Module):
             window = jnp.concatenate([cache.value, x], axis=1)
             cache.value = window[:, 1:]
             x = window
-        x, kernel, bias = self._weights(x, size, _none, at=at)
+        x, kernel, bias = self._weights(x, size, at=at)
         strides = (1, self.strides)
         return _plus(_convolve(x, kernel, strides=strides, padding=((0, 0), columns)), bias)
 
@@ -194,7 +194,7 @@ class _CausalConv(nn.Module):
             inputs = jnp.concatenate(taps, axis=1)
         else:
             inputs = x[:, 0, -1]
-        x, kernel, bias = self._weights(x, size, _none, mask, at)
+        x, kernel, bias = self._weights(x, size, None, mask, at)
         y = inputs.astype(x.dtype) @ kernel.reshape(-1, self.features)
         return _plus(y[:, None, None], bias)
 
@@ -313,7 +313,7 @@ class DownShiftedConvTranspose(_CausalConv):
             run = partial(_convolve, strides=(1, 1), padding=((1, 1), (1, 2)), spacing=2)
             x, kernel, bias = self._weights(x, (2, 3), run)
             return _plus(run(x, kernel), bias)
-        x, kernel, bias = self._weights(x, (2, 3), _none, at=at)
+        x, kernel, bias = self._weights(x, (2, 3), at=at)
         row = lax.dynamic_slice_in_dim(kernel, 1 - at.row % 2, 1)
         padding = ((0, 0), (1, 2))
         return _plus(_convolve(x, row, strides=(1, 1), padding=padding, spacing=2), bias)
@@ -336,7 +336,7 @@ class DownRightShiftedConvTranspose(_CausalConv):
             x, kernel, bias = self._weights(x, (2, 2), run)
             return _plus(run(x, kernel), bias)
         assert at.column is not None
-        x, kernel, bias = self._weights(x, (2, 2), _none, at=at)
+        x, kernel, bias = self._weights(x, (2, 2), at=at)
         tap = kernel[1 - at.row % 2, 1 - at.column % 2]
         return _plus(x @ tap, bias)
 
@@ -367,7 +367,3 @@ def _convolve(x: Array, kernel: Array, *, strides: Any, padding: Any, spacing: i
 
 def _plus(y: Array, bias: Array | None) -> Array:
     return y if bias is None else y + bias[None, None, None]
-
-
-def _none(x: Array, kernel: Array) -> Array:
-    raise AssertionError("weight normalization is initialized by whole images")

@@ -72,6 +72,38 @@ def condition_sweep(family: Family, latent_dim: int, sweep: Any) -> Picture:
     return draw
 
 
+def completions(family: Family, condition_key: str | None = None) -> Picture:
+    """Each row: a held-out example, its upper half, and the family's completions of it.
+
+    Args:
+        family: one whose `sample` takes `given` and `known`.
+        condition_key: the batch's entry that the family is told, or None.
+    """
+
+    def draw(params, model_state, batch, key, rows: int, columns: int) -> Array:
+        x = batch["image"][:rows]
+        known = jnp.arange(x.shape[1]) < x.shape[1] // 2
+        half = jnp.where(known[None, :, None, None], x, -1.0)
+        num = max(columns - 2, 1)
+        given = jnp.repeat(x, num, axis=0)
+        told = None
+        if condition_key is not None:
+            told = jnp.repeat(batch[condition_key][:rows], num, axis=0)
+        completed = family.sample(
+            params,
+            model_state,
+            key,
+            given.shape[0],
+            condition=told,
+            given=given,
+            known=jnp.broadcast_to(known[None, :, None], given.shape[:3]),
+        ).reshape(rows, num, *x.shape[1:])
+        drawn = jnp.concatenate([x[:, None], half[:, None], completed], axis=1)
+        return drawn[:, :columns].reshape(-1, *x.shape[1:])
+
+    return draw
+
+
 def decode(family: Family, params, model_state, latents, key, condition) -> Array:
     """`family.decode`, told the condition where there is one."""
     assert family.decode is not None

@@ -42,3 +42,16 @@ def sklearn_classifier():
     classifier = neural_network.MLPClassifier((128,), max_iter=1000, random_state=0)
     classifier.fit(train["image"].reshape(len(train["image"]), -1) / 255.0, train["label"])
     return classifier, recognised(classifier, np.asarray(test["image"]))[0]
+
+
+def share_of_readable_samples(capsys, module, run_dir, out):
+    """Train a recipe that is told the digit and draw 500, 50 of each: the share that an independent
+    classifier recognises, that of held-out digits, the classes, the share of the digit asked for.
+    """
+    classifier, real = sklearn_classifier()
+    call(capsys, module, "--run-dir", str(run_dir))
+    call(capsys, module, "sample", "--run-dir", str(run_dir), "--num=500", f"--out={out}")
+    samples = np.load(out)["samples"]
+    share, classes = recognised(classifier, samples)
+    right = classifier.predict(samples.reshape(500, -1) / 255.0) == np.arange(500) // 50
+    return share, real, classes, right.mean()

@@ -178,7 +178,7 @@ def test_eight_devices_equal_one():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"output": "softmax"}, "output must be 'mu_law' or"),
+        ({"output": "softmax"}, "output must be one of mu_law, mixture_of_logistics"),
         ({"num_values": 16}, "num_values = num_outputs = 16 for 'mu_law', got 32 and 32"),
         ({"num_values": 1}, "num_values must be at least 2"),
         ({"output": "mixture_of_logistics"}, "num_values None and a multiple of 3"),

@@ -1,0 +1,51 @@
+"""Every extractor by its name."""
+
+from pathlib import Path
+
+from jaxgen.metrics.features import Extractor
+
+EXTRACTORS = ("inception", "lite0", "classifier")
+
+
+def load_extractor(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    resizer: str = "tensorflow",
+    train_on: str = "digits",
+    data_dir: str | Path | None = None,
+) -> Extractor:
+    """An extractor by name.
+
+    Args:
+        name: `inception` (of FID; `inception_extractor`), `lite0` (`lite0_extractor`), or
+            `classifier` (trained now, for images of at most 32 pixels; `train_classifier`).
+        weights: of `inception` or `lite0`; None downloads the first and keeps it, and takes the
+            second from the package of the extra `lite0`.
+        resizer: of `inception`.
+        train_on: the labelled data set of `classifier`.
+        data_dir: where that set lies.
+
+    Raises:
+        ValueError: another name, or weights for `classifier`; and as the function that it calls.
+        FileNotFoundError, ImportError, OSError: as the function that it calls.
+    """
+    if name == "inception":
+        from jaxgen.metrics.inception import inception_extractor
+
+        return inception_extractor(weights, resizer=resizer)
+    if name == "lite0":
+        from jaxgen.metrics.lite0 import lite0_extractor
+
+        return lite0_extractor(weights)
+    if name != "classifier":
+        raise ValueError(f"name must be one of {', '.join(EXTRACTORS)}, got {name!r}")
+    if weights is not None:
+        raise ValueError(
+            f"weights are for inception and lite0, classifier trains its own; got {weights}"
+        )
+    from jaxgen.data.sources import load
+    from jaxgen.metrics.classifier import train_classifier
+
+    train, test = (load(train_on, split, data_dir) for split in ("train", "test"))
+    return train_classifier(train, test)
