@@ -128,6 +128,11 @@ def encode_batch(conditioning: Conditioning | None, batch: Mapping[str, Array]) 
     return None if conditioning is None else conditioning.encode(batch[conditioning.key])
 
 
+def key_of(conditioning: Conditioning | None) -> str | None:
+    """The batch's entry that a model is told, or None where it takes none."""
+    return None if conditioning is None else conditioning.key
+
+
 def _check_width(name: str, values: Array, width: int) -> None:
     if values.ndim != 2 or values.shape[1] != width:
         raise ValueError(f"{name} must have the shape [B, {width}], got {list(values.shape)}")

@@ -55,6 +55,27 @@ class Phase(NamedTuple):
     repeats: int = 1
 
 
+class Bound(NamedTuple):
+    """What a family's `log_prob` says of log p(x); without it the number compares with nothing.
+
+    Attributes:
+        kind: "exact", or which lower bound: "ELBO", "IWAE-K" of K importance samples, or a
+            diffusion's "variational bound" over its noise levels.
+        num_dims: numbers in an example.
+        eight_bit: x is the 8-bit data, so that bits per dimension have their usual meaning.
+        dequantization: "none"; or the noise, "uniform" or "learned", that is added to the 8-bit
+            data before their density is taken: by one draw of it even an exact density is a lower
+            bound of the 8-bit data's log-likelihood.
+        given: the batch's entry that x is conditional on, or None.
+    """
+
+    kind: str
+    num_dims: int
+    eight_bit: bool
+    dequantization: str = "none"
+    given: str | None = None
+
+
 class Family(NamedTuple):
     """A generative model as pure functions.
 
@@ -62,10 +83,12 @@ class Family(NamedTuple):
         init: `(key, batch) -> (params, model_state)`; it sees a real batch, so that data-dependent
             initialization (actnorm, weight normalization) needs no special case.
         phases: the optimizers' turns, in order.
-        evaluate: a `LossFn`, called with `train=False`.
+        evaluate: a `LossFn`, called with `train=False`; with a `log_prob` its values are the
+            negative of that.
         sample: `(params, model_state, key, num, *, condition=None) -> [num, ...]` in model space.
         log_prob: `(params, model_state, batch, key) -> f32[B]`, nats per example, exact or a lower
-            bound (the family's docstring says which), of the 8-bit data; None where there is none.
+            bound; None where there is none.
+        bound: what `log_prob` is; None where there is none.
         encode: `(params, model_state, batch, key) -> latents`, or None.
         decode: `(params, model_state, latents, key) -> x`, or None.
     """
@@ -77,6 +100,7 @@ class Family(NamedTuple):
     log_prob: Callable[..., Float[Array, " batch"]] | None = None
     encode: Callable[..., PyTree] | None = None
     decode: Callable[..., Array] | None = None
+    bound: Bound | None = None
 
 
 class State(NamedTuple):

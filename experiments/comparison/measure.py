@@ -18,7 +18,6 @@ from experiments.comparison.families import Run, flags
 from jaxgen.core import State
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import ArraySource, Source
-from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.metrics.classification import (
     class_log_likelihoods,
     classification_report,
@@ -27,6 +26,7 @@ from jaxgen.metrics.classification import (
 from jaxgen.metrics.classifier import train_classifier
 from jaxgen.metrics.features import Extractor
 from jaxgen.metrics.frechet import frechet_distance
+from jaxgen.metrics.likelihood import likelihood
 from jaxgen.metrics.neighbours import beside_neighbours, nearest_images
 from jaxgen.metrics.prdc import prdc
 from jaxgen.metrics.statistics import Statistics, image_statistics
@@ -46,13 +46,6 @@ STRIPS = {
     "between_examples": "from one held-out image's latent to another's",
     "interpolation_spherical": "from one random latent to another, on a great circle",
     "interpolation": "from one random latent to another",
-}
-BOUNDS = {
-    "autoencoder": "ELBO",  # of a VQ-VAE
-    "vae": "ELBO",
-    "flow": "dequantized bound",
-    "autoregressive": "exact",
-    "diffusion": "variational bound",
 }
 Found = dict[str, Any]
 
@@ -231,7 +224,7 @@ def _likelihood(run: Run, state: State, reference: Reference, found: Found) -> N
     """-log p of held-out images, nats; of a conditional family log p(x) = log mean_y p(x | y)."""
     family, experiment = run.experiment.family, run.experiment
     found["likelihood"] = found["classifier"] = None
-    if family.log_prob is None:
+    if family.log_prob is None or family.bound is None:
         found["why"]["likelihood"] = (
             "it gives samples without a density"
             if run.kind == "gan"
@@ -262,24 +255,18 @@ def _likelihood(run: Run, state: State, reference: Reference, found: Found) -> N
     each, y = np.concatenate(rows), np.concatenate(labels)
     log_p = np.logaddexp.reduce(each.astype(np.float64), axis=1) - math.log(each.shape[1])
     mean, error = -log_p.mean(), log_p.std(ddof=1) / math.sqrt(len(log_p))
-    dims = math.prod(reference.train.spec["image"][0])
-    binary = getattr(run.config, "binarize", "none") != "none"
-    eight_bit = not binary and getattr(run.config.model, "likelihood", "") in (
-        "",
-        "categorical",
-        "discretized_logistic",
-        "mixture_of_logistics",
-    )
-    k = getattr(getattr(run.config, "evaluation", None), "num_importance", 1)
+    bound = family.bound._replace(given=None) if told else family.bound
     found["likelihood"] = {
-        "nats": float(mean),
-        "standard_error": float(error),
-        "bits_per_dim": float(bits_per_dim(jnp.asarray(mean), dims)) if eight_bit else None,
-        "bound": BOUNDS[run.kind] if k == 1 else f"importance-weighted bound, K = {k}",
-        "count": len(log_p),
+        **likelihood(
+            bound,
+            nats=float(mean),
+            standard_error=float(error),
+            num_examples=len(log_p),
+            data=experiment.held_out.protocol,
+        )._asdict(),
         "given_label": float(-each[np.arange(len(y)), y].mean()) if told else None,
     }
-    if not eight_bit:
+    if not bound.eight_bit:
         found["why"]["bits_per_dim"] = "its likelihood is not of the 8-bit pixels"
     if not told:
         found["why"]["classifier"] = "it is not told the label"

@@ -102,7 +102,7 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
     for found in runs:
         p, c, why = found["likelihood"], found["classifier"], found["why"]
         if p is None:
-            cells = [Cell(NONE, why["likelihood"])] * 6
+            cells = [Cell(NONE, why["likelihood"])] * 7
             why = {"classifier": why["likelihood"]}
         else:
             given = p["given_label"]
@@ -111,8 +111,9 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
                 number(p["nats"]),
                 number(p["standard_error"]),
                 Cell(p["bound"]),
+                Cell(p["dequantization"]),
                 number(given, "it is not told the label"),
-                Cell(str(p["count"])),
+                Cell(str(p["num_examples"])),
             ]
         reason = why.get("classifier", "")
         cells += [number(c and c[name], reason) for name in ("accuracy", "nll", "ece")]
@@ -130,6 +131,7 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
             "nats an image",
             "standard error",
             "bound",
+            "dequantization",
             "nats given the label",
             "images",
             "accuracy as a classifier",
@@ -139,9 +141,9 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
         rows,
         (
             "Negative log-likelihood of the 8-bit pixels, of the same held-out images for all. "
-            "What is not exact is a bound from above (the ELBO by one latent, the variational "
-            "bound over noise levels, the exact density of dequantized pixels by one draw of the "
-            "noise): such a family may be better than it looks.",
+            "What is not exact is a bound from above (the ELBO, the variational bound over noise "
+            "levels), and so is even an exact density of dequantized pixels, by one draw of the "
+            "noise: such a family may be better than it looks.",
             "What is conditional on the label is not comparable with what is not: of a family that "
             "is told the label the first columns are log p(x) = log of the mean over the classes y "
             "of p(x | y), the unconditional likelihood with equal priors.",

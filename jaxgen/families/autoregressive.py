@@ -11,7 +11,7 @@ from jaxtyping import Array, Key
 
 from jaxgen import conditioning as conditions
 from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
+from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.losses import autoregressive as losses
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.models.masked_conv import At
@@ -76,7 +76,13 @@ def autoregressive(
         sampler,
     )  # fmt: skip
     phase = Phase("likelihood", (NAME,), made.loss, optimizer)
-    return Family(made.init, (phase,), made.loss, made.sample, made.log_prob)
+    bound = Bound(
+        "exact",
+        math.prod(image_shape),
+        eight_bit=num_values == 256,
+        given=conditions.key_of(conditioning),
+    )
+    return Family(made.init, (phase,), made.loss, made.sample, made.log_prob, bound=bound)
 
 
 @dataclass(frozen=True)

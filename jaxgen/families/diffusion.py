@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
-from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
+from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.gaussian_diffusion import Denoise, q_sample
 from jaxgen.losses.diffusion import denoising_loss, hybrid_loss, variational_bound
 from jaxgen.losses.reduce import bits_per_dim
@@ -138,7 +138,13 @@ def ddpm(
         )
 
     phase = Phase("denoise", (NAME,), loss, optimizer)
-    return Family(init, (phase,), evaluate, sample, log_prob)
+    bound = Bound(
+        "variational bound",
+        num_dims,
+        eight_bit=True,
+        given=None if null_label is None else "label",
+    )
+    return Family(init, (phase,), evaluate, sample, log_prob, bound=bound)
 
 
 def _default_sampler(prediction: str, variance: str) -> Sampler:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Key
 
 from jaxgen import conditioning as conditions
 from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
+from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.losses import flow as losses
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.primitives import standard_normal
@@ -82,8 +82,16 @@ def flow(
     trains = (NAME,) if dequantizer is None else (NAME, DEQUANTIZER)
     phase = Phase("likelihood", trains, made.loss, optimizer)
     evaluate = made.evaluate if round_trip else made.loss
+    noise = "uniform" if dequantizer is None else "learned"
+    bound = Bound(
+        "exact",
+        math.prod(event_shape),
+        eight_bit=is_image,
+        dequantization=noise if is_image else "none",
+        given=conditions.key_of(conditioning),
+    )
     return Family(
-        made.init, (phase,), evaluate, made.sample, made.log_prob, made.encode, made.decode
+        made.init, (phase,), evaluate, made.sample, made.log_prob, made.encode, made.decode, bound
     )
 
 

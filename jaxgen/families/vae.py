@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen import conditioning as conditions
 from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
+from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.distributions import gaussian_kl, gaussian_log_prob
 from jaxgen.families.autoencoder import (
     DECODER,
@@ -148,6 +148,8 @@ def vae(
         eight_bit,
     )
     phase = Phase("vae", (ENCODER, DECODER), model.loss, optimizer)
+    kind = "ELBO" if bound_samples == 1 else f"IWAE-{bound_samples}"
+    bound = Bound(kind, math.prod(image_shape), eight_bit, given=conditions.key_of(conditioning))
     return Family(
         model.init,
         (phase,),
@@ -156,6 +158,7 @@ def vae(
         model.log_prob,
         encode=model.encode,
         decode=model.decode,
+        bound=bound,
     )
 
 

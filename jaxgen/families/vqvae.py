@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
+from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.likelihoods import Likelihood
 from jaxgen.losses.reduce import bits_per_dim, masked_mean
 from jaxgen.losses.vae import commitment_loss
@@ -102,6 +102,7 @@ def vqvae(
         axis_name,
     )
     phase = Phase("vqvae", (ENCODER, DECODER), model.loss, optimizer)
+    bound = Bound("ELBO", math.prod(image_shape), eight_bit)
     return Family(
         model.init,
         (phase,),
@@ -110,6 +111,7 @@ def vqvae(
         model.log_prob,
         encode=model.encode,
         decode=model.decode,
+        bound=bound,
     )
 
 

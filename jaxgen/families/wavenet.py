@@ -9,7 +9,7 @@ from jaxtyping import Array, Key
 
 from jaxgen import conditioning as conditions
 from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Family, Params, Phase, PyTree
+from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.models.wavenet import WaveNet
@@ -89,7 +89,13 @@ def wavenet(
         network, num_samples, output, num_values, conditioning, local, context, length, draw
     )
     phase = Phase("likelihood", (NAME,), made.loss, optimizer)
-    return Family(made.init, (phase,), made.loss, made.sample, made.log_prob)
+    bound = Bound(
+        "exact",
+        num_samples - context,
+        eight_bit=output == "mu_law" and num_values == 256,
+        given=conditions.key_of(conditioning) or local,
+    )
+    return Family(made.init, (phase,), made.loss, made.sample, made.log_prob, bound=bound)
 
 
 @dataclass(frozen=True)

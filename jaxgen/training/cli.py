@@ -239,11 +239,13 @@ def _evaluate(invocation: _Invocation) -> int:
     experiment = invocation.build(flags.config)
     strategy, state = _restore(experiment, flags)
     metrics = evaluation.make_evaluate(experiment, strategy, flags.config.seed)(state)
+    found = evaluation.held_out_likelihood(experiment, metrics)
     environment = describe_environment()
     result = {
         "experiment": invocation.name,
         "step": int(state.step),
         **metrics,
+        **({} if found is None else {"likelihood": found._asdict()}),
         "protocol": {
             **experiment.protocol,
             "parameters": "average" if state.ema else "last",

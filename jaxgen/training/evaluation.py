@@ -1,5 +1,6 @@
 """Samples and held-out metrics from a state, on whatever devices it lies."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,9 +11,12 @@ import numpy as np
 from jaxgen.core import Batch, State
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.losses.reduce import masked_sum
+from jaxgen.metrics.likelihood import Likelihood, likelihood
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.step import Metrics
 from jaxgen.training.strategies import JitStrategy
+
+_SQUARES = "squares of the loss"
 
 
 def averaged(state: State) -> Mapping[str, Any]:
@@ -97,6 +101,8 @@ def make_evaluate(
     """`evaluate(state) -> metrics`: means over the held-out examples, averaged parameters.
 
     The noise of the i-th batch is a function of (seed, i): two models are compared on the same.
+    Of a family with a `log_prob` there is also `standard_error`, of the mean loss, from the spread
+    over the examples.
     """
     size = -(-batch_size // strategy.num_devices) * strategy.num_devices
 
@@ -106,7 +112,10 @@ def make_evaluate(
         batch = experiment.prepare(prepare_key, {k: raw[k] for k in raw if k != "mask"}, False)
         batch = {**batch, "mask": mask}
         loss, aux = experiment.family.evaluate(params, model_state, batch, loss_key, train=False)
-        return {k: masked_sum(v, mask) for k, v in {"loss": loss, **aux.metrics}.items()}
+        found = {"loss": loss, **aux.metrics}
+        if experiment.family.bound is not None:
+            found[_SQUARES] = jnp.square(loss)
+        return {k: masked_sum(v, mask) for k, v in found.items()}
 
     compiled = jax.jit(totals, out_shardings=strategy.replicated)
 
@@ -124,9 +133,30 @@ def make_evaluate(
             key = jax.random.fold_in(jax.random.key(seed), index)
             pairs = compiled(params, state.model_state, strategy.put_global(raw), key)
             sums = pairs if not sums else jax.tree.map(jnp.add, sums, pairs)
-        return {name: float(total) / float(weight) for name, (total, weight) in sums.items()}
+        count = float(sums["loss"][1])
+        means = {name: float(total) / float(weight) for name, (total, weight) in sums.items()}
+        if _SQUARES in means:
+            variance = max(0.0, means.pop(_SQUARES) - means["loss"] ** 2)
+            if count > 1:
+                means["standard_error"] = math.sqrt(variance / (count - 1))
+        return means
 
     return evaluate
+
+
+def held_out_likelihood(experiment: Experiment, metrics: Mapping[str, float]) -> Likelihood | None:
+    """The likelihood among what `make_evaluate` found, with its protocol; None where none is."""
+    if experiment.family.bound is None:
+        return None
+    return likelihood(
+        experiment.family.bound,
+        nats=metrics["loss"],
+        standard_error=metrics.get("standard_error"),
+        num_examples=min(
+            len(experiment.held_out), experiment.num_evaluated or len(experiment.held_out)
+        ),
+        data=experiment.held_out.protocol,
+    )
 
 
 def _to_host(x: jax.Array) -> np.ndarray:

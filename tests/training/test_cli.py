@@ -111,6 +111,16 @@ def test_evaluate_prints_and_keeps_one_json_line(run, trained):
     assert code == 0
     result = json.loads(out.strip().splitlines()[-1])
     assert result["loss"] > 0
+    assert result["likelihood"] == {
+        "nats": result["loss"],
+        "standard_error": result["standard_error"],
+        "bits_per_dim": pytest.approx(result["loss"] / (64 * np.log(2))),
+        "num_examples": 297,
+        "bound": "ELBO",
+        "dequantization": "none",
+        "given": None,
+        "data": "UCI digits 8x8, scikit-learn's copy, split test (297 of 1797)",
+    }
     assert result["protocol"]["data"] == "digits, test"
     assert result["protocol"]["environment"]["devices"]["count"] == 8
     lines = (trained / "evaluations.jsonl").read_text().splitlines()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxgen.core import Aux, Family, Phase
+from jaxgen.core import Aux, Bound, Family, Phase
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import digits
 from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
@@ -84,7 +84,12 @@ def mean_image(poison=None):
         mean = params["net"]["mean"]
         return mean[None] + 0.1 * jax.random.normal(key, (num, *mean.shape))
 
-    return Family(init, (Phase("fit", ("net",), loss, optax.adam(1e-2)),), loss, sample)
+    def log_prob(params, model_state, batch, key):
+        return -loss(params, model_state, batch, key, train=False)[0]
+
+    phase = Phase("fit", ("net",), loss, optax.adam(1e-2))
+    bound = Bound("ELBO", 64, True)
+    return Family(init, (phase,), loss, sample, log_prob, bound=bound)
 
 
 def experiment(config, poison=None):
