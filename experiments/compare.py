@@ -31,7 +31,7 @@ import numpy as np
 from experiments.benchmarks.harness import machine
 from experiments.comparison import families, page, table
 from experiments.comparison.families import FAMILIES, Run
-from experiments.comparison.measure import Reference, make_reference, measure, measure_real
+from experiments.comparison.measure import VERSION, Reference, make_reference, measure, measure_real
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
 from jaxgen.core import State
 from jaxgen.data.sources import load
@@ -205,6 +205,7 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
     """What was measured already under the same protocol, or is measured now and kept."""
     path = out / "measured" / f"{name}.json"
     protocol = {
+        "version": VERSION,
         "step": step,
         "extractor": reference.extractor.checksum,
         "num_samples": reference.num_samples,

@@ -15,6 +15,7 @@ import io
 import json
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from PIL import Image, ImageFilter
 
 from experiments.benchmarks.harness import machine
 from jaxgen.data.sources import ArraySource, load
+from jaxgen.metrics.checks import FewSamplesWarning
 from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.report import Result, compare_images
 from jaxgen.metrics.statistics import image_statistics
@@ -88,7 +90,9 @@ def measure(args: argparse.Namespace) -> dict[tuple[str, str], Result]:
         start = time.perf_counter()
         protocol = f"{train.protocol}: {series} {step}".strip()
         samples = ArraySource({"image": images}, protocol=protocol)
-        results[series, step] = compare_images(samples, reference, extractor)
+        with warnings.catch_warnings():  # they stand below the table, once
+            warnings.simplefilter("ignore", FewSamplesWarning)
+            results[series, step] = compare_images(samples, reference, extractor)
         print(f"{series} {step}: {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
     return results
 
@@ -161,7 +165,7 @@ def describe(results: dict[tuple[str, str], Result]) -> tuple[str, list[str]]:
         f"- every series, from unchanged on: {verdict}",
         f"- {machine()}",
         f"- {json.dumps(protocol)}",
-        *(f"- {warning}" for warning in first.protocol["warnings"]),
+        *(f"- {text}" for text in first.protocol["warnings"]),
     ]
     return "\n".join(lines) + "\n", wrong
 

@@ -42,7 +42,13 @@ def title(found: Mapping[str, Any]) -> str:
 
 def tables(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Table]:
     """All tables of the comparison, from what `measure` found."""
-    return [_quality(real, runs), _likelihood(real, runs), _sampling(runs), _cost(runs)]
+    return [
+        _quality(real, runs),
+        _likelihood(real, runs),
+        _classification(real, runs),
+        _sampling(runs),
+        _cost(runs),
+    ]
 
 
 def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Table:
@@ -57,7 +63,7 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
     part = real["train_part"]
     warnings = sorted({w for one in (real["held_out"], part) for w in one["warnings"]})
     return Table(
-        "Samples",
+        "Quality of the samples",
         (
             "told",
             "FD-classifier (lower is better)",
@@ -100,10 +106,9 @@ def _quality_cells(quality: Mapping[str, Any] | None, why: Mapping[str, str], to
 def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Table:
     rows = {}
     for found in runs:
-        p, c, why = found["likelihood"], found["classifier"], found["why"]
+        p, why = found["likelihood"], found["why"]
         if p is None:
             cells = [Cell(NONE, why["likelihood"])] * 7
-            why = {"classifier": why["likelihood"]}
         else:
             given = p["given_label"]
             cells = [
@@ -115,8 +120,6 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
                 number(given, "it is not told the label"),
                 Cell(str(p["num_examples"])),
             ]
-        reason = why.get("classifier", "")
-        cells += [number(c and c[name], reason) for name in ("accuracy", "nll", "ece")]
         rows[title(found)] = cells
     levels: tuple[str, ...] = (
         "The embedded digits have 17 grey levels of the 256: a softmax over values learns that and "
@@ -134,9 +137,6 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
             "dequantization",
             "nats given the label",
             "images",
-            "accuracy as a classifier",
-            "label nats",
-            "calibration error",
         ),
         rows,
         (
@@ -148,9 +148,25 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
             "is told the label the first columns are log p(x) = log of the mean over the classes y "
             "of p(x | y), the unconditional likelihood with equal priors.",
             *levels,
-            "As a classifier: p(y | x) by Bayes' rule with equal priors. The plain discriminative "
-            f"classifier (the extractor above) is right on {real['accuracy']:.4g} of all held-out "
-            "images.",
+        ),
+    )
+
+
+def _classification(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Table:
+    names = ("accuracy", "nll", "ece", "num")
+    rows = {"Plain classifier": [number(real["classifier"][name]) for name in names]}
+    for found in runs:
+        c, reason = found["classifier"], found["why"].get("classifier", "")
+        rows[title(found)] = [number(c and c[name], reason) for name in names]
+    return Table(
+        "As a classifier of held-out images",
+        ("accuracy", "nats of the right label", "calibration error", "images"),
+        rows,
+        (
+            "p(y | x) by Bayes' rule with equal priors, from a family that is told the label; "
+            f"beside it the {real['extractor']['name']}, which learned p(y | x) itself.",
+            "Calibration error: |accuracy - confidence| in 15 bins of the confidence, averaged "
+            "over the images.",
         ),
     )
 

@@ -162,40 +162,6 @@ def vae(
     )
 
 
-def importance_bound(
-    log_weights: Callable[[Key[Array, " chunk"]], Float[Array, "chunk batch"]],
-    key: Key[Array, ""],
-    num_samples: int,
-    chunk: int,
-) -> Float[Array, " batch"]:
-    """`log((1 / K) sum_k w_k)` in the memory of a few samples (Burda et al. 2016, eq. 8).
-
-    Each sample has a key of its own, so that the result does not depend on `chunk` but by rounding.
-
-    Args:
-        log_weights: keys, one a sample -> the samples' `log w`, [chunk, B].
-        key: PRNG key.
-        num_samples: K, at least 1.
-        chunk: samples at a time, at least 1.
-
-    Returns:
-        f32[B], nats.
-    """
-    num_chunks = -(-num_samples // min(chunk, num_samples))
-    chunk = -(-num_samples // num_chunks)
-
-    def add(total: Array | None, index: Array) -> Array:
-        samples = index * chunk + jnp.arange(chunk)
-        values = log_weights(jax.vmap(lambda i: jax.random.fold_in(key, i))(samples))
-        values = jnp.where((samples < num_samples)[:, None], values, -jnp.inf)
-        found = jax.nn.logsumexp(values, axis=0)
-        return found if total is None else jnp.logaddexp(total, found)
-
-    total = add(None, jnp.int32(0))
-    total = lax.fori_loop(1, num_chunks, lambda i, total: add(total, jnp.int32(i)), total)
-    return total - math.log(num_samples)
-
-
 def warnings(metrics: Mapping[str, Any]) -> list[str]:
     """Posterior collapse, from a row of averaged metrics: warnings, none where all is well."""
     if not float(metrics.get("active_units", 1.0)) < _FEW_ACTIVE:
@@ -291,7 +257,9 @@ class _Vae:
                 z = mean[None] + jnp.exp(0.5 * log_variance)[None] * eps
                 return self._log_weights(params, z, mean, log_variance, x, e)
 
-            bound = -importance_bound(log_weights, key_bound, self.bound_samples, self.bound_chunk)
+            bound = -losses.importance_bound(
+                log_weights, key_bound, self.bound_samples, self.bound_chunk
+            )
         metrics = {**terms, "active_units": _active_units(mean, batch.get("mask"))}
         return bound, Aux(self._with_bits(metrics, bound), model_state)
 

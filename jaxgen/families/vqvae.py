@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
 from jaxgen.likelihoods import Likelihood
 from jaxgen.losses.reduce import bits_per_dim, masked_mean
-from jaxgen.losses.vae import commitment_loss
+from jaxgen.losses.vqvae import commitment_loss
 from jaxgen.models import vqvae as codebooks
 from jaxgen.models.vqvae import Codebook
 

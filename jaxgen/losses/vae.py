@@ -7,12 +7,14 @@ beta than one thinks. What is no likelihood says in its docstring what it sums o
 Log-likelihoods come from `jaxgen.likelihoods`, already summed.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.distributions import gaussian_kl, gaussian_log_prob
 from jaxgen.losses.reduce import masked_mean
@@ -169,6 +171,45 @@ def iwae_bound(log_weights: Float[Array, "num_samples batch"]) -> Float[Array, "
     return jax.nn.logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
 
 
+def importance_bound(
+    log_weights: Callable[[Key[Array, " chunk"]], Float[Array, "chunk batch"]],
+    key: Key[Array, ""],
+    num_samples: int,
+    chunk: int,
+) -> Float[Array, " batch"]:
+    """`iwae_bound` of many samples in the memory of a few (Burda et al. 2016, eq. 8).
+
+    Each sample has a key of its own, so that the result does not depend on `chunk` but by rounding.
+
+    Args:
+        log_weights: keys, one a sample -> the samples' `log w`, [chunk, B].
+        key: PRNG key.
+        num_samples: K, at least 1.
+        chunk: samples at a time, at least 1.
+
+    Returns:
+        f32[B], nats.
+
+    Raises:
+        ValueError: if `num_samples` or `chunk` is less than 1.
+    """
+    if min(num_samples, chunk) < 1:
+        raise ValueError(f"num_samples and chunk must be at least 1, got {num_samples} and {chunk}")
+    num_chunks = -(-num_samples // min(chunk, num_samples))
+    chunk = -(-num_samples // num_chunks)
+
+    def add(total: Array | None, index: Array) -> Array:
+        samples = index * chunk + jnp.arange(chunk)
+        values = log_weights(jax.vmap(lambda i: jax.random.fold_in(key, i))(samples))
+        values = jnp.where((samples < num_samples)[:, None], values, -jnp.inf)
+        found = jax.nn.logsumexp(values, axis=0)
+        return found if total is None else jnp.logaddexp(total, found)
+
+    total = add(None, jnp.int32(0))
+    total = lax.fori_loop(1, num_chunks, lambda i, total: add(total, jnp.int32(i)), total)
+    return total - math.log(num_samples)
+
+
 def iwae_loss(log_weights: Float[Array, "num_samples batch"]) -> Float[Array, " batch"]:
     """`-iwae_bound(log_weights)`; at K = 1 the negative ELBO by one sample.
 
@@ -293,49 +334,6 @@ def maximum_mean_discrepancy(
     return within(x) + within(y) - 2 * similarity(x, y).mean()
 
 
-def vector_quantization_loss(
-    encoded: Float[Array, "batch *positions dims"], quantized: Float[Array, "batch *positions dims"]
-) -> Float[Array, " batch"]:
-    """`|sg[z_e] - e|^2`, which moves the codes to the encoder's outputs (van den Oord et al. 2017,
-    eq. 3, second term).
-
-    The squared distance is summed over a code's dimensions (last axis) and averaged over the
-    positions of an example's latent map. Not needed where the codebook is a moving average.
-
-    Args:
-        encoded: the encoder's outputs z_e; they get no gradient.
-        quantized: their nearest codes e, not passed straight through.
-
-    Returns:
-        f32[B], without a unit.
-
-    Raises:
-        ValueError: if the shapes differ or there are no positions and dimensions.
-    """
-    return _code_distance(jax.lax.stop_gradient(encoded), quantized)
-
-
-def commitment_loss(
-    encoded: Float[Array, "batch *positions dims"], quantized: Float[Array, "batch *positions dims"]
-) -> Float[Array, " batch"]:
-    """`|z_e - sg[e]|^2`, which holds the encoder to its codes (van den Oord et al. 2017, eq. 3,
-    third term, without its beta, which the paper sets to 0.25).
-
-    Summed over a code's dimensions and averaged over positions, as `vector_quantization_loss`.
-
-    Args:
-        encoded: the encoder's outputs z_e.
-        quantized: their nearest codes e; they get no gradient.
-
-    Returns:
-        f32[B], without a unit.
-
-    Raises:
-        ValueError: if the shapes differ or there are no positions and dimensions.
-    """
-    return _code_distance(encoded, jax.lax.stop_gradient(quantized))
-
-
 def perceptual_loss(features_x: Any, features_y: Any) -> Float[Array, " batch"]:
     """`sum_l |C_l(x) - C_l(y)|^2`: images compared in a given network's features.
 
@@ -381,16 +379,6 @@ def _scale_gradient_backward(scale, gradient):
 
 
 _scale_gradient.defvjp(_scale_gradient_forward, _scale_gradient_backward)
-
-
-def _code_distance(encoded, quantized):
-    if encoded.shape != quantized.shape or encoded.ndim < 2:
-        raise ValueError(
-            "encoded and quantized must be of one shape [B, ..., D], "
-            f"got {encoded.shape} and {quantized.shape}"
-        )
-    distance = jnp.square(encoded - quantized).sum(axis=-1)
-    return distance.reshape(distance.shape[0], -1).mean(axis=1)
 
 
 def _sum(values: Array) -> Float[Array, " batch"]:

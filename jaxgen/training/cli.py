@@ -88,6 +88,9 @@ def main(
         sys.exit(command(_Invocation(name, module.__doc__ or "", config_type, build, arguments)))
     except (CheckpointError, loop.NonFiniteError) as error:
         _fail(error, 1)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, TypeError, OSError) as error:
         _fail(error, 2)
 

@@ -104,7 +104,13 @@ def test_same_numbers_everywhere(made):
     """CSV, Markdown and page say the same, and what was measured."""
     with (made / "compare.csv").open(newline="") as file:
         rows = {row["family"]: row for row in csv.DictReader(file)}
-    assert list(rows)[2:] == ["Autoencoder", "VAE"]
+    assert list(rows) == [
+        "Real: held-out images",
+        "Real: part of the training images",
+        "Autoencoder",
+        "VAE",
+        "Plain classifier",
+    ]
     markdown = (made / "compare.md").read_text()
     said = {
         cell.strip()
@@ -124,9 +130,13 @@ def test_same_numbers_everywhere(made):
     assert bits == pytest.approx(nats / 64 / math.log(2), rel=1e-3)
     assert float(vae["Training cost: parameters"]) == sum(found["parameters"].values())
     assert vae["Sampling and inversion: inverts"] == "no (reconstructs)"
-    assert rows["Autoencoder"]["Samples: precision"] == "-"
+    assert rows["Autoencoder"]["Quality of the samples: precision"] == "-"
     assert rows["Autoencoder"]["Likelihood of held-out images: nats an image"] == "-"
-    assert float(rows["Real: held-out images"]["Samples: images"]) == 20
+    plain = json.loads((made / "measured" / "real.json").read_text())["found"]["classifier"]
+    told = float(rows["Plain classifier"]["As a classifier of held-out images: accuracy"])
+    assert told == pytest.approx(plain["accuracy"], rel=1e-3)
+    assert plain["num"] == 20
+    assert float(rows["Real: held-out images"]["Quality of the samples: images"]) == 20
 
 
 def test_resume(made, capsys):
@@ -263,6 +273,6 @@ def test_all_families(tmp_path):
     subprocess.run(command, cwd=ROOT, env=one_device, check=True)
     with (out / "compare.csv").open(newline="") as file:
         rows = {row["family"]: row for row in csv.DictReader(file)}
-    assert len(rows) == 2 + len(DEFAULTS["families"])
+    assert len(rows) == 3 + len(DEFAULTS["families"])
     inverts = {name: row["Sampling and inversion: inverts"] for name, row in rows.items()}
     assert [name for name, word in inverts.items() if word == "yes"] == ["Flow"]

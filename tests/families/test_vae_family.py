@@ -218,24 +218,6 @@ def test_chunks_are_one_bound(chunk):
     assert not np.allclose(other, expected, rtol=1e-4)
 
 
-def test_importance_bound_by_hand():
-    values = jax.random.normal(jax.random.key(0), (5, 2)) * 10
-
-    def log_weights(keys):  # the k-th key's row, whatever the chunk
-        every = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(1), i))(jnp.arange(5))
-        data, given = jax.random.key_data(every), jax.random.key_data(keys)
-        same = (given[:, None] == data[None]).all(axis=-1)
-        return (
-            jnp.where(same[:, :, None], values[None], 0.0).sum(axis=1)
-            + jnp.where(same.any(axis=1), 0.0, 100.0)[:, None]
-        )  # a sample too many would outweigh all others
-
-    expected = np.log(np.exp(np.asarray(values, np.float64)).mean(axis=0))
-    for chunk in (1, 2, 5, 9):
-        found = vae.importance_bound(log_weights, jax.random.key(1), 5, chunk)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
 def values(**options):
     """(loss, metrics) in training at equal parameters and key."""
     data = batch(16)

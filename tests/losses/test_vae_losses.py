@@ -9,18 +9,17 @@ from scipy import integrate, stats
 from jaxgen.distributions import gaussian_log_prob
 from jaxgen.losses.reduce import masked_mean
 from jaxgen.losses.vae import (
-    commitment_loss,
     dreg_loss,
     free_bits,
     gaussian_kl_by_sample,
     gaussian_kl_to_standard,
+    importance_bound,
     iwae_bound,
     iwae_loss,
     kl_warmup,
     maximum_mean_discrepancy,
     negative_elbo,
     perceptual_loss,
-    vector_quantization_loss,
 )
 
 
@@ -261,22 +260,22 @@ def test_mmd_tells_sets_apart(key, kernel):
     assert np.isfinite(gradient).all()
 
 
-def test_vq_losses_by_hand_and_their_stops():
-    encoded = jnp.array([[[1.0, 2.0], [0.0, 0.0]], [[3.0, 3.0], [1.0, 1.0]]])  # [B, positions, D]
-    quantized = jnp.zeros_like(encoded)
-    want = [(1 + 4 + 0) / 2, (18 + 2) / 2]  # summed over D, averaged over positions
-    for loss in (vector_quantization_loss, commitment_loss):
-        np.testing.assert_allclose(loss(encoded, quantized), want)
+def test_importance_bound_by_hand():
+    values = jax.random.normal(jax.random.key(0), (5, 2)) * 10
 
-    def gradients(loss):
-        return jax.grad(lambda *a: loss(*a).sum(), argnums=(0, 1))(encoded, quantized)
+    def log_weights(keys):  # the k-th key's row, whatever the chunk
+        every = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(1), i))(jnp.arange(5))
+        data, given = jax.random.key_data(every), jax.random.key_data(keys)
+        same = (given[:, None] == data[None]).all(axis=-1)
+        return (
+            jnp.where(same[:, :, None], values[None], 0.0).sum(axis=1)
+            + jnp.where(same.any(axis=1), 0.0, 100.0)[:, None]
+        )  # a sample too many would outweigh all others
 
-    to_encoder, to_codes = gradients(vector_quantization_loss)
-    np.testing.assert_array_equal(to_encoder, jnp.zeros_like(encoded))
-    np.testing.assert_allclose(to_codes, -encoded)  # 2 (e - z_e) / positions
-    to_encoder, to_codes = gradients(commitment_loss)
-    np.testing.assert_array_equal(to_codes, jnp.zeros_like(encoded))
-    np.testing.assert_allclose(to_encoder, encoded)
+    expected = np.log(np.exp(np.asarray(values, np.float64)).mean(axis=0))
+    for chunk in (1, 2, 5, 9):
+        found = importance_bound(log_weights, jax.random.key(1), 5, chunk)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_perceptual_loss_sums_positions_channels_and_layers():
@@ -297,6 +296,10 @@ POINTS = jnp.zeros((3, 2))
         (lambda: negative_elbo(jnp.zeros(2), jnp.zeros(2), float("nan")), "beta must be"),
         (lambda: free_bits(POINTS, -1.0), "minimum must be 0 or more nats, got -1"),
         (lambda: kl_warmup(3, 0), "num_steps must be at least 1, got 0"),
+        (
+            lambda: importance_bound(lambda keys: POINTS, jax.random.key(0), 3, 0),
+            "num_samples and chunk must be at least 1, got 3 and 0",
+        ),
         (lambda: iwae_bound(jnp.zeros((0, 4))), r"at least 1, got shape \(0, 4\)"),
         (lambda: iwae_loss(jnp.zeros((0, 4))), r"at least 1, got shape \(0, 4\)"),
         (lambda: dreg_loss(lambda z: z[0], jnp.zeros((2, 3, 4))), r"= \(2, 3\) for z .* \(3, 4\)"),

@@ -69,6 +69,7 @@ def test_numbers_carry_their_protocol(extractor, reference, tmp_path):
     assert json.loads((tmp_path / "result.json").read_text())["metrics"] == result.metrics
 
 
+@FEW
 def test_few_samples_are_flagged_in_the_protocol_too(extractor, reference):
     some = digits("test").arrays["image"][:20]
     with pytest.warns(FewSamplesWarning, match="20 samples for 64 feature dimensions"):

@@ -119,7 +119,6 @@ def test_paper_sizes(key):
     x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
     shapes = jax.eval_shape(network.init, key, x)["params"]
     count = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    print(f"{count / 1e6:.2f} M")
     assert 50e6 < count < 56e6
 
 
