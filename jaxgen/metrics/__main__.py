@@ -6,16 +6,30 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from jaxgen.data.sources import Source
 from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.features import Extractor, as_source
+from jaxgen.metrics.neighbours import beside_neighbours, nearest_images
 from jaxgen.metrics.report import compare_images
 from jaxgen.metrics.statistics import Statistics, cached_statistics, image_statistics
+from jaxgen.training.images import check_output, grid, save_png
+
+SHOWN, COLUMNS = 32, 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status: 0, or 2 for bad input."""
     args = _parser().parse_args(argv)
     try:
+        for path, suffix in ((args.out, ".json"), (args.neighbours, ".png")):
+            if path is not None:
+                check_output(path, accepted=(suffix,))
+        source = as_source(args.samples, resize=args.resize)
+        reference = as_source(args.reference, resize=args.resize)
+        if args.neighbours is not None:
+            _draw_neighbours(args.neighbours, source, reference)
         extractor = load_extractor(
             args.extractor,
             weights=args.weights,
@@ -23,12 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             train_on=args.train_on,
             data_dir=args.data_dir,
         )
-        samples = image_statistics(
-            extractor, as_source(args.samples, resize=args.resize), batch_size=args.batch_size
-        )
+        samples = image_statistics(extractor, source, batch_size=args.batch_size)
         result = compare_images(
             samples,
-            _reference(args, extractor),
+            _statistics(args, extractor, reference),
             extractor,
             k=args.k,
             num_subsets=args.subsets,
@@ -78,12 +90,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subset-size", type=int, default=1000, help="of the kernel distance")
     parser.add_argument("--seed", type=int, default=2020)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--out", type=Path, help="a JSON file for the result")
+    parser.add_argument("--out", type=Path, help="a new .json file for the result")
+    parser.add_argument(
+        "--neighbours",
+        type=Path,
+        help=f"a new .png file: the first {SHOWN} samples, each left of the reference image that "
+        "is nearest in pixels; a model that memorizes shows the same image twice",
+    )
     return parser
 
 
-def _reference(args: argparse.Namespace, extractor: Extractor) -> Statistics:
-    source = as_source(args.reference, resize=args.resize)
+def _draw_neighbours(path: Path, samples: Source, reference: Source) -> None:
+    shown = samples[np.arange(min(SHOWN, len(samples)))]["image"]
+    pairs = beside_neighbours(shown, reference, nearest_images(shown, reference))
+    save_png(path, grid(pairs, COLUMNS))
+
+
+def _statistics(args: argparse.Namespace, extractor: Extractor, source: Source) -> Statistics:
     if args.statistics is None:
         return image_statistics(extractor, source, batch_size=args.batch_size)
     return cached_statistics(args.statistics, extractor, source, batch_size=args.batch_size)

@@ -14,6 +14,7 @@ SUFFIXES = {
     ".png": "a grid of the samples",
     ".npz": "the samples, key `samples`: uint8 [N, H, W, C] of images",
     ".wav": "the samples, and a picture of their spectrograms in a .png file beside it",
+    ".json": "numbers and their protocol",
 }
 _READABLE = 32  # smaller images are enlarged to at least this many pixels
 _BACKGROUND = 255

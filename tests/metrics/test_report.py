@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jaxgen.data.sources import ArraySource, digits
 from jaxgen.metrics.__main__ import main
@@ -107,11 +108,17 @@ def test_command(tmp_path, capsys, monkeypatch, extractor):
     words = [str(tmp_path / "samples.npz"), str(tmp_path / "reference.npy")]
     words += ["--extractor", "classifier", "--subsets", "2", "--out", str(tmp_path / "r.json")]
     words += ["--statistics", str(tmp_path / "reference.npz")]
-    for _ in range(2):  # the second time with the statistics that the first one kept
-        assert main(words) == 0
-        result = json.loads(capsys.readouterr().out)
-        assert result == json.loads((tmp_path / "r.json").read_text())
+    assert main([*words, "--neighbours", str(tmp_path / "near.png")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result == json.loads((tmp_path / "r.json").read_text())
     assert result["metrics"]["FD-classifier"] > 0
+    pairs = np.asarray(Image.open(tmp_path / "near.png"))
+    assert pairs.shape[0] == pairs.shape[1]  # 32 pairs in rows of four
+    assert main(words) == 2  # nothing is overwritten
+    assert "r.json exists" in capsys.readouterr().err
+    words[words.index(str(tmp_path / "r.json"))] = str(tmp_path / "again.json")
+    assert main(words) == 0  # with the statistics that the first one kept
+    assert json.loads((tmp_path / "again.json").read_text()) == result
 
 
 @pytest.mark.parametrize(
@@ -121,11 +128,18 @@ def test_command(tmp_path, capsys, monkeypatch, extractor):
             ["nowhere", "nowhere", "--extractor", "classifier"],
             "no file or folder of images nowhere",
         ),
-        (["a", "b", "--weights", "nowhere.pth"], "no file of Inception weights nowhere.pth"),
-        (["a", "b", "--extractor", "lite0", "--weights", "no.pth"], "Lite0 weights no.pth"),
+        (["a.npy", "a.npy", "--out", "a.txt"], "must end in .json"),
+        (["a.npy", "a.npy", "--neighbours", "a.jpg"], "must end in .png"),
+        (
+            ["a.npy", "a.npy", "--weights", "nowhere.pth"],
+            "no file of Inception weights nowh",
+        ),
+        (["a.npy", "a.npy", "--extractor", "lite0", "--weights", "no.pth"], "Lite0 weights no.pth"),
     ],
 )
-def test_command_with_bad_input(words, message, capsys, monkeypatch, extractor):
+def test_command_with_bad_input(words, message, tmp_path, capsys, monkeypatch, extractor):
+    np.save(tmp_path / "a.npy", digits("test").arrays["image"])
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("jaxgen.metrics.classifier.train_classifier", lambda *_, **__: extractor)
     assert main(words) == 2
     error = capsys.readouterr().err
