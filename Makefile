@@ -9,7 +9,7 @@ demo: $(VENV)/.core ## train a DDPM on real digits and leave a grid of new ones
 	$(BIN)/python -m experiments.ddpm_digits --run-dir runs/demo
 
 test: $(VENV)/.test ## the quick tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.test ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -1,7 +1,9 @@
 """Every test runs on eight host devices, with typed shapes and without silent rank promotion."""
 
 import os
+import sys
 import tempfile
+from pathlib import Path
 
 # Before JAX is imported: eight fake devices, and threads enough for their collectives (two cores
 # alone abort when several steps are in flight; see docs/architecture.md). What one test compiled,
@@ -17,6 +19,8 @@ DEFAULTS = {
 }
 for name, value in DEFAULTS.items():
     os.environ.setdefault(name, value)
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `quick`
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

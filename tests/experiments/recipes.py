@@ -1,10 +1,17 @@
 """What the tests of recipes share."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from jaxgen.data.sources import digits
 from jaxgen.training import cli
+
+ROOT = Path(__file__).parents[2]
 
 
 def call(capsys, module, *args):
@@ -26,6 +33,23 @@ def _run(capsys, module, args):
         cli.main(module.Config, module.build, args)
     out, err = capsys.readouterr()
     return stop.value.code, out, err
+
+
+def launch(module, run_dir, *args, wait=True):
+    """Run an experiment in a fresh process, on one device; returns its process and its output."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module.__name__, *args, "--run-dir", str(run_dir)],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if not wait:
+        return process, ""
+    out = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, out
+    return process, out
 
 
 def recognised(classifier, images):

@@ -1,55 +1,18 @@
 """The DDPM recipes, end to end: shrunk here, at their own size in the slow test."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
-from recipes import call, fails, recognised, sklearn_classifier
+from recipes import call, fails, launch, recognised, sklearn_classifier
 
 from experiments import ddpm_cifar, ddpm_digits
-from jaxgen.training import cli, loop
-from jaxgen.training.strategies import make_strategy
 
-ROOT = Path(__file__).parents[2]
 TINY = (
     "--model.channels=8 --model.multipliers 1 2 --model.attention-resolutions 4 --batch-size=16 "
     "--model.num-res-blocks=1 --diffusion.num-timesteps=20 --sampler.preview-steps=5 --log-every=5 "
     "--evaluation.num-examples=16"
 ).split()
-
-
-def launch(run_dir, *args, wait=True):
-    """Run `experiments.ddpm_digits` in a fresh process, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    command = [sys.executable, "-m", "experiments.ddpm_digits", *args, "--run-dir", str(run_dir)]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    if wait:
-        out = process.communicate(timeout=600)[0]
-        assert process.returncode == 0, out
-    return process
-
-
-def final_state(run_dir, step):
-    """The whole checkpoint of a step, optimizer included."""
-    saved = cli.load_config(Path(run_dir), "experiments.ddpm_digits", ddpm_digits.Config())
-    experiment, strategy = ddpm_digits.build(saved), make_strategy("jit", jax.devices()[:1])
-    target = loop.abstract_state(experiment, saved, strategy)
-    with loop.Checkpoints(loop.checkpoint_directory(saved), read_only=True) as checkpoints:
-        return jax.device_get(checkpoints.restore(target, step=step)[1])
 
 
 def test_recipe_end_to_end(tmp_path, capsys):
@@ -74,34 +37,6 @@ def test_recipe_end_to_end(tmp_path, capsys):
     assert "test" in result["protocol"]["data"]
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
-    """kill -9 in mid-run, a half-written checkpoint left behind, and the same command again."""
-    flags = (*TINY, "--steps=300", "--checkpoint-every=10", "--sample-every=0", "--keep=100")
-    launch(tmp_path / "straight", *flags)
-    process = launch(tmp_path / "killed", *flags, wait=False)
-    checkpoints = tmp_path / "killed" / "checkpoints"
-    deadline = time.monotonic() + 300
-    while not (checkpoints / "20").is_dir():
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (checkpoints / "300").exists()
-    half = checkpoints / "290.orbax-checkpoint-tmp"
-    (half / "state").mkdir(parents=True)
-    (half / "state" / "d").write_bytes(b"half")
-    launch(tmp_path / "killed", *flags)
-    a, b = (final_state(tmp_path / name, 300) for name in ("straight", "killed"))
-    assert int(a.step) == 300
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-    steps = [
-        int(line.split(",")[0])
-        for line in (tmp_path / "killed" / "metrics.csv").read_text().splitlines()[1:]
-    ]
-    assert steps == list(range(5, 301, 5))
-
-
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
@@ -120,7 +55,7 @@ def test_bad_input(tmp_path, capsys, flags, message):
 def test_digits_anyone_can_read(tmp_path, capsys):
     """An independent classifier knows the samples nearly as often as held-out real digits."""
     classifier, real = sklearn_classifier()
-    launch(tmp_path / "run")
+    launch(ddpm_digits, tmp_path / "run")
     out = tmp_path / "samples.npz"
     run_dir = ("--run-dir", str(tmp_path / "run"))
     call(capsys, ddpm_digits, "sample", *run_dir, "--num=500", f"--out={out}")

@@ -1,6 +1,6 @@
 """The family of PixelCNNs: its contract, and samplers that draw the same values."""
 
-from functools import cache, partial
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
+from quick import quick_jit as jit
 
 from jaxgen import conditioning
 from jaxgen.data.sources import digits
@@ -19,8 +20,6 @@ from jaxgen.models.pixelcnnpp import PixelCNNPP
 from jaxgen.training.step import init_state, make_step
 
 # These programs are compiled often and run once.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = partial(jax.jit, compiler_options=QUICK)
 LABELS = conditioning.labels(3)
 MIXTURE = "mixture_of_logistics"
 # name -> network, image shape, likelihood, values, conditioning

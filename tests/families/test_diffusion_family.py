@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from quick import quick_jit
 
 from jaxgen import schedules
 from jaxgen.data.sources import digits
@@ -55,12 +56,12 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def state(family, batch):
-    return jax.jit(lambda: init_state(family, jax.random.key(0), batch))()
+    return quick_jit(lambda: init_state(family, jax.random.key(0), batch))()
 
 
 def test_contract(family, state, batch):
     (phase,) = family.phases
-    loss = jax.jit(lambda p, key: phase.loss(p, {}, batch, key, train=True))
+    loss = quick_jit(lambda p, key: phase.loss(p, {}, batch, key, train=True))
     (values, aux), (again, _) = (
         loss(state.params, jax.random.key(1)),
         loss(state.params, jax.random.key(1)),
@@ -71,17 +72,17 @@ def test_contract(family, state, batch):
     np.testing.assert_array_equal(values, again)  # pure
     assert not np.array_equal(values, loss(state.params, jax.random.key(2))[0])
 
-    evaluate = jax.jit(lambda p, key: family.evaluate(p, {}, batch, key, train=False))
+    evaluate = quick_jit(lambda p, key: family.evaluate(p, {}, batch, key, train=False))
     nats, aux = evaluate(state.params, jax.random.key(1))
     np.testing.assert_allclose(aux.metrics["bits_per_dim"], nats / (64 * np.log(2)), rtol=1e-5)
     terms = sum(aux.metrics[k] for k in ("prior_kl", "diffusion_kl", "decoder_nll"))
     np.testing.assert_allclose(terms, nats, rtol=1e-5)
-    log_prob = jax.jit(lambda p, key: family.log_prob(p, {}, batch, key))
+    log_prob = quick_jit(lambda p, key: family.log_prob(p, {}, batch, key))
     np.testing.assert_allclose(log_prob(state.params, jax.random.key(1)), -nats, rtol=1e-5)
 
 
 def test_it_learns_real_digits(family, state, batch):
-    step, losses = jax.jit(make_step(family)), []
+    step, losses = quick_jit(make_step(family)), []
     for t in range(60):
         state, metrics, bad = step(state, batch, jax.random.fold_in(jax.random.key(3), t))
         assert int(bad) == -1
@@ -92,7 +93,7 @@ def test_it_learns_real_digits(family, state, batch):
 
 def test_samples(family, state):
     condition = jnp.arange(4) if "label" in state.params["denoiser"] else None
-    draw = jax.jit(lambda p, k: family.sample(p, {}, k, 4, condition=condition))
+    draw = quick_jit(lambda p, k: family.sample(p, {}, k, 4, condition=condition))
     samples = draw(state.params, jax.random.key(4))
     assert samples.shape == (4, *SHAPE)
     assert np.isfinite(samples).all()
@@ -135,7 +136,7 @@ def test_label_dropout_only_in_training(batch):
     )
     other = {**batch, "label": (batch["label"] + 1) % 10}
     (phase,) = family.phases
-    loss = jax.jit(
+    loss = quick_jit(
         lambda x, train: phase.loss(params, {}, x, jax.random.key(1), train=train)[0],
         static_argnums=1,
     )

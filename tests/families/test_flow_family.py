@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
+from quick import quick_jit
 
 from jaxgen import conditioning
 from jaxgen.data.sources import digits
@@ -24,8 +25,6 @@ from jaxgen.training.step import init_state, make_step
 CLASSES = conditioning.labels(10)
 SHAPE = (8, 8, 1)
 KEY = jax.random.key(0)
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 class Pixels(nn.Module):

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
+from quick import quick_jit
 
 from jaxgen import conditioning
 from jaxgen.augmentation import diff_augment
@@ -84,8 +85,9 @@ def trained(request):
     size, options = VARIANTS[request.param]
     family = make(**options)
     data = batch(size)
-    state = jax.jit(lambda: init_state(family, jax.random.key(0), data, ema_of=(gan.GENERATOR,)))()
-    step = jax.jit(make_step(family, ema=0.9))
+    init = functools.partial(init_state, family, ema_of=(gan.GENERATOR,))
+    state = quick_jit(init)(jax.random.key(0), data)
+    step = quick_jit(make_step(family, ema=0.9))
     results, new = [], state
     for i in range(4):
         result = step(new, data, jax.random.key(i))
@@ -116,13 +118,13 @@ def test_steps(trained):
 def test_each_phase_moves_its_own():
     """The discriminator's turn leaves the generator and its state alone, and the other way."""
     family, data, key = make(), batch(8), jax.random.key(1)
-    params, state = jax.jit(family.init)(jax.random.key(0), data)
+    params, state = quick_jit(family.init)(jax.random.key(0), data)
     for phase, other in zip(family.phases, (gan.GENERATOR, gan.DISCRIMINATOR), strict=True):
-        loss, aux = jax.jit(functools.partial(phase.loss, train=True))(params, state, data, key)
+        loss, aux = quick_jit(functools.partial(phase.loss, train=True))(params, state, data, key)
         assert loss.shape == (16,)
         assert loss.dtype == jnp.float32
         jax.tree.map(np.testing.assert_array_equal, aux.model_state[other], state[other])
-    loss, aux = jax.jit(functools.partial(family.evaluate, train=False))(params, state, data, key)
+    loss, aux = quick_jit(functools.partial(family.evaluate, train=False))(params, state, data, key)
     assert np.isfinite(loss).all()
     jax.tree.map(np.testing.assert_array_equal, aux.model_state, state)
 
@@ -130,7 +132,8 @@ def test_each_phase_moves_its_own():
 def test_sample_and_decode(trained):
     family, data, _, results = trained
     told = None if family.phases[0].loss.__self__.conditioning is None else jnp.array([0, 1, 2])
-    sample = jax.jit(lambda s, key: family.sample(s.params, s.model_state, key, 3, condition=told))
+    draw = functools.partial(family.sample, num=3, condition=told)
+    sample = quick_jit(lambda s, key: draw(s.params, s.model_state, key))
     images = sample(results[-1].state, jax.random.key(0))
     assert images.shape == (3, *data["image"].shape[1:])
     assert float(jnp.abs(images).max()) <= 1
@@ -141,18 +144,18 @@ def test_sample_and_decode(trained):
 def test_standing_statistics_are_the_batches_own():
     """One standing batch: the images are those of batch normalization over that batch."""
     family = make("dcgan", standing_batches=64)
-    params, state = family.init(jax.random.key(0), batch(8))
+    params, state = quick_jit(family.init)(jax.random.key(0), batch(8))
     z = jax.random.normal(jax.random.key(5), (512, LATENT))
     generator = networks("dcgan")[0]
     variables = {"params": params["generator"], **state["generator"]}
     expected, _ = generator.apply(variables, z, train=True, mutable=["batch_stats"])
-    images = jax.jit(family.decode)(params, state, z, jax.random.key(1))
+    images = quick_jit(family.decode)(params, state, z, jax.random.key(1))
     running = make("dcgan", standing_batches=0).decode(params, state, z, jax.random.key(1))
     assert np.abs(images - expected).mean() < 0.1 * np.abs(running - expected).mean()
 
 
 def test_truncation_narrows():
-    params, state = make().init(jax.random.key(0), batch(8))
+    params, state = quick_jit(make().init)(jax.random.key(0), batch(8))
     spread = {}
     for truncation in (None, 0.1):
         family = make(truncation=truncation, standing_batches=0)

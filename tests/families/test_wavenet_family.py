@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
+from quick import quick_jit
 
 from jaxgen import conditioning
 from jaxgen.data.audio import to_model_space
@@ -19,8 +20,6 @@ from jaxgen.training.step import init_state, make_step
 
 KEY, TIME, BATCH, HOP = jax.random.key(0), 48, 8, 4
 LABELS = conditioning.labels(2)
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 SMALL = {"stacks": 1, "layers": 3, "channels": 8, "skip_channels": 8, "hop": HOP}
 
 

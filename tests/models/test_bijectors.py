@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import TypeCheckError
+from quick import quick_jit
 
 from jaxgen.models import bijectors as bij
 from jaxgen.models.conditioners import MLP
@@ -18,8 +19,6 @@ from jaxgen.models.made import MaskedAutoregressive
 from jaxgen.models.splines import Spline
 
 BATCH = 4
-# The programs are many and tiny: to optimize them takes far longer than to run them.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 VECTOR, IMAGE = (5,), (4, 4, 2)
 mlp = partial(MLP, hidden=(8,))
 ODD = np.array([True, False, False, True, False])
@@ -105,7 +104,7 @@ def examination(name, conditional):
     """`(scale, x, e) -> everything the checks need`, compiled once."""
     bijector, shape, _ = TABLE[name]
 
-    @partial(jax.jit, compiler_options=QUICK)
+    @quick_jit
     def run(scale, x, e):
         variables = disturbed(bijector.init(KEY, data(shape), told(conditional)), scale)
 
@@ -158,7 +157,7 @@ def test_float64(name):
     with jax.enable_x64(True):
         x = data(shape, dtype=jnp.float64)
 
-        @partial(jax.jit, compiler_options=QUICK)
+        @quick_jit
         def run(x):
             variables = disturbed(bijector.init(KEY, x))
             y, log_det = bijector.apply(variables, x)
@@ -225,7 +224,7 @@ def test_every_step_of_a_loop_is_initialized_on_its_own_input():
     x = 4 * jax.random.normal(jax.random.key(0), (64, 4)) ** 2 + 3
     step = bij.chain(Coupling(mlp), InvertibleLinear(), bij.ActNorm())
     loop = bij.Repeat(step, 3)
-    (y, _), variables = partial(jax.jit, compiler_options=QUICK)(loop.init_with_output)(KEY, x)
+    (y, _), variables = quick_jit(loop.init_with_output)(KEY, x)
     apply = jax.jit(step.apply)
     np.testing.assert_allclose(np.std(y, axis=0), 1, atol=1e-4)
     for i in range(3):
@@ -271,7 +270,7 @@ def test_couplings_pass_what_the_mask_says():
 @pytest.mark.parametrize("transform", [Additive(), Affine(), Spline(4)])
 def test_couplings_start_as_the_identity(transform):
     x = data(VECTOR)
-    init = partial(jax.jit, compiler_options=QUICK)(Coupling(mlp, transform).init_with_output)
+    init = quick_jit(Coupling(mlp, transform).init_with_output)
     (y, log_det), _ = init(KEY, x)
     np.testing.assert_allclose(y, x, atol=1e-6)
     np.testing.assert_allclose(log_det, 0, atol=1e-4)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 
 from jaxgen.models.bijectors import Logit, chain
 from jaxgen.models.conditioners import MLP, ConvNet, ResNet
@@ -16,8 +17,6 @@ from jaxgen.models.maf import iaf, maf
 from jaxgen.models.realnvp import alternating, nice, realnvp, realnvp_image
 from jaxgen.models.splines import Spline, neural_spline_flow
 
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = partial(jax.jit, compiler_options=QUICK)
 KEY = jax.random.key(1, impl="rbg")  # compiles sooner than threefry
 SMALL = (8,)
 

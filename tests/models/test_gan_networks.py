@@ -2,11 +2,13 @@
 
 import itertools
 import re
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 
 from jaxgen.models import dcgan, resnet_gan
 
@@ -71,10 +73,10 @@ def test_verdicts_apart_and_batch_statistics(key):
     """DCGAN's verdict depends on the batch, as `mixes_examples` says; the residual one does not."""
     x = jax.random.normal(key, (4, 32, 32, 3))
     for discriminator in (dcgan.Discriminator(4), resnet_gan.Discriminator(4)):
-        variables = discriminator.init(key, x, train=True)
+        variables = quick_jit(partial(discriminator.init, train=True))(key, x)
         state = [k for k in variables if k != "params"]
-        whole = discriminator.apply(variables, x, train=True, mutable=state)[0].logits
-        part = discriminator.apply(variables, x[:2], train=True, mutable=state)[0].logits
+        run = quick_jit(partial(discriminator.apply, train=True, mutable=state))
+        whole, part = (run(variables, images)[0].logits for images in (x, x[:2]))
         assert np.allclose(whole[:2], part, atol=1e-5) != discriminator.mixes_examples
 
 
@@ -83,16 +85,17 @@ def test_condition_reaches_every_network(key):
     x = jnp.broadcast_to(jax.random.normal(key, (1, 32, 32, 3)), (2, 32, 32, 3))
     for module in (dcgan, resnet_gan):
         generator = module.Generator(32, channels=4, latent_dim=8)
-        variables = generator.init(key, z, e, train=True)
+        variables = quick_jit(partial(generator.init, train=True))(key, z, e)
         # Gains and biases start at zero: move them.
         params = jax.tree.map(
             lambda p: p + 0.1 * jnp.arange(p.size).reshape(p.shape) / p.size, variables["params"]
         )
-        images = generator.apply({**variables, "params": params}, z, e, train=False)
+        draw = quick_jit(partial(generator.apply, train=False))
+        images = draw({**variables, "params": params}, z, e)
         assert not np.allclose(images[0], images[1])
         discriminator = module.Discriminator(4)
-        variables = discriminator.init(key, x, e, train=True)
-        logits = discriminator.apply(variables, x, e, train=False).logits
+        variables = quick_jit(partial(discriminator.init, train=True))(key, x, e)
+        logits = quick_jit(partial(discriminator.apply, train=False))(variables, x, e).logits
         assert not np.allclose(logits[0], logits[1])
 
 

@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit as jit
 
 from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.models.pixelcnnpp import PixelCNNPP
 
 # These programs are compiled often and run once.
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = partial(jax.jit, compiler_options=QUICK)
 
 GREY, COLOUR = (6, 4, 1), (4, 4, 2)
 NETWORKS = {

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from quick import quick_jit as jit
 
 from jaxgen.models.unet import UNet
 
 # The networks here are tiny and run once: what takes time is compiling them.
-jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 SMALL: dict[str, Any] = {
     "channels": 8,

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from quick import quick_jit
 
 from jaxgen.losses.autoregressive import categorical_nll
 from jaxgen.models.wavenet import WaveNet
@@ -22,8 +23,6 @@ TIME, HOP, BATCH = 20, 3, 2
 SMALL = {"stacks": 2, "layers": 3, "channels": 6, "skip_channels": 8, "hop": HOP}
 CLASSES = {"num_outputs": 5, "num_values": 5}
 NUMBERS = {"num_outputs": 6, "num_values": None}
-QUICK = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-quick_jit = functools.partial(jax.jit, compiler_options=QUICK)
 
 
 def make(told=True, **options):
