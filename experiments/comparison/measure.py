@@ -39,6 +39,7 @@ BATCH = 64  # images of the timed batch
 REPEATS = 5
 QUICK = 0.05  # seconds: what takes less is timed ten times as often
 AT_ONCE = 256
+MOST_NEIGHBOURS = 10_000  # training images, at random, of precision and recall
 SHOWN = 40
 NEIGHBOURS = 8
 STRIP = (2, 8)
@@ -89,7 +90,7 @@ def make_reference(
         ValueError: for images that the classifier cannot see, or without labels.
     """
     extractor = train_classifier(train, held_out, steps=classifier_steps, seed=seed)
-    statistics = image_statistics(extractor, train)
+    statistics = image_statistics(extractor, train, max_features=MOST_NEIGHBOURS)
     return Reference(train, held_out, extractor, statistics, num_samples, num_evaluated, seed)
 
 
@@ -100,7 +101,7 @@ def measure_real(reference: Reference) -> tuple[Found, dict[str, np.ndarray]]:
     size = min(count, len(train) // 2)
     held = held_out[np.arange(min(count, len(held_out)))]["image"]
     some, others = (train[np.sort(rows)]["image"] for rows in (order[:size], order[size:]))
-    rest = image_statistics(reference.extractor, others)
+    rest = image_statistics(reference.extractor, others, max_features=MOST_NEIGHBOURS)
     real = {
         "held_out": {**_quality(held, reference.statistics, reference), **_nearest(held, train)},
         "train_part": {
@@ -113,7 +114,11 @@ def measure_real(reference: Reference) -> tuple[Found, dict[str, np.ndarray]]:
             **reference.extractor.protocol,
         },
         "data": {"train": train.protocol, "held_out": held_out.protocol},
-        "counts": {"train": len(train), "held_out": len(held_out)},
+        "counts": {
+            "train": len(train),
+            "held_out": len(held_out),
+            "neighbours": len(reference.statistics.features),
+        },
         "shape": list(train.spec["image"][0]),
         "accuracy": reference.extractor.protocol["test accuracy"],
         "classifier": _plain_classifier(reference)._asdict(),

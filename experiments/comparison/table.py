@@ -86,7 +86,9 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
             "may come from other writers or another time, so a model can be nearer to the training "
             "images than they are; one that has copied them would be nearest of all. A random part "
             "has its classes in chance proportions, which may add to its distance.",
-            "Precision, recall, density and coverage: k = 5 neighbours in the same features.",
+            "Precision, recall, density and coverage: k = 5 neighbours in the same features, among "
+            f"{real['counts']['neighbours']} of the training images. Recall and coverage depend on "
+            "the two numbers of images: compare within a page.",
             "The distance to the training images is the median over the images of the Euclidean "
             "distance to the nearest one, in pixels of [0, 1]; a copy has distance 0. Samples much "
             "nearer than held-out images are memorized.",
