@@ -24,11 +24,13 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from experiments.benchmarks.harness import machine
-from jaxgen.data.sources import ArraySource, load
+from jaxgen.data.sources import ArraySource, Source, load
 from jaxgen.metrics.checks import FewSamplesWarning
 from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.report import Result, compare_images
 from jaxgen.metrics.statistics import image_statistics
+from jaxgen.training.files import open_atomically
+from jaxgen.training.images import check_output
 
 NOISE, BLUR, QUALITY = (0.02, 0.05, 0.1, 0.2), (0.5, 1.0, 2.0), (50, 20, 5)
 Change = Callable[[np.ndarray], np.ndarray]
@@ -38,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
+        if args.out is not None:
+            check_output(args.out, accepted=(".md",))
         results = measure(args)
     except (OSError, TypeError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -45,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     table, wrong = describe(results)
     print(table)
     if args.out is not None:
-        args.out.write_text(table)
+        with open_atomically(args.out) as file:
+            file.write(table.encode())
     return 1 if wrong else 0
 
 
@@ -63,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--num-samples", type=int, default=2500, help="training images of a row (%(default)s)")
     add("--num-reference", type=int, default=5000, help="test images (%(default)s)")
     add("--seed", type=int, default=0, help="of the noise (%(default)s)")
-    add("--out", type=Path, help="a file for the table")
+    add("--out", type=Path, help="a new .md file for the table")
     return parser
 
 
@@ -97,7 +102,7 @@ def measure(args: argparse.Namespace) -> dict[tuple[str, str], Result]:
     return results
 
 
-def _sets(train, num: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
+def _sets(train: Source, num: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
     images = train[np.arange(min(num, len(train)))]["image"]
     yield "unchanged", "", images
     changes: list[tuple[str, str, Change]] = [
@@ -107,10 +112,10 @@ def _sets(train, num: int, seed: int) -> Iterator[tuple[str, str, np.ndarray]]:
     ]
     for series, step, change in changes:
         yield series, step, change(images)
-    labels = train[np.arange(len(train))]["label"]
-    for many in (train.num_classes // 2, train.num_classes // 4, 1):
+    labels, classes = train[np.arange(len(train))]["label"], train.num_classes or 0
+    for many in (classes // 2, classes // 4, 1):
         chosen = np.flatnonzero(labels < many)[:num]
-        yield "classes", f"{many} of {train.num_classes}", train[chosen]["image"]
+        yield "classes", f"{many} of {classes}", train[chosen]["image"]
 
 
 def _noisy(images: np.ndarray, scale: float, seed: int) -> np.ndarray:
@@ -141,7 +146,7 @@ def describe(results: dict[tuple[str, str], Result]) -> tuple[str, list[str]]:
     """The table with its protocol, and the series whose distance does not rise at every step."""
     first = next(iter(results.values()))
     names = list(first.metrics)
-    distance = names[0]
+    distance = names[0]  # Fréchet: `compare_images` puts it first
     lines = [
         "| images | " + " | ".join(names) + " | number |",
         "|" + " --- |" * (len(names) + 2),

@@ -28,8 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 check_output(path, accepted=(suffix,))
         source = as_source(args.samples, resize=args.resize)
         reference = as_source(args.reference, resize=args.resize)
-        if args.neighbours is not None:
-            _draw_neighbours(args.neighbours, source, reference)
+        pairs = None if args.neighbours is None else _neighbours(source, reference)
         extractor = load_extractor(
             args.extractor,
             weights=args.weights,
@@ -49,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         if args.out is not None:
             result.save(args.out)
+        if pairs is not None:
+            save_png(args.neighbours, grid(pairs, COLUMNS))
     except (OSError, TypeError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -100,10 +101,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _draw_neighbours(path: Path, samples: Source, reference: Source) -> None:
+def _neighbours(samples: Source, reference: Source) -> np.ndarray:
     shown = samples[np.arange(min(SHOWN, len(samples)))]["image"]
-    pairs = beside_neighbours(shown, reference, nearest_images(shown, reference))
-    save_png(path, grid(pairs, COLUMNS))
+    return beside_neighbours(shown, reference, nearest_images(shown, reference))
 
 
 def _statistics(args: argparse.Namespace, extractor: Extractor, source: Source) -> Statistics:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from jaxgen.metrics.features import Extractor
+from jaxgen.primitives import check_choice
 
 EXTRACTORS = ("inception", "lite0", "classifier")
 
@@ -30,6 +31,8 @@ def load_extractor(
         ValueError: another name, or weights for `classifier`; and as the function that it calls.
         FileNotFoundError, ImportError, OSError: as the function that it calls.
     """
+    check_choice("name", name, EXTRACTORS)
+    # Imported when asked for: each brings a network with it.
     if name == "inception":
         from jaxgen.metrics.inception import inception_extractor
 
@@ -38,8 +41,6 @@ def load_extractor(
         from jaxgen.metrics.lite0 import lite0_extractor
 
         return lite0_extractor(weights)
-    if name != "classifier":
-        raise ValueError(f"name must be one of {', '.join(EXTRACTORS)}, got {name!r}")
     if weights is not None:
         raise ValueError(
             f"weights are for inception and lite0, classifier trains its own; got {weights}"

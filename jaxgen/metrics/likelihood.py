@@ -1,9 +1,9 @@
 """The likelihood of held-out data, said of every family in the same words."""
 
-import math
 from typing import NamedTuple
 
 from jaxgen.core import Bound
+from jaxgen.losses.reduce import bits_per_dim
 
 
 class Likelihood(NamedTuple):
@@ -51,14 +51,14 @@ def likelihood(
     Example:
         >>> bound = Bound("exact", num_dims=64, eight_bit=True)
         >>> found = likelihood(
-        ...     bound, nats=128 * math.log(2), standard_error=1.0, num_examples=9, data="test"
+        ...     bound, nats=88.72284, standard_error=1.0, num_examples=9, data="test"
         ... )
-        >>> found.bits_per_dim
+        >>> round(found.bits_per_dim, 4)
         2.0
     """
     if num_examples < 1:
         raise ValueError(f"num_examples must be at least 1, got {num_examples}")
-    bits = nats / (bound.num_dims * math.log(2)) if bound.eight_bit else None
+    bits = float(bits_per_dim(nats, bound.num_dims)) if bound.eight_bit else None
     return Likelihood(
         nats,
         standard_error,

@@ -15,6 +15,7 @@ SUFFIXES = {
     ".npz": "the samples, key `samples`: uint8 [N, H, W, C] of images",
     ".wav": "the samples, and a picture of their spectrograms in a .png file beside it",
     ".json": "numbers and their protocol",
+    ".md": "a table and its protocol",
 }
 _READABLE = 32  # smaller images are enlarged to at least this many pixels
 _BACKGROUND = 255

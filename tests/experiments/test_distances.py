@@ -56,6 +56,7 @@ def test_what_is_not_monotone_is_said():
     [
         (["--num-samples=5"], "must be at least 10, got 5"),
         (["--data=digit"], "did you mean 'digits'"),
+        (["--out=table.txt"], "must end in .md"),
         (["--weights=x.pth"], "classifier trains its own"),
     ],
 )

@@ -1,8 +1,10 @@
 """The command line: verbs, flags, run directories, and one-line errors."""
 
 import json
+import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -87,6 +89,19 @@ def test_the_run_directory_keeps_its_config(run, tmp_path):
     assert run("--run-dir", directory, "--width", "7")[0] == 0
     assert run("--run-dir", directory)[0] == 0
     assert json.loads((tmp_path / "r" / "config.json").read_text())["config"]["width"] == 7
+
+
+def test_output_that_nobody_reads():
+    """`--help | head` ends without a word of complaint."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.vae_digits", "--help"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 1
 
 
 def test_sample(run, trained, tmp_path):
