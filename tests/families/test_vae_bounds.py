@@ -1,0 +1,135 @@
+"""VAEs whose likelihood is known: linear and Gaussian, so that every bound has its number."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from autoencoders import batch, evaluated, logged, make_vae, moved
+
+from jaxgen import likelihoods
+from jaxgen.families import vae
+from jaxgen.models import vae as networks
+
+
+def linear_gaussian(weights, mean, log_variance, scale=0.5, **options):
+    """A VAE whose p(x) is Gaussian, `N(0, W W^T + scale^2 I)`, and its parameters.
+
+    q(z | x) = N(mean x, e^log_variance) with the given matrix and vector.
+    """
+    dims, latent = weights.shape
+    raw = 15 * np.arctanh(np.asarray(log_variance) / 15)
+    params = {
+        "encoder": {
+            "posterior": {
+                "mean": {"kernel": mean.T, "bias": jnp.zeros(latent)},
+                "log_variance": {"kernel": jnp.zeros((dims, latent)), "bias": raw},
+            }
+        },
+        "decoder": {"pixels": {"kernel": weights.T, "bias": jnp.zeros(dims)}},
+    }
+    family = vae.vae(
+        networks.DenseEncoder(latent, ()),
+        networks.DenseDecoder((1, dims), 1, ()),
+        likelihoods.gaussian(scale),
+        optax.adam(1e-3),
+        latent_dim=latent,
+        image_shape=(1, dims, 1),
+        **options,
+    )
+    return family, jax.tree.map(jnp.asarray, params)
+
+
+def exact(weights, x, scale=0.5):
+    stats = pytest.importorskip("scipy.stats")
+    covariance = weights @ weights.T + scale**2 * np.eye(len(weights))
+    return stats.multivariate_normal(np.zeros(len(weights)), covariance).logpdf(x[:, 0, :, 0])
+
+
+def gaussian_data(weights, num=6, scale=0.5):
+    rng = np.random.default_rng(0)
+    z, noise = rng.normal(size=(num, weights.shape[1])), rng.normal(size=(num, weights.shape[0]))
+    return (z @ weights.T + scale * noise).reshape(num, 1, -1, 1).astype(np.float32)
+
+
+def test_exact_posterior_gives_the_exact_likelihood():
+    """With q(z | x) = p(z | x) every weight is p(x): any K and any draw, and the ELBO's mean."""
+    weights = np.array([[1.0, 0.5], [-1.0, 0.5], [0.5, 0.0], [0.0, 1.0]], np.float32)
+    weights[:, 1] -= weights[:, 0] * (weights[:, 0] @ weights[:, 1]) / (weights[:, 0] ** 2).sum()
+    precision = 1 + (weights**2).sum(axis=0) / 0.25  # diagonal: the columns are orthogonal
+    mean = (weights / 0.25 / precision).T
+    x = gaussian_data(weights)
+    for samples in (2, 7):
+        family, params = linear_gaussian(
+            weights, mean, -np.log(precision), bound_samples=samples, bound_chunk=3
+        )
+        nats = logged(family, params, {}, {"image": jnp.asarray(x)}, samples)
+        np.testing.assert_allclose(nats, exact(weights, x), rtol=1e-4, atol=1e-3)
+    family, params = linear_gaussian(weights, mean, -np.log(precision))
+    data = {"image": jnp.asarray(np.repeat(x[:1], 4000, axis=0))}
+    elbo = logged(family, params, {}, data)
+    assert elbo.mean() == pytest.approx(exact(weights, x[:1]), abs=0.1)
+
+
+def test_bound_rises_with_the_samples_to_the_likelihood():
+    """A posterior that is wrong: ELBO < IWAE-10 < IWAE-2000, which is the exact number nearly."""
+    weights = np.array([[1.0, 0.3], [-1.0, 0.8], [0.5, 0.5]], np.float32)
+    mean = 0.2 * weights.T
+    x = gaussian_data(weights, num=200)
+    found = []
+    for samples in (1, 10, 2000):
+        family, params = linear_gaussian(
+            weights, mean, [-0.5, -0.5], bound_samples=samples, bound_chunk=100
+        )
+        found.append(float(logged(family, params, {}, {"image": jnp.asarray(x)}).mean()))
+    truth = exact(weights, x).mean()
+    assert found[0] + 0.2 < found[1] < found[2] - 0.02
+    assert found[2] == pytest.approx(truth, abs=0.02)
+
+
+@pytest.mark.parametrize("chunk", [1, 3])
+def test_chunks_are_one_bound(chunk):
+    """7 samples, one by one and in chunks that do not divide them: the same bound."""
+    data = batch(8)
+    whole = make_vae(bound_samples=7, bound_chunk=7)
+    params, state = moved(whole, data)
+    expected = logged(whole, params, state, data, 1)
+    family = make_vae(bound_samples=7, bound_chunk=chunk)
+    found = logged(family, params, state, data, 1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    other = logged(family, params, state, data, 2)
+    assert not np.allclose(other, expected, rtol=1e-4)
+
+
+def test_dreg_knows_the_encoder_through_z_alone():
+    """At K = 1 with the exact posterior the encoder's gradient is zero, draw by draw."""
+    weights = np.array([[1.0], [-0.5], [0.5]], np.float32)
+    precision = 1 + (weights**2).sum(axis=0) / 0.25
+    mean = (weights / 0.25 / precision).T
+    x = jnp.asarray(gaussian_data(weights))
+    norms = {}
+    for objective in ("iwae", "dreg"):
+        family, params = linear_gaussian(weights, mean, -np.log(precision), objective=objective)
+        grads = jax.grad(
+            lambda p, f=family: (
+                f.phases[0].loss(p, {}, {"image": x}, jax.random.key(0), train=True)[0].sum()
+            )
+        )(params)["encoder"]
+        norms[objective] = float(optax.tree.norm(grads))
+    assert norms["dreg"] < 1e-3 < 0.1 < norms["iwae"]
+
+
+def test_active_units():
+    """One latent follows the image, one is constant, one varies by less than 0.01; masks count."""
+    x = np.zeros((4, 1, 3, 1), np.float32)
+    x[:, 0, 0, 0] = [-1, 1, -1, 1]
+    x[:, 0, 1, 0] = [-0.05, 0.05, -0.05, 0.05]
+    family, params = linear_gaussian(np.eye(3, dtype=np.float32), np.eye(3), [-1.0] * 3)
+
+    def share(mask=None):
+        data = {"image": jnp.asarray(x), **({} if mask is None else {"mask": jnp.asarray(mask)})}
+        _, aux = evaluated(family, params, {}, data)
+        return np.asarray(aux.metrics["active_units"])
+
+    np.testing.assert_allclose(share(), [1 / 3] * 4, rtol=1e-6)
+    np.testing.assert_array_equal(share([1.0, 0.0, 1.0, 0.0]), np.zeros(4))
