@@ -10,24 +10,22 @@ measured stands in docs/results.md.
     python -m experiments.acgan_cifar sample --picture conditions --out classes.png
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from experiments.gan_recipe import GameConfig, ModelConfig, build
-from experiments.wgan_gp_cifar import Config as WganConfig
-from jaxgen.training.cli import main
-from jaxgen.training.config import operational
+from experiments import wgan_gp_cifar
+from experiments.recipes.gan import build
+from jaxgen.training.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class Config(WganConfig):
-    """WGAN-GP's hyper-parameters and the classifier's."""
-
-    run_dir: str = operational("runs/acgan_cifar")
-    model: ModelConfig = replace(WganConfig.model, auxiliary=True)
-    game: GameConfig = replace(
-        WganConfig.game, auxiliary_real=1.0, auxiliary_fake=0.0, auxiliary_generator=0.1
-    )
-
+_WGAN = wgan_gp_cifar.recipe.config
+recipe = Recipe(
+    build,
+    replace(
+        _WGAN,
+        run_dir="runs/acgan_cifar",
+        model=replace(_WGAN.model, auxiliary=True),
+        game=replace(_WGAN.game, auxiliary_real=1.0, auxiliary_fake=0.0, auxiliary_generator=0.1),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

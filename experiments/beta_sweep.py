@@ -20,7 +20,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from jaxgen.training.files import open_atomically
+from jaxgen.files import open_atomically
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 COLUMNS = ("beta", "step", "reconstruction", "kl", "negative_elbo", "active_units")
@@ -59,7 +59,7 @@ def draw(rows: list[dict[str, float]]) -> bytes:
     axes.set_ylabel("reconstruction, -log p(x | z), nats an example")
     axes.set_title("What beta trades (held-out examples)")
     axes.grid(alpha=0.3)
-    axes.margins(0.15)  # room for the labels
+    axes.margins(0.15)  # for the labels
     file = io.BytesIO()
     canvas.print_png(file)
     return file.getvalue()
@@ -72,8 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--betas", type=float, nargs="+", default=BETAS)
-    parser.add_argument("--out", type=Path, default=Path("runs/beta_sweep"))
+    parser.add_argument(
+        "--betas", type=float, nargs="+", default=BETAS, help="Weights of the KL, one run each."
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/beta_sweep"), help="Directory of the sweep."
+    )
     options = parser.parse_args(given[:split])
     if min(options.betas) < 0 or len(set(options.betas)) < len(options.betas):
         parser.error(f"--betas must be at least 0 and each given once, got {options.betas}")

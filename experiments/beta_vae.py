@@ -11,30 +11,25 @@ of several betas and plots the two terms of the bound.
     python -m experiments.beta_vae sample --picture traversal --out traversal.png
 """
 
-from dataclasses import dataclass
+from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.image_data import Binarize
-from experiments.vae_recipe import Config as VaeConfig
-from experiments.vae_recipe import ModelConfig, ObjectiveConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(VaeConfig):
-    """A small network, 20 epochs."""
-
-    run_dir: str = operational("runs/beta_vae")
-    steps: int = operational(12_000)
-    batch_size: int = 100
-    sample_every: int = operational(3000)
-    checkpoint_every: int = operational(3000)
-    data: DataConfig = DataConfig(name="mnist")
-    binarize: Binarize = "dynamic"
-    model: ModelConfig = ModelConfig(network="conv", activation="relu", latent_dim=10)
-    objective: ObjectiveConfig = ObjectiveConfig(beta=4.0)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=5e-4)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/beta_vae",
+        steps=12_000,  # 20 epochs
+        batch_size=100,
+        sample_every=3000,
+        checkpoint_every=3000,
+        data=DataConfig(name="mnist"),
+        binarize="dynamic",
+        model=ModelConfig(network="conv", activation="relu", latent_dim=10),
+        objective=ObjectiveConfig(beta=4.0),
+        optimizer=OptimizerConfig(learning_rate=5e-4),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

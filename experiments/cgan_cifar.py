@@ -10,21 +10,17 @@ stands in docs/results.md.
     python -m experiments.cgan_cifar sample --picture conditions --out classes.png
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from experiments.gan_recipe import ModelConfig, build
-from experiments.sngan_cifar import Config as SnganConfig
-from jaxgen.training.cli import main
-from jaxgen.training.config import operational
+from experiments import sngan_cifar
+from experiments.recipes.gan import build
+from jaxgen.training.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class Config(SnganConfig):
-    """SNGAN's hyper-parameters."""
-
-    run_dir: str = operational("runs/cgan_cifar")
-    model: ModelConfig = replace(SnganConfig.model, condition="label")
-
+_SNGAN = sngan_cifar.recipe.config
+recipe = Recipe(
+    build,
+    replace(_SNGAN, run_dir="runs/cgan_cifar", model=replace(_SNGAN.model, condition="label")),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

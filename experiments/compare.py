@@ -30,15 +30,14 @@ import numpy as np
 
 from experiments.benchmarks.harness import machine
 from experiments.comparison import families, page, table
-from experiments.comparison.families import FAMILIES, Run
+from experiments.comparison.families import ENTRANTS, Planned
 from experiments.comparison.measure import VERSION, Reference, make_reference, measure, measure_real
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
-from jaxgen.core import State
-from jaxgen.data.sources import load
+from jaxgen.data.sources import Source, load
+from jaxgen.files import open_atomically
 from jaxgen.training import cli, loop
 from jaxgen.training.checkpoint import CheckpointError
-from jaxgen.training.files import open_atomically
-from jaxgen.training.strategies import make_strategy
+from jaxgen.training.runs import Run, open_run
 from jaxgen.training.writers import describe_environment, write_json
 
 
@@ -65,9 +64,9 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
     """Train what is missing, measure what is missing, write the page; returns its path.
 
     Args:
-        out: the comparison's directory.
-        given: the options that were given, as in `DEFAULTS`.
-        classifier_steps: of the extractor's training.
+        out: The comparison's directory.
+        given: Options that were given, as in `DEFAULTS`.
+        classifier_steps: Number of training steps of the extractor.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: for bad input, before anything is trained.
@@ -75,20 +74,20 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
     plan = make_plan(out, given)
     options = plan["options"]
     if options["run_dirs"]:
-        runs = _open_all(options["run_dirs"])
-        data = runs[0].config.data
+        named = _open_all(options["run_dirs"])
+        data = next(iter(named.values())).config.data
         names = (data.split, data.held_out)
         train, held_out = (load(data.name, s, data.dir, resize=data.resize) for s in names)
-        pairs: Iterable[tuple[Run, State]] = [(run, _restore(run)) for run in runs]
+        runs: Iterable[tuple[str, Run]] = named.items()
     else:
         chosen = options["families"]
         data_dir, resize = options["data_dir"], options["resize"]
         train, held_out = (
             load(options["data"], split, data_dir, resize=resize) for split in ("train", "test")
         )
-        for name in chosen:
-            _make(out, plan, name, plan["steps"].get(name, 100), train)
-        pairs = (_trained(out, plan, name, train) for name in chosen)  # one after the other
+        for name in chosen:  # refuses what does not fit before anything is trained
+            _plan_run(out, plan, name, plan["steps"].get(name, 100), train)
+        runs = ((name, _trained(out, plan, name, train)) for name in chosen)  # one after the other
     count = options["num_samples"] or min(MOST_SAMPLES, max(LEAST_SAMPLES, len(held_out)))
     reference = make_reference(
         train,
@@ -100,87 +99,96 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
     )
     write_json(out / "compare.json", plan)
     real = _kept(out, "real", reference, 0, partial(measure_real, reference))
-    found = []
-    for run, state in pairs:
-        found.append(_measured(out, reference, run, state))
+    results = []
+    for name, run in runs:
+        measured = partial(measure, name, run, reference)
+        results.append(_kept(out, name, reference, run.step, measured))
         jax.clear_caches()
-    return _write(out, real, found, _about(options))
+    return _write(out, real, results, _about(options))
 
 
-def _open_all(run_dirs: Sequence[str]) -> list[Run]:
-    """The runs to compare, which must be of one data set and have names of their own."""
-    runs = [families.open_run(Path(run_dir)) for run_dir in run_dirs]
-    names = [run.name for run in runs]
+def _open_all(run_dirs: Sequence[str]) -> dict[str, Run]:
+    """The runs to compare by name; they must be of one set of images and have names of their own.
+
+    Raises:
+        FileNotFoundError: if there is no such run.
+        ValueError: if a run is not on images, or the runs are not of the same.
+    """
+    names = [Path(run_dir).name for run_dir in run_dirs]
     if len(set(names)) < len(names) or "real" in names:
         raise ValueError(f"--run-dirs must have different last names (not 'real'), got {names}")
-    first = runs[0].config.data
-    for run in runs[1:]:
-        data = run.config.data
+    runs = {name: open_run(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
+    first = next(iter(runs.values())).config
+    for run in runs.values():
+        config = run.config
+        if run.experiment.medium.unit != "images":
+            raise ValueError(f"--run-dirs {config.run_dir} is a run of {run.name}, not on images")
         for field in ("name", "split", "held_out", "resize"):
-            if getattr(data, field) != getattr(first, field):
+            if getattr(config.data, field) != getattr(first.data, field):
                 raise ValueError(
-                    f"--run-dirs must be of the same data: {field} is {getattr(first, field)} in "
-                    f"{runs[0].config.run_dir}, {getattr(data, field)} in {run.config.run_dir}"
+                    f"--run-dirs must be of the same data: {field} is "
+                    f"{getattr(first.data, field)} in {first.run_dir}, "
+                    f"{getattr(config.data, field)} in {config.run_dir}"
                 )
     return runs
 
 
-def _make(out: Path, plan: dict[str, Any], name: str, steps: int, train: Any) -> Run:
+def _plan_run(out: Path, plan: dict[str, Any], name: str, steps: int, train: Source) -> Planned:
     """A family's run of so many steps, built but not trained."""
-    return families.make_run(name, out / "runs" / name, _fields(plan, name, steps, train))
+    return families.plan_run(name, out / "runs" / name, _fields(plan, name, steps, train))
 
 
-def _fields(plan: dict[str, Any], name: str, steps: int, train: Any) -> dict[str, Any]:
+def _fields(plan: dict[str, Any], name: str, steps: int, train: Source) -> dict[str, Any]:
     options = plan["options"]
     data = {"name": options["data"], "dir": options["data_dir"], "resize": options["resize"]}
-    told = not options["unconditional"] and train.num_classes is not None
+    labels = not options["unconditional"] and train.num_classes is not None
     size = train.spec["image"][0][0]
-    return families.settings(name, steps, size, told=told, seed=options["seed"], data=data)
+    return families.settings(name, steps, size, labels=labels, seed=options["seed"], data=data)
 
 
-def _trained(out: Path, plan: dict[str, Any], name: str, train: Any) -> tuple[Run, State]:
+def _trained(out: Path, plan: dict[str, Any], name: str, train: Source) -> Run:
     """A family's finished run: trained, or trained on, where it is not."""
     if name not in plan["steps"]:
         _budget(out, plan, name, train)
-    run = _make(out, plan, name, plan["steps"][name], train)
+    planned = _plan_run(out, plan, name, plan["steps"][name], train)
+    run_dir, steps = planned.config.run_dir, planned.config.steps
     try:
-        state = _restore(run)
+        run = open_run(run_dir)
     except FileNotFoundError:
-        state = None
-    if state is None or int(state.step) < run.config.steps:
+        run = None
+    if run is None or run.step < steps:
         start = time.perf_counter()
-        print(f"training {name}: {run.config.steps} steps in {run.config.run_dir}", flush=True)
-        _command(run)
-        state = _restore(run)
+        print(f"training {name}: {steps} steps in {run_dir}", flush=True)
+        run = _train(planned)
         print(f"{name}: {time.perf_counter() - start:.0f} s with compilation", flush=True)
-    return run, state
+    return run
 
 
-def _command(run: Run) -> None:
-    """Train by the experiment's own command line, so that the run directory is an ordinary one."""
-    module = sys.modules[run.module]
+def _train(planned: Planned) -> Run:
+    """Train by the recipe's own command line, so that the run directory is an ordinary one."""
     try:
-        cli.main(module.Config, module.build, families.flags(run.module, run.config))
+        planned.recipe.main(families.flags(planned.recipe, planned.config))
     except SystemExit as end:
         if end.code:
             raise
-    done = int(_restore(run).step)
-    if done < run.config.steps:
-        raise SystemExit(f"stopped in {run.name} at step {done}; the same command goes on")
+    run = open_run(planned.config.run_dir)
+    if run.step < planned.config.steps:
+        raise SystemExit(f"stopped in {planned.name} at step {run.step}; the same command goes on")
+    return run
 
 
-def _budget(out: Path, plan: dict[str, Any], name: str, train: Any) -> None:
+def _budget(out: Path, plan: dict[str, Any], name: str, train: Source) -> None:
     """Decide a family's steps, once: they are kept in the plan, so that a run can be resumed."""
     seconds, steps = plan["options"]["budget_seconds"], plan["options"]["budget_steps"]
     if steps is None:
-        many = FAMILIES[name].calibration_steps
+        many = ENTRANTS[name].calibration_steps
         print(f"timing {many} steps of {name}", flush=True)
         # The second half alone: the loop first finds out how many steps to dispatch at once.
         every = {"log_every": many // 2, "checkpoint_every": many}
         fields = {**_fields(plan, name, many, train), **every}
         with tempfile.TemporaryDirectory() as scratch:
-            run = families.make_run(name, Path(scratch) / name, fields)
-            done = int(loop.train(run.experiment, run.config).step)
+            planned = families.plan_run(name, Path(scratch) / name, fields)
+            done = int(loop.train(planned.experiment, planned.config).step)
             if done < many:
                 raise SystemExit(f"stopped while {name} was timed; the same command goes on")
             header, _, row = (Path(scratch) / name / "metrics.csv").read_text().splitlines()
@@ -188,17 +196,9 @@ def _budget(out: Path, plan: dict[str, Any], name: str, train: Any) -> None:
         plan["calibrated"][name] = {"steps": many, "steps_per_second": rate}
         steps = max(1, round(rate * seconds))
         if plan["options"]["data"] == "digits":
-            steps = min(steps, FAMILIES[name].most_steps)
+            steps = min(steps, ENTRANTS[name].most_steps)
     plan["steps"][name] = steps
     write_json(out / "compare.json", plan)
-
-
-def _restore(run: Run) -> State:
-    return loop.restore(run.experiment, run.config, make_strategy("jit"))
-
-
-def _measured(out: Path, reference: Reference, run: Run, state: State) -> Any:
-    return _kept(out, run.name, reference, int(state.step), partial(measure, run, state, reference))
 
 
 def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[[], Any]) -> Any:
@@ -217,13 +217,13 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
         saved = json.loads(path.read_text())
         if saved["protocol"] == protocol:
             with np.load(pictures_path) as file:
-                return saved["found"], {key: file[key] for key in file.files}
+                return saved["results"], {key: file[key] for key in file.files}
     print(f"measuring {name}", flush=True)
-    found, pictures = make()
+    results, pictures = make()
     with open_atomically(pictures_path) as handle:
         np.savez(handle, **pictures)
-    write_json(path, {"protocol": protocol, "found": found})
-    return json.loads(path.read_text())["found"], pictures
+    write_json(path, {"protocol": protocol, "results": results})
+    return json.loads(path.read_text())["results"], pictures
 
 
 def _about(options: dict[str, Any]) -> dict[str, Any]:
@@ -244,19 +244,19 @@ def _about(options: dict[str, Any]) -> dict[str, Any]:
         "jaxgen": environment["jaxgen"],
         "revision": environment["git"],
         "packages": environment["packages"],
-        "labels": "told to the autoregressive network alone, for the classifier by Bayes' rule"
+        "labels": "given to the autoregressive network alone, for the classifier by Bayes' rule"
         if not (options["run_dirs"] or options["unconditional"])
         else "as each row says",
     }
 
 
-def _write(out: Path, real: Any, found: list[Any], about: dict[str, Any]) -> Path:
+def _write(out: Path, real: Any, results: list[Any], about: dict[str, Any]) -> Path:
     """The page, and its numbers as CSV and Markdown."""
-    made = table.tables(real[0], [one for one, _ in found])
+    tables = table.tables(real[0], [one for one, _ in results])
     files = {
-        "compare.csv": table.to_csv(made),
-        "compare.md": table.to_markdown(f"{page.HEADING}: {real[0]['data']['train']}", made),
-        "compare.html": page.page(real, found, about),
+        "compare.csv": table.to_csv(tables),
+        "compare.md": table.to_markdown(f"{page.HEADING}: {real[0]['data']['train']}", tables),
+        "compare.html": page.page(real, results, about),
     }
     for name, text in files.items():
         with open_atomically(out / name) as handle:

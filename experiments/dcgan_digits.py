@@ -6,36 +6,31 @@ held-out digits (docs/results.md).
 
     python -m experiments.dcgan_digits                         trains, or resumes
     python -m experiments.dcgan_digits sample --num 80 --columns 8 --out digits.png
-    python -m experiments.dcgan_digits sample --picture interpolation_spherical --out path.png
+    python -m experiments.dcgan_digits sample --picture interpolation --out path.png
 """
 
-from dataclasses import dataclass
+from experiments.recipes.gan import Config, ModelConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.gan_recipe import Config as GanConfig
-from experiments.gan_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(GanConfig):
-    """Small networks and a short run."""
-
-    run_dir: str = operational("runs/dcgan_digits")
-    steps: int = operational(5000)
-    batch_size: int = 64
-    sample_every: int = operational(2000)
-    checkpoint_every: int = operational(2000)
-    data: DataConfig = DataConfig(name="digits")
-    model: ModelConfig = ModelConfig(
-        generator_channels=64,
-        discriminator_channels=64,
-        latent_dim=32,
-        min_size=2,
-        condition="label",
-    )
-    optimizer: OptimizerConfig = OptimizerConfig(ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/dcgan_digits",
+        steps=5000,
+        batch_size=64,
+        sample_every=2000,
+        checkpoint_every=2000,
+        data=DataConfig(name="digits"),
+        model=ModelConfig(
+            generator_channels=64,
+            discriminator_channels=64,
+            latent_dim=32,
+            min_size=2,
+            condition="label",
+        ),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -7,32 +7,29 @@ samples (it prints the samples); what this code has measured stands in docs/resu
 
     python -m experiments.dcgan_mnist --data.dir DIR          trains, or resumes
     python -m experiments.dcgan_mnist sample --num 64 --out grid.png
-    python -m experiments.dcgan_mnist sample --picture interpolation_spherical --out path.png
+    python -m experiments.dcgan_mnist sample --picture interpolation --out path.png
 """
 
-from dataclasses import dataclass
+from experiments.recipes.gan import Config, ModelConfig, OptimizerConfig, build
+from experiments.recipes.shared import AdamConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.gan_recipe import Config as GanConfig
-from experiments.gan_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(GanConfig):
-    """The paper's hyper-parameters, 25 epochs."""
-
-    run_dir: str = operational("runs/dcgan_mnist")
-    steps: int = operational(12_000)
-    batch_size: int = 128
-    data: DataConfig = DataConfig(name="mnist")
-    model: ModelConfig = ModelConfig(
-        network="dcgan", generator_channels=64, discriminator_channels=64, latent_dim=100
-    )
-    optimizer: OptimizerConfig = OptimizerConfig(
-        generator_learning_rate=2e-4, discriminator_learning_rate=2e-4, b1=0.5, b2=0.999
-    )
-
+_ADAM = AdamConfig(learning_rate=2e-4, b1=0.5, b2=0.999)
+# 25 epochs.
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/dcgan_mnist",
+        steps=12_000,
+        batch_size=128,
+        data=DataConfig(name="mnist"),
+        model=ModelConfig(
+            network="dcgan", generator_channels=64, discriminator_channels=64, latent_dim=100
+        ),
+        optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

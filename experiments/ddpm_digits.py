@@ -10,40 +10,39 @@ and as a test: an independent classifier recognises the samples nearly as often 
     python -m experiments.ddpm_digits evaluate
 """
 
-from dataclasses import dataclass
-
-from experiments.ddpm_cifar import (
-    Config as CifarConfig,
-)
-from experiments.ddpm_cifar import (
+from experiments.recipes.diffusion import (
+    Config,
     DiffusionConfig,
     ModelConfig,
-    OptimizerConfig,
     SamplerConfig,
     build,
 )
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
+from experiments.recipes.shared import AdamConfig, AverageConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-
-@dataclass(frozen=True)
-class Config(CifarConfig):
-    """A small network and a short run."""
-
-    run_dir: str = operational("runs/ddpm_digits")
-    steps: int = operational(1800)
-    batch_size: int = 64
-    sample_every: int = operational(600)
-    checkpoint_every: int = operational(600)
-    data: DataConfig = DataConfig(name="digits")
-    flip: bool = False
-    model: ModelConfig = ModelConfig(
-        channels=32, multipliers=(1, 2), num_res_blocks=1, attention_resolutions=(4,), dropout=0.0
-    )
-    diffusion: DiffusionConfig = DiffusionConfig(schedule="cosine")
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, warmup_steps=100, ema=0.999)
-    sampler: SamplerConfig = operational(SamplerConfig(num_steps=250))
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/ddpm_digits",
+        steps=1800,
+        batch_size=64,
+        sample_every=600,
+        checkpoint_every=600,
+        data=DataConfig(name="digits"),
+        model=ModelConfig(
+            channels=32,
+            multipliers=(1, 2),
+            num_res_blocks=1,
+            attention_resolutions=(4,),
+            dropout=0.0,
+        ),
+        diffusion=DiffusionConfig(schedule="cosine"),
+        optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0),
+        average=AverageConfig(decay=0.999),
+        sampler=SamplerConfig(num_steps=250),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -25,11 +25,11 @@ from PIL import Image, ImageFilter
 
 from experiments.benchmarks.harness import machine
 from jaxgen.data.sources import ArraySource, Source, load
+from jaxgen.files import open_atomically
 from jaxgen.metrics.checks import FewSamplesWarning
 from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.report import Result, compare_images
 from jaxgen.metrics.statistics import image_statistics
-from jaxgen.training.files import open_atomically
 from jaxgen.training.images import check_output
 
 NOISE, BLUR, QUALITY = (0.02, 0.05, 0.1, 0.2), (0.5, 1.0, 2.0), (50, 20, 5)
@@ -61,19 +61,24 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", default="digits", help="a labelled set of images (%(default)s)")
-    add("--data.dir", dest="data_dir", type=Path, help="where it lies")
-    add("--extractor", choices=EXTRACTORS, default="classifier", help="(%(default)s)")
-    add("--weights", type=Path, help="of inception or lite0, see jaxgen.metrics")
+    add("--data", default="digits", help="labelled set of images (%(default)s)")
+    add("--data.dir", dest="data_dir", type=Path, help="directory of that set")
+    add(
+        "--extractor",
+        choices=EXTRACTORS,
+        default="classifier",
+        help="network of the features (%(default)s)",
+    )
+    add("--weights", type=Path, help="weights of inception or lite0, see jaxgen.metrics")
     add("--num-samples", type=int, default=2500, help="training images of a row (%(default)s)")
     add("--num-reference", type=int, default=5000, help="test images (%(default)s)")
-    add("--seed", type=int, default=0, help="of the noise (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the noise (%(default)s)")
     add("--out", type=Path, help="a new .md file for the table")
     return parser
 
 
 def measure(args: argparse.Namespace) -> dict[tuple[str, str], Result]:
-    """All rows, `(series, step)` to what was measured; steps of a series in order of damage."""
+    """All rows, `(series, step) -> result`; the steps of a series are in order of damage."""
     if min(args.num_samples, args.num_reference) < 10:
         raise ValueError(
             "--num-samples and --num-reference must be at least 10, got "

@@ -10,27 +10,24 @@ dequantized). What this code has measured stands in docs/results.md.
     python -m experiments.glow_cifar evaluate
 """
 
-from dataclasses import dataclass
+from experiments.recipes.flow import Config, ModelConfig, build
+from experiments.recipes.shared import AdamConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.flow_recipe import Config as FlowConfig
-from experiments.flow_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(FlowConfig):
-    """The paper's hyper-parameters; `--model.class-conditional` tells it the label."""
-
-    run_dir: str = operational("runs/glow_cifar")
-    steps: int = operational(500_000)
-    batch_size: int = 64
-    data: DataConfig = DataConfig(name="cifar10")
-    model: ModelConfig = ModelConfig(
-        network="glow", levels=3, steps=32, width=512, coupling="affine", logit=False
-    )
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_steps=7800, ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/glow_cifar",
+        steps=500_000,
+        batch_size=64,
+        data=DataConfig(name="cifar10"),
+        model=ModelConfig(
+            network="glow", levels=3, steps=32, width=512, coupling="affine", logit=False
+        ),
+        optimizer=AdamConfig(learning_rate=1e-3, warmup_steps=7800, clip_norm=100.0),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -9,25 +9,22 @@ for MNIST; what this code has measured stands in docs/results.md.
     python -m experiments.glow_mnist evaluate
 """
 
-from dataclasses import dataclass
+from experiments.recipes.flow import Config, ModelConfig, build
+from experiments.recipes.shared import AdamConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.flow_recipe import Config as FlowConfig
-from experiments.flow_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(FlowConfig):
-    """A smaller Glow; `--model.class-conditional` tells it the digit."""
-
-    run_dir: str = operational("runs/glow_mnist")
-    steps: int = operational(50_000)
-    batch_size: int = 64
-    data: DataConfig = DataConfig(name="mnist")
-    model: ModelConfig = ModelConfig(network="glow", levels=2, steps=16, width=128)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/glow_mnist",
+        steps=50_000,
+        batch_size=64,
+        data=DataConfig(name="mnist"),
+        model=ModelConfig(network="glow", levels=2, steps=16, width=128),
+        optimizer=AdamConfig(learning_rate=1e-3, warmup_steps=1000, clip_norm=100.0),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

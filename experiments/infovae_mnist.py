@@ -12,30 +12,25 @@ gives the ELBO all the same, which this objective does not seek.
     python -m experiments.infovae_mnist sample --model.latent-dim 2 --picture latent_plane
 """
 
-from dataclasses import dataclass
+from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.image_data import Binarize
-from experiments.vae_recipe import Config as VaeConfig
-from experiments.vae_recipe import ModelConfig, ObjectiveConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(VaeConfig):
-    """A small convolutional network, 20 epochs; batches large enough for the MMD."""
-
-    run_dir: str = operational("runs/infovae_mnist")
-    steps: int = operational(6000)
-    batch_size: int = 200
-    sample_every: int = operational(2000)
-    checkpoint_every: int = operational(2000)
-    data: DataConfig = DataConfig(name="mnist")
-    binarize: Binarize = "dynamic"
-    model: ModelConfig = ModelConfig(network="conv", activation="relu", latent_dim=10)
-    objective: ObjectiveConfig = ObjectiveConfig(beta=0.0, mmd_weight=1000.0)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/infovae_mnist",
+        steps=6000,  # 20 epochs
+        batch_size=200,  # large enough for the MMD
+        sample_every=2000,
+        checkpoint_every=2000,
+        data=DataConfig(name="mnist"),
+        binarize="dynamic",
+        model=ModelConfig(network="conv", activation="relu", latent_dim=10),
+        objective=ObjectiveConfig(beta=0.0, mmd_weight=1000.0),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

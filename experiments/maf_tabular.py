@@ -10,23 +10,18 @@ does not ship: give them as a file. What this code has measured stands in docs/r
     python -m experiments.maf_tabular evaluate
 """
 
-from dataclasses import dataclass
+from experiments.recipes.tabular import Config, ModelConfig, build
+from jaxgen.training.recipe import Recipe
 
-from experiments.tabular_recipe import Config as TabularConfig
-from experiments.tabular_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import operational
-
-
-@dataclass(frozen=True)
-class Config(TabularConfig):
-    """Five layers of 100 and 100 units, as the paper's for its narrowest sets, POWER and GAS."""
-
-    run_dir: str = operational("runs/maf_tabular")
-    steps: int = operational(10_000)
-    model: ModelConfig = ModelConfig(network="maf", layers=5, hidden=(100, 100))
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/maf_tabular",
+        steps=10_000,
+        # Five layers of 100 and 100 units, as the paper's for its narrowest sets, POWER and GAS.
+        model=ModelConfig(network="maf", layers=5, hidden=(100, 100)),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

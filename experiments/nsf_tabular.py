@@ -9,24 +9,19 @@ log 32 = 3.466 nats. What this code has measured stands in docs/results.md.
     python -m experiments.nsf_tabular evaluate
 """
 
-from dataclasses import dataclass
+from experiments.recipes.tabular import Config, ModelConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.tabular_recipe import Config as TabularConfig
-from experiments.tabular_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(TabularConfig):
-    """Eight couplings of splines with 8 bins."""
-
-    run_dir: str = operational("runs/nsf_tabular")
-    steps: int = operational(10_000)
-    data: DataConfig = DataConfig(name="checkerboard")
-    model: ModelConfig = ModelConfig(network="nsf", layers=8, hidden=(64, 64), num_bins=8)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/nsf_tabular",
+        steps=10_000,
+        data=DataConfig(name="checkerboard"),
+        model=ModelConfig(network="nsf", layers=8, hidden=(64, 64), num_bins=8),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -12,29 +12,25 @@ when bits/dim are compared. What it has measured stands in docs/results.md.
     python -m experiments.pixelcnn_digits evaluate --classify
 """
 
-from dataclasses import dataclass
+from experiments.recipes.autoregressive import Config, ModelConfig, build
+from experiments.recipes.shared import AdamConfig, AverageConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.pixelcnn_recipe import Config as PixelConfig
-from experiments.pixelcnn_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(PixelConfig):
-    """A small network and a short run."""
-
-    run_dir: str = operational("runs/pixelcnn_digits")
-    steps: int = operational(1500)
-    batch_size: int = 64
-    sample_every: int = operational(500)
-    checkpoint_every: int = operational(500)
-    data: DataConfig = DataConfig(name="digits")
-    model: ModelConfig = ModelConfig(
-        features=32, layers=6, head_features=64, dropout=0.2, condition="label"
-    )
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, decay_steps=1500, ema=0.99)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/pixelcnn_digits",
+        steps=1500,
+        batch_size=64,
+        sample_every=500,
+        checkpoint_every=500,
+        data=DataConfig(name="digits"),
+        model=ModelConfig(features=32, layers=6, head_features=64, dropout=0.2, condition="label"),
+        optimizer=AdamConfig(learning_rate=2e-3, decay_steps=1500),
+        average=AverageConfig(decay=0.99),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -12,32 +12,27 @@ features sees a fresh draw of the pixels in each batch; `--binarize static` draw
     python -m experiments.pixelcnn_mnist evaluate
 """
 
-from dataclasses import dataclass
-
-from experiments.image_data import Binarize
-from experiments.pixelcnn_recipe import Config as PixelConfig
-from experiments.pixelcnn_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
+from experiments.recipes.autoregressive import Config, ModelConfig, build
+from experiments.recipes.shared import AdamConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
 STEPS = 7500
-
-
-@dataclass(frozen=True)
-class Config(PixelConfig):
-    """A network that two cores train in minutes; two epochs."""
-
-    run_dir: str = operational("runs/pixelcnn_mnist")
-    steps: int = operational(STEPS)
-    batch_size: int = 16
-    log_every: int = operational(50)
-    sample_every: int = operational(2500)
-    checkpoint_every: int = operational(500)
-    data: DataConfig = DataConfig(name="mnist")
-    binarize: Binarize = "dynamic"
-    model: ModelConfig = ModelConfig(features=32, layers=12, head_features=64)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-3, decay_steps=STEPS, ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/pixelcnn_mnist",
+        steps=STEPS,
+        batch_size=16,
+        log_every=50,
+        sample_every=2500,
+        checkpoint_every=500,
+        data=DataConfig(name="mnist"),
+        binarize="dynamic",
+        model=ModelConfig(features=32, layers=12, head_features=64),
+        optimizer=AdamConfig(learning_rate=2e-3, decay_steps=STEPS),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -12,31 +12,27 @@ docs/results.md.
     python -m experiments.pixelcnnpp_cifar evaluate
 """
 
-from dataclasses import dataclass
+from experiments.recipes.autoregressive import Config, ModelConfig, build
+from experiments.recipes.shared import AdamConfig, AverageConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.pixelcnn_recipe import Config as PixelConfig
-from experiments.pixelcnn_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(PixelConfig):
-    """The paper's hyper-parameters."""
-
-    run_dir: str = operational("runs/pixelcnnpp_cifar")
-    steps: int = operational(500_000)
-    batch_size: int = 128
-    sample_every: int = operational(10_000)
-    checkpoint_every: int = operational(1000)
-    data: DataConfig = DataConfig(name="cifar10")
-    model: ModelConfig = ModelConfig(
-        network="pixelcnnpp", features=160, res_blocks=5, levels=3, mixtures=10, dropout=0.5
-    )
-    optimizer: OptimizerConfig = OptimizerConfig(
-        learning_rate=1e-3, b1=0.95, b2=0.9995, decay_rate=0.999995, ema=0.9995
-    )
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/pixelcnnpp_cifar",
+        steps=500_000,
+        batch_size=128,
+        sample_every=10_000,
+        checkpoint_every=1000,
+        data=DataConfig(name="cifar10"),
+        model=ModelConfig(
+            network="pixelcnnpp", features=160, res_blocks=5, levels=3, mixtures=10, dropout=0.5
+        ),
+        optimizer=AdamConfig(learning_rate=1e-3, b1=0.95, b2=0.9995, decay_rate=0.999995),
+        average=AverageConfig(decay=0.9995),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -11,26 +11,21 @@ docs/results.md.
     python -m experiments.realnvp_cifar evaluate
 """
 
-from dataclasses import dataclass
+from experiments.recipes.flow import Config, ModelConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.flow_recipe import Config as FlowConfig
-from experiments.flow_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(FlowConfig):
-    """The paper's hyper-parameters; it does not give the length of its run."""
-
-    run_dir: str = operational("runs/realnvp_cifar")
-    steps: int = operational(200_000)
-    batch_size: int = 64
-    flip: bool = True
-    data: DataConfig = DataConfig(name="cifar10")
-    model: ModelConfig = ModelConfig(network="realnvp", levels=2, couplings=3, blocks=8, width=64)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/realnvp_cifar",
+        steps=200_000,  # the paper does not give the length of its run
+        batch_size=64,
+        flip=True,
+        data=DataConfig(name="cifar10"),
+        model=ModelConfig(network="realnvp", levels=2, couplings=3, blocks=8, width=64),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

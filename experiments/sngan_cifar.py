@@ -8,43 +8,34 @@ What this code has measured stands in docs/results.md.
 
     python -m experiments.sngan_cifar --data.dir DIR          trains, or resumes
     python -m experiments.sngan_cifar sample --num 64 --out grid.png
-    python -m experiments.sngan_cifar sample --picture interpolation_spherical --out path.png
+    python -m experiments.sngan_cifar sample --picture interpolation --out path.png
 """
 
-from dataclasses import dataclass
+from experiments.recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
+from experiments.recipes.shared import AdamConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.gan_recipe import Config as GanConfig
-from experiments.gan_recipe import GameConfig, ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(GanConfig):
-    """The paper's hyper-parameters; the batch of a step is 5 times 64."""
-
-    run_dir: str = operational("runs/sngan_cifar")
-    steps: int = operational(50_000)
-    batch_size: int = 320
-    data: DataConfig = DataConfig(name="cifar10")
-    model: ModelConfig = ModelConfig(
-        network="resnet",
-        generator_channels=256,
-        discriminator_channels=128,
-        latent_dim=128,
-        spectral_norm=True,
-        pool="sum",
-    )
-    game: GameConfig = GameConfig(loss="hinge", discriminator_repeats=5, fakes_per_real=2)
-    optimizer: OptimizerConfig = OptimizerConfig(
-        generator_learning_rate=2e-4,
-        discriminator_learning_rate=2e-4,
-        b1=0.0,
-        b2=0.9,
-        decay_steps=50_000,
-        ema=0.999,
-    )
-
+_ADAM = AdamConfig(learning_rate=2e-4, b1=0.0, b2=0.9, decay_steps=50_000)
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/sngan_cifar",
+        steps=50_000,
+        batch_size=320,  # 5 times 64
+        data=DataConfig(name="cifar10"),
+        model=ModelConfig(
+            network="resnet",
+            generator_channels=256,
+            discriminator_channels=128,
+            latent_dim=128,
+            spectral_norm=True,
+            pool="sum",
+        ),
+        game=GameConfig(loss="hinge", discriminator_repeats=5, fakes_per_real=2),
+        optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

@@ -10,35 +10,33 @@ bits per dimension compare with those of the other families on the same digits (
     python -m experiments.vae_digits evaluate --evaluation.num-importance 1000
 """
 
-from dataclasses import dataclass
+from experiments.recipes.shared import AverageConfig
+from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.vae_recipe import Config as VaeConfig
-from experiments.vae_recipe import ModelConfig, ObjectiveConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
-
-
-@dataclass(frozen=True)
-class Config(VaeConfig):
-    """Small networks and a short run."""
-
-    run_dir: str = operational("runs/vae_digits")
-    steps: int = operational(2000)
-    batch_size: int = 64
-    log_every: int = operational(200)
-    sample_every: int = operational(1000)
-    checkpoint_every: int = operational(1000)
-    data: DataConfig = DataConfig(name="digits")
-    model: ModelConfig = ModelConfig(
-        network="conv",
-        min_size=2,
-        activation="silu",
-        latent_dim=16,
-        likelihood="discretized_logistic",
-    )
-    objective: ObjectiveConfig = ObjectiveConfig(kl_warmup_steps=1000)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/vae_digits",
+        steps=2000,
+        batch_size=64,
+        log_every=200,
+        sample_every=1000,
+        checkpoint_every=1000,
+        data=DataConfig(name="digits"),
+        model=ModelConfig(
+            network="conv",
+            min_size=2,
+            activation="silu",
+            latent_dim=16,
+            likelihood="discretized_logistic",
+        ),
+        objective=ObjectiveConfig(kl_warmup_steps=1000),
+        optimizer=OptimizerConfig(learning_rate=1e-3),
+        average=AverageConfig(decay=0.999),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

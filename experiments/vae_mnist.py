@@ -8,7 +8,7 @@ Burda et al. 2016 (section 5, appendix C) have two layers of 200 tanh units, bat
 rate of 1e-3 falling in eight stages over 3,280 epochs; by the bound of K = 5000 samples they report
 -86.76 nats on the test set for the VAE and -84.78 for the IWAE of 50 samples. Theirs is
 `--model.features 200 200 --model.activation tanh --batch-size 20 --optimizer.decay-steps None
---optimizer.num-stages 8 --optimizer.eps 1e-4 --optimizer.ema 0 --steps 9840000`.
+--optimizer.num-stages 8 --optimizer.eps 1e-4 --average.decay 0 --steps 9840000`.
 
 `--binarize dynamic` draws the pixels anew for each batch, `static` once for the run. Marks of other
 papers on static binarization are of a draw that is published as files (Larochelle & Murray 2011),
@@ -20,33 +20,30 @@ which is not this one: such numbers compare only roughly.
     python -m experiments.vae_mnist sample --picture reconstructions --out rebuilt.png
 """
 
-from dataclasses import dataclass
+from experiments.recipes.shared import AverageConfig
+from experiments.recipes.vae import Config, ModelConfig, OptimizerConfig, build
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
 
-from experiments.image_data import Binarize
-from experiments.vae_recipe import Config as VaeConfig
-from experiments.vae_recipe import ModelConfig, OptimizerConfig, build
-from jaxgen.training.cli import main
-from jaxgen.training.config import DataConfig, operational
+STEPS = 120_000  # 200 epochs
 
-STEPS = 120_000
-
-
-@dataclass(frozen=True)
-class Config(VaeConfig):
-    """Dense networks, 200 epochs."""
-
-    run_dir: str = operational("runs/vae_mnist")
-    steps: int = operational(STEPS)
-    batch_size: int = 100
-    log_every: int = operational(600)
-    sample_every: int = operational(12_000)
-    evaluate_every: int = operational(12_000)
-    checkpoint_every: int = operational(12_000)
-    data: DataConfig = DataConfig(name="mnist")
-    binarize: Binarize = "dynamic"
-    model: ModelConfig = ModelConfig(features=(500, 500), activation="silu", latent_dim=50)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3, decay_steps=STEPS, ema=0.999)
-
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/vae_mnist",
+        steps=STEPS,
+        batch_size=100,
+        log_every=600,
+        sample_every=12_000,
+        evaluate_every=12_000,
+        checkpoint_every=12_000,
+        data=DataConfig(name="mnist"),
+        binarize="dynamic",
+        model=ModelConfig(features=(500, 500), activation="silu", latent_dim=50),
+        optimizer=OptimizerConfig(learning_rate=1e-3, decay_steps=STEPS),
+        average=AverageConfig(decay=0.999),
+    ),
+)
 
 if __name__ == "__main__":
-    main(Config, build)
+    recipe.main()

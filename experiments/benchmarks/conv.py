@@ -1,4 +1,4 @@
-"""Convolutions of `jaxgen.models.conv` beside Flax's own and PyTorch's.
+"""Convolutions of `jaxgen.models.conv.layers` beside Flax's own and PyTorch's.
 
     python -m experiments.benchmarks.conv [--repeats 5] [--only NAME]
 
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
-from jaxgen.models import conv
+from jaxgen.models.conv import layers as conv
 
 torch: Any
 try:
@@ -134,8 +134,8 @@ def candidates(layer: Layer, *, gradients: bool) -> dict[str, Callable[[], objec
 def main() -> None:
     """Print one table for the forward pass and one with the gradients."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", default="", help="layers whose name contains this")
+    parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
+    parser.add_argument("--only", default="", help="Part of the names of the layers to time.")
     options = parser.parse_args()
     print(machine())
     layers = {name: layer for name, layer in LAYERS.items() if options.only in name}

@@ -11,6 +11,7 @@ with 50 steps, in both by diffusers' formula.
 import argparse
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,18 @@ import torch
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
 from experiments.benchmarks.unet_reference import build, to_params
-from jaxgen import schedules
-from jaxgen.families.diffusion import ddpm
+from jaxgen.core import Variables
+from jaxgen.families.diffusion import NAME, Sampler, diffusion
 from jaxgen.models.unet import UNet
-from jaxgen.sampling.diffusion import ddim
+from jaxgen.noise.chain import chain, linear_betas
+from jaxgen.noise.spacing import leading
+from jaxgen.sampling.solvers import ddim
+from jaxgen.training.averages import warmed_up
+from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.strategies import make_strategy
 
-SCHEDULE = schedules.discrete_schedule(schedules.linear_betas(1000))
+CHAIN = chain(linear_betas(1000))
 DDIM_STEPS = 50
 TRAIN_STEPS = 8  # a turn
 
@@ -51,30 +55,31 @@ SIZES = {
 
 def jax_sides(size: Size, net):
     """Our training step, in the compiled loop, and our sampler."""
-
-    def sampler(denoise, schedule, key, shape, **_):
-        return ddim(denoise, schedule, key, shape, num_steps=DDIM_STEPS)
-
-    family = ddpm(
+    family = diffusion(
         size.model,
-        SCHEDULE,
+        CHAIN,
         adam(2e-4, warmup_steps=5000, clip_norm=1.0),
         image_shape=size.image,
-        sampler=sampler,
+        sampler=Sampler(ddim(), DDIM_STEPS, leading),
     )
-    strategy = make_strategy("jit", jax.devices()[:1])
-    data = {"image": jnp.asarray(np.random.rand(size.batch, *size.image) * 2 - 1, jnp.float32)}
-    state = strategy.init(lambda key, x: init_state(family, key, x), jax.random.key(0), data)
-    params = {"denoiser": jax.tree.map(jnp.asarray, to_params(size.model, net.state_dict()))}
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=True)
-    run = strategy.compile(make_step(family), feed, state)
-    streak, box = strategy.put_replicated(np.int32(0)), [state]
+    data = {"image": np.random.rand(size.batch, *size.image).astype(np.float32) * 2 - 1}
+    state, run = prepare_fit(
+        family,
+        data,
+        averages={"ema": warmed_up(0.9999)},
+        strategy=make_strategy("jit", jax.devices()[:1]),
+    )
+    box = [state]
+    variables = Variables(
+        {NAME: jax.tree.map(jnp.asarray, to_params(size.model, net.state_dict()))}
+    )
 
     def train():
-        box[0], report = run(box[0], streak, data, TRAIN_STEPS)
+        box[0], *report = run(box[0], TRAIN_STEPS)
         return report
 
-    draw = jax.jit(lambda key: family.sample(params, {}, key, size.samples))
+    sample: Any = family.sample
+    draw = jax.jit(lambda key: sample(variables, key, size.samples))
     return train, lambda: draw(jax.random.key(0))
 
 
@@ -82,7 +87,7 @@ def torch_sides(size: Size, net):
     """The same in PyTorch, channels last where that is its faster layout."""
     height, width, channels = size.image
     x0 = torch.rand(size.batch, channels, height, width) * 2 - 1
-    alphas = torch.as_tensor(np.asarray(SCHEDULE.alphas_cumprod))
+    alphas = torch.as_tensor(np.asarray(CHAIN.alphas_cumprod))
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-4)
     average = {k: v.detach().clone() for k, v in net.named_parameters()}
 
@@ -122,8 +127,8 @@ def torch_sides(size: Size, net):
 def main() -> None:
     """Print one row for training and one for sampling."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=sorted(SIZES), default="tiny")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="Size to time.")
+    parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
     size = SIZES[options.size]
     height, _, channels = size.image

@@ -24,25 +24,27 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from jaxgen.core import Variables
 from jaxgen.families.flow import flow
-from jaxgen.models.bijectors import ActNorm, Bijector, Logit, Repeat, Squeeze, chain
-from jaxgen.models.conditioners import ConvNet
-from jaxgen.models.coupling import Coupling
+from jaxgen.models.bijectors.algebra import ActNorm, Bijector, Logit, Repeat, Squeeze, chain
+from jaxgen.models.bijectors.conditioners import ConvNet
+from jaxgen.models.bijectors.coupling import Coupling
+from jaxgen.models.bijectors.linear import InvertibleLinear
+from jaxgen.models.bijectors.splines import neural_spline_flow
 from jaxgen.models.glow import glow
-from jaxgen.models.invertible_linear import InvertibleLinear
 from jaxgen.models.maf import maf
 from jaxgen.models.realnvp import realnvp_image
-from jaxgen.models.splines import neural_spline_flow
+from jaxgen.training.averages import warmed_up
+from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.strategies import make_strategy
 
 TRAIN_STEPS = 5  # a turn
 IMAGE, IMAGES = (16, 16, 3), 32  # shape and batch
 WIDTH, VECTORS = 8, 256  # as many variables as UCI's GAS
-LEVELS, STEPS, CHANNELS = 2, 8, 64  # of the images' flows
-LAYERS, HIDDEN, BINS = 5, (100, 100), 8  # of the vectors' flows
-BOUND = 2.0  # of log-scales
+LEVELS, STEPS, CHANNELS = 2, 8, 64  # for the flows on images
+LAYERS, HIDDEN, BINS = 5, (100, 100), 8  # for the flows on vectors
+BOUND = 2.0  # the greatest size of log-scales
 PEERS = {
     "glow": ("normflows",),
     "realnvp": ("normflows",),
@@ -63,25 +65,27 @@ def our_side(name: str, data: np.ndarray) -> Side:
     """Training in the compiled loop, densities and samples, each one dispatch."""
     entry = "image" if data.ndim == 4 else "vector"
     family = flow(OURS[name](), adam(1e-4), event_shape=data.shape[1:])
-    strategy = make_strategy("jit", jax.devices()[:1])
-    batch = {entry: jnp.asarray(data)}
-    state = strategy.init(lambda key, x: init_state(family, key, x), jax.random.key(0), batch)
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=True)
-    run = strategy.compile(make_step(family), feed, state)
-    streak, box = strategy.put_replicated(np.int32(0)), [state]
-    params, fixed = jax.tree.map(jnp.copy, (state.params, state.model_state))  # `run` donates
+    state, run = prepare_fit(
+        family,
+        {entry: data},
+        averages={"ema": warmed_up(0.9999)},
+        strategy=make_strategy("jit", jax.devices()[:1]),
+    )
+    variables = jax.tree.map(jnp.copy, Variables(state.params, state.state))  # `run` donates
+    box, batch = [state], {entry: jnp.asarray(data)}
 
     def train():
-        box[0], report = run(box[0], streak, batch, TRAIN_STEPS)
+        box[0], *report = run(box[0], TRAIN_STEPS)
         return report
 
     assert family.log_prob is not None
+    assert family.sample is not None
     key, log_prob = jax.random.key(0), jax.jit(family.log_prob)
-    sample = jax.jit(family.sample, static_argnums=3)
+    sample = jax.jit(family.sample, static_argnums=2)
     return {
         "train": train,
-        "log_prob": lambda: log_prob(params, fixed, batch, key),
-        "sample": lambda: sample(params, fixed, key, len(data)),
+        "log_prob": lambda: log_prob(variables, batch, key),
+        "sample": lambda: sample(variables, key, len(data)),
     }
 
 
@@ -102,12 +106,12 @@ def flowjax_side(name: str, data: np.ndarray) -> Side:
         "nn_activation": jax.nn.silu,
     }
     if name == "maf":
-        made = masked_autoregressive_flow(jax.random.key(0), **options)
+        model = masked_autoregressive_flow(jax.random.key(0), **options)
     else:
         spline = RationalQuadraticSpline(knots=BINS, interval=3)
-        made = coupling_flow(jax.random.key(0), transformer=spline, **options)
+        model = coupling_flow(jax.random.key(0), transformer=spline, **options)
     params, static = eqx.partition(
-        made, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, paramax.NonTrainable)
+        model, eqx.is_inexact_array, is_leaf=lambda leaf: isinstance(leaf, paramax.NonTrainable)
     )
     optimizer, x = optax.adam(1e-4), jnp.asarray(data)
 
@@ -191,13 +195,13 @@ def sides(name: str) -> dict[str, Side]:
     else:
         bytes_ = rng.integers(0, 256, (IMAGES, *IMAGE))
         data = (bytes_ / 127.5 - 1).astype(np.float32)
-    made = {}
+    peers = {}
     for peer in PEERS[name]:
         if importlib.util.find_spec(peer) is None:
             print(f"{name}: no {peer} here, left out: pip install {peer}")
         else:
-            made[peer] = (flowjax_side if peer == "flowjax" else torch_side)(name, data)
-    return {**made, "jaxgen": our_side(name, data)}
+            peers[peer] = (flowjax_side if peer == "flowjax" else torch_side)(name, data)
+    return {**peers, "jaxgen": our_side(name, data)}
 
 
 def compile_seconds(depth: int) -> dict[str, float]:
@@ -210,7 +214,7 @@ def compile_seconds(depth: int) -> dict[str, float]:
         "rolled": chain(Squeeze(), Repeat(step(), depth)),
         "unrolled": chain(Squeeze(), *(step() for _ in range(depth))),
     }
-    x, found = jnp.zeros((IMAGES, *IMAGE)), {}
+    x, seconds = jnp.zeros((IMAGES, *IMAGE)), {}
     for name, stack in stacks.items():
 
         def loss(params, fixed, stack=stack):
@@ -220,16 +224,17 @@ def compile_seconds(depth: int) -> dict[str, float]:
         variables = dict(jax.eval_shape(stack.init, jax.random.key(0), x))
         begin = time.perf_counter()
         jax.jit(jax.grad(loss)).lower(variables.pop("params"), variables).compile()
-        found[name] = time.perf_counter() - begin
-    return found
+        seconds[name] = time.perf_counter() - begin
+    return seconds
 
 
 def main() -> None:
     """Print a table for each flow, and one of compile times."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--flow", choices=sorted(OURS), action="append")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--depth", type=int, default=16)
+    add = parser.add_argument
+    add("--flow", choices=sorted(OURS), action="append", help="Flow to measure; all by default.")
+    add("--repeats", type=int, default=5, help="Number of timed rounds.")
+    add("--depth", type=int, default=16, help="Number of Glow steps to compile; 0 for none.")
     options = parser.parse_args()
     print(machine())
     for name in options.flow or OURS:

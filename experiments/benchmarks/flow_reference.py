@@ -6,7 +6,7 @@ import normflows as nf
 import torch
 from torch import nn
 
-from jaxgen.models.layers import default_groups
+from jaxgen.models.blocks.layers import default_groups
 
 
 def glow(
@@ -34,21 +34,21 @@ def realnvp(
     assert levels == 2
 
     def checkerboards(number: int, side: int, inner: int, wide: int) -> list[Any]:
-        found: list[Any] = []
+        layers: list[Any] = []
         for i in range(number):
             net = ResNet(inner, wide, 2 * inner)
-            found += [Checkerboard(net, height // side, width // side, i % 2, bound)]
-            found += [nf.flows.ActNorm((inner, 1, 1))]
-        return found
+            layers += [Checkerboard(net, height // side, width // side, i % 2, bound)]
+            layers += [nf.flows.ActNorm((inner, 1, 1))]
+        return layers
 
     def halves(number: int, inner: int, wide: int) -> list[Any]:
-        found: list[Any] = []
+        layers: list[Any] = []
         for i in range(number):
             net = Interleaved(ResNet(inner // 2, wide, inner))
             mode = "channel_inv" if i % 2 else "channel"
-            found += [nf.flows.AffineCouplingBlock(net, True, "exp", mode)]
-            found += [nf.flows.ActNorm((inner, 1, 1))]
-        return found
+            layers += [nf.flows.AffineCouplingBlock(net, True, "exp", mode)]
+            layers += [nf.flows.ActNorm((inner, 1, 1))]
+        return layers
 
     half = channels // 2
     first = [
@@ -64,7 +64,7 @@ def realnvp(
 
 
 class ResNet(nn.Module):
-    """`jaxgen.models.conditioners.ResNet` of one block."""
+    """`jaxgen.models.bijectors.conditioners.ResNet` of one block."""
 
     def __init__(self, inputs: int, width: int, outputs: int):
         super().__init__()

@@ -15,7 +15,6 @@ import time
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -23,10 +22,12 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
-from jaxgen.families.gan import GENERATOR, gan
+from jaxgen.families.gan import gan
+from jaxgen.families.gan_players import GENERATOR
 from jaxgen.models import dcgan, resnet_gan
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.averages import warmed_up
+from jaxgen.training.fit import prepare_fit
+from jaxgen.training.strategies import make_strategy
 
 STEPS = 4  # a turn
 BATCH = {"dcgan": 32, "sngan": 16}  # of one discriminator update
@@ -45,19 +46,19 @@ def jax_side(model: str):
     repeats = REPEATS[model]
     adam = optax.adam(2e-4, b1=0.5)
     family = gan(*networks, adam, adam, loss=loss, discriminator_repeats=repeats)
-    strategy = make_strategy("jit", jax.devices()[:1])
     shape = (BATCH[model] * repeats, size, size, 3)
-    data = {"image": jnp.asarray(np.random.rand(*shape) * 2 - 1, jnp.float32)}
-    state = strategy.init(
-        lambda key, x: init_state(family, key, x, ema_of=(GENERATOR,)), jax.random.key(0), data
+    data = {"image": np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)}
+    first, steps = prepare_fit(
+        family,
+        data,
+        averages={"ema": warmed_up(0.9999, of=(GENERATOR,))},
+        strategy=make_strategy("jit", jax.devices()[:1]),
     )
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=True)
-    run = strategy.compile(make_step(family), feed, state)
-    streak, box = strategy.put_replicated(np.int32(0)), [state]
+    box = [first]
 
     def train():
-        box[0], report = run(box[0], streak, data, STEPS)
-        return report
+        box[0], metrics, _, _ = steps(box[0], STEPS)
+        return metrics
 
     return train
 
@@ -194,8 +195,8 @@ def torch_side(model: str):
 def main() -> None:
     """Print one row a model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=sorted(BATCH), action="append")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--model", choices=sorted(BATCH), action="append", help="Model to time.")
+    parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
     print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     rows = {}

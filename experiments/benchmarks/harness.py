@@ -16,19 +16,19 @@ import jax
 def interleaved(
     fns: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 2
 ) -> dict[str, float]:
-    """Times each function in turn, `repeats` rounds over.
+    """Time each function in turn, `repeats` rounds over.
 
     Args:
-        fns: name -> function of no arguments. What it returns is waited for
+        fns: Name -> function of no arguments. What it returns is waited for
             (`jax.block_until_ready`), so JAX's asynchronous dispatch is not mistaken for speed.
-        repeats: timed rounds, at least 1.
-        warmup: untimed rounds before them; the first compiles.
+        repeats: Number of timed rounds, at least 1.
+        warmup: Number of untimed rounds before them; the first compiles.
 
     Returns:
-        name -> median seconds a call.
+        Name -> median seconds a call.
 
     Raises:
-        ValueError: `repeats` below 1.
+        ValueError: if `repeats` is below 1.
     """
     if repeats < 1:
         raise ValueError(f"repeats must be at least 1, got {repeats}")
@@ -57,12 +57,12 @@ def machine() -> str:
 def print_table(
     rows: Mapping[str, Mapping[str, float]], baseline: str, columns: Sequence[str] | None = None
 ) -> None:
-    """Prints medians in milliseconds, each with its speed relative to the baseline's.
+    """Print medians in milliseconds, each with its speed relative to the baseline's.
 
     Args:
-        rows: row label -> (column -> seconds), as `interleaved` returns them.
-        baseline: the column that the others are compared with: a ratio of 2.00 is twice as fast.
-        columns: their order; by default that of the first row.
+        rows: Row label -> (column -> seconds), as `interleaved` returns them.
+        baseline: Column that the others are compared with: a ratio of 2.00 is twice as fast.
+        columns: Order of the columns; by default that of the first row.
     """
     columns = list(columns or next(iter(rows.values())))
     title = f"ms (times as fast as {baseline})"

@@ -17,13 +17,15 @@ import numpy as np
 import optax
 
 from experiments.benchmarks.harness import machine
-from jaxgen.core import Aux, Family, Phase
+from jaxgen.core import Aux, Family, Optimizer, Phase, Variables
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import digits
-from jaxgen.data.transforms import to_model_space, to_uint8
+from jaxgen.data.transforms import prepare_images, to_model_space
 from jaxgen.training import loop
 from jaxgen.training.config import DataConfig, RunConfig
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.fit import prepare_fit
+from jaxgen.training.strategies import make_strategy
 
 STEPS, REPEATS, PRODUCTS, WIDTH = 200, 5, 24, 512
 
@@ -31,28 +33,30 @@ STEPS, REPEATS, PRODUCTS, WIDTH = 200, 5, 24, 512
 def heavy() -> Family:
     """Matrix products that take about 10 ms a step; their gradient takes two thirds of it."""
 
-    def init(key, batch):
-        return {"net": jax.random.normal(key, (WIDTH, WIDTH)) / WIDTH**0.5}, {}
+    def init(key, batch, fixed=None):
+        return Variables({"net": jax.random.normal(key, (WIDTH, WIDTH)) / WIDTH**0.5})
 
-    def loss(params, model_state, batch, key, *, train):
+    def evaluate(variables, batch, key):
         x = jnp.tile(batch["image"].reshape(len(batch["image"]), -1), (1, WIDTH // 64))
         for _ in range(PRODUCTS):
-            x = jnp.tanh(x @ params["net"])
-        return jnp.mean(x, axis=1), Aux({}, model_state)
+            x = jnp.tanh(x @ variables.params["net"])
+        return jnp.mean(x, axis=1), {}
 
-    def sample(params, model_state, key, num, *, condition=None):
+    def loss(variables, batch, key, step):
+        values, metrics = evaluate(variables, batch, key)
+        return values, Aux(metrics)
+
+    def sample(variables, key, num, *, condition=None):
         return jnp.zeros((num, 8, 8, 1))
 
-    return Family(init, (Phase("fit", ("net",), loss, optax.sgd(1e-3)),), loss, sample)
+    optimizers = {"fit": Optimizer(("net",), optax.sgd(1e-3))}
+    return Family(init, optimizers, (Phase("fit", "fit", loss),), evaluate, sample)
 
 
 def main() -> None:
     """Print seconds a step in the loop, in one bare dispatch, and the difference."""
     print(machine())
     family = heavy()
-
-    def prepare(key, raw, train):
-        return {**raw, "image": to_model_space(raw["image"])}
 
     def seconds_per_step(stream: bool, log_every: int) -> float:
         """Of the second half of a run, when everything is compiled."""
@@ -66,9 +70,8 @@ def main() -> None:
             checkpoint_every=10**9,
             data=DataConfig(stream=stream),
         )
-        experiment = Experiment(
-            family, Pipeline(digits("train"), 64, seed=0), digits("test"), prepare, to_uint8
-        )
+        pipeline = Pipeline(digits("train"), 64, seed=0)
+        experiment = Experiment(family, pipeline, digits("test"), prepare_images(flip=False))
         try:
             return timed(experiment, config)
         finally:
@@ -89,7 +92,7 @@ def main() -> None:
 
     rows: dict[str, list[float]] = {"bare": [], "resident": [], "streamed": []}
     for _ in range(REPEATS):
-        rows["bare"].append(bare(family, prepare))
+        rows["bare"].append(bare(family))
         rows["resident"].append(seconds_per_step(False, STEPS // 2))
         rows["streamed"].append(seconds_per_step(True, STEPS // 2))
     medians = {name: float(np.median(values)) for name, values in rows.items()}
@@ -98,31 +101,14 @@ def main() -> None:
         print(f"{name:>10}: {1e3 * value:.3f} ms a step, {100 * extra:+.1f} % over bare")
 
 
-def bare(family: Family, prepare) -> float:
+def bare(family: Family) -> float:
     """The compiled steps in one dispatch: no logs, no host."""
-    from jaxgen.training.step import init_state, make_step
-    from jaxgen.training.strategies import Feed, make_strategy
-
-    pipeline = Pipeline(digits("train"), 64, seed=0)
+    images = np.asarray(to_model_space(jnp.asarray(digits("train").arrays["image"])))
     strategy = make_strategy("jit", jax.devices()[:1])
-    arrays = strategy.put_replicated(pipeline.arrays)
-
-    def init(key, raw):
-        return init_state(family, key, prepare(key, raw, False))
-
-    state = strategy.init(init, jax.random.key(0), pipeline.host_batch(0))
-    feed = Feed(
-        lambda data, step, shard: pipeline.gather(data, step),
-        lambda key, raw: prepare(key, raw, True),
-        seed=0,
-        resident=True,
-    )
-    run = strategy.compile(make_step(family), feed, state)
-    streak = strategy.put_replicated(np.int32(0))
-    state, report = run(state, streak, arrays, 10)
-    jax.block_until_ready(report)
+    state, run = prepare_fit(family, {"image": images}, batch_size=64, strategy=strategy)
+    state, *_ = run(state, 10)
     begin = time.perf_counter()
-    jax.block_until_ready(run(state, streak, arrays, STEPS))
+    run(state, STEPS)  # it returns what the host has read
     return (time.perf_counter() - begin) / STEPS
 
 

@@ -149,15 +149,15 @@ def precision_recall(args: argparse.Namespace) -> None:
 
 
 def compare(label: str, fns: dict[str, Callable[[], Any]], baseline: str, repeats: int) -> None:
-    """Prints what each candidate finds, and how long it takes."""
-    found: dict[str, Any] = {}
+    """Print each candidate's result, and how long it takes."""
+    results: dict[str, Any] = {}
 
     def keeping(name: str, fn: Callable[[], Any]) -> Callable[[], None]:
-        return lambda: found.update({name: fn()})
+        return lambda: results.update({name: fn()})
 
     times = interleaved({k: keeping(k, fn) for k, fn in fns.items()}, repeats, warmup=0)
-    for name, value in found.items():
-        print(f"{label}: {name} finds {value}")
+    for name, value in results.items():
+        print(f"{label}: {name} gives {value}")
     print_table({label: times}, baseline)
 
 
@@ -166,11 +166,15 @@ PARTS = {"features": features, "frechet": frechet, "prdc": precision_recall}
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--images", type=int, default=16, help="in one batch")
-    parser.add_argument("--count", type=int, default=50_000, help="features; a fifth for prdc")
-    parser.add_argument("--dim", type=int, default=2048)
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=list(PARTS), help="Parts to time."
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
+    parser.add_argument("--images", type=int, default=16, help="Number of images in a batch.")
+    parser.add_argument(
+        "--count", type=int, default=50_000, help="Number of features; a fifth for prdc."
+    )
+    parser.add_argument("--dim", type=int, default=2048, help="Width of the features.")
     args = parser.parse_args()
     print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
     for part in args.parts:

@@ -63,11 +63,11 @@ def _stream_rate(source: Source, batch_size: int, num_steps: int) -> float:
 
 
 def main() -> None:
-    """Prints the table."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Formatter)
-    parser.add_argument("--data-dir", help="a TFDS data directory")
-    parser.add_argument("--name", default="cifar10", help="the prepared set to read from it")
-    parser.add_argument("--batch-size", type=int, default=128, help="images of a batch")
+    parser.add_argument("--data-dir", help="Directory of TFDS data.")
+    parser.add_argument("--name", default="cifar10", help="Prepared set to read from it.")
+    parser.add_argument("--batch-size", type=int, default=128, help="Number of images in a batch.")
     args = parser.parse_args()
     print(machine())
     for label, rate in images_per_second(args.data_dir, args.name, args.batch_size).items():

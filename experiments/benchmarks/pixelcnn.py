@@ -20,11 +20,13 @@ import torch
 
 from experiments.benchmarks import pixelcnn_reference as reference
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from jaxgen.core import Variables
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.models.pixelcnnpp import PixelCNNPP
+from jaxgen.training.averages import warmed_up
+from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.strategies import make_strategy
 
 LEVELS, MIXTURES = 3, 10
 
@@ -38,21 +40,23 @@ def jax_sides(options: argparse.Namespace, data: np.ndarray):
         image_shape=data.shape[1:],
         likelihood="mixture_of_logistics",
     )
-    strategy = make_strategy("jit", jax.devices()[:1])
-    batch = {"image": jnp.asarray(data)}
-    state = strategy.init(lambda key, x: init_state(family, key, x), jax.random.key(0), batch)
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=True)
-    run = strategy.compile(make_step(family), feed, state)
-    streak, box = strategy.put_replicated(np.int32(0)), [state]
-    params = jax.tree.map(jnp.copy, state.params)  # training donates the state
+    state, run = prepare_fit(
+        family,
+        {"image": data},
+        averages={"ema": warmed_up(0.9999)},
+        strategy=make_strategy("jit", jax.devices()[:1]),
+    )
+    box, images = [state], jnp.asarray(data)
+    variables = Variables(jax.tree.map(jnp.copy, state.params))  # training donates the state
 
     def train():
-        box[0], report = run(box[0], streak, batch, 1)
+        box[0], *report = run(box[0], 1)
         return report
 
-    cached = jax.jit(lambda key: family.sample(params, {}, key, options.batch))
-    apply: Any = jax.jit(lambda x: network.apply({"params": params["pixelcnn"]}, x))
-    return train, lambda: cached(jax.random.key(0)), lambda: apply(batch["image"])
+    sample: Any = family.sample
+    cached = jax.jit(lambda key: sample(variables, key, options.batch))
+    apply: Any = jax.jit(lambda x: network.apply({"params": variables.params["pixelcnn"]}, x))
+    return train, lambda: cached(jax.random.key(0)), lambda: apply(images)
 
 
 def torch_sides(options: argparse.Namespace, data: np.ndarray):
@@ -83,10 +87,13 @@ def torch_sides(options: argparse.Namespace, data: np.ndarray):
 def main() -> None:
     """Print a row for training and a row for sampling."""
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (
-        ("features", 32), ("blocks", 2), ("size", 28), ("batch", 16), ("passes", 1), ("repeats", 5),
-    ):  # fmt: skip
-        parser.add_argument(f"--{name}", type=int, default=default)
+    add = parser.add_argument
+    add("--features", type=int, default=32, help="Number of filters of every layer.")
+    add("--blocks", type=int, default=2, help="Number of residual blocks of a level.")
+    add("--size", type=int, default=28, help="Height and width of the images.")
+    add("--batch", type=int, default=16, help="Number of images in a batch.")
+    add("--passes", type=int, default=1, help="Number of the naive sampler's passes to time.")
+    add("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     shape = (options.batch, options.size, options.size, 1)

@@ -45,11 +45,11 @@ class Doubled(nn.Module):
 class Block(nn.Module):
     """A gated residual block."""
 
-    def __init__(self, features, right, told, dropout):
+    def __init__(self, features, right, guides, dropout):
         super().__init__()
         size = (2, 2) if right else (2, 3)
         self.conv1 = Shifted(2 * features, features, size, right)
-        self.guide = weight_norm(nn.Conv2d(2 * told, features, 1)) if told else None
+        self.guide = weight_norm(nn.Conv2d(2 * guides, features, 1)) if guides else None
         self.conv2 = Shifted(2 * features, 2 * features, size, right)
         self.dropout = nn.Dropout(dropout)
 
@@ -66,33 +66,33 @@ class Stream(nn.Module):
 
     def __init__(self, features, blocks, levels, right, dropout):
         super().__init__()
-        told, size = features if right else 0, (2, 2) if right else (2, 3)
+        above, size = features if right else 0, (2, 2) if right else (2, 3)
 
-        def block(told):
-            return Block(features, right, told, dropout)
+        def block(guides):
+            return Block(features, right, guides, dropout)
 
         self.down = nn.ModuleList(
-            nn.ModuleList(block(told) for _ in range(blocks)) for _ in range(levels)
+            nn.ModuleList(block(above) for _ in range(blocks)) for _ in range(levels)
         )
         ups = [blocks + 1] * (levels - 1) + [blocks]
         self.up = nn.ModuleList(
-            nn.ModuleList(block(told + features) for _ in range(count)) for count in ups
+            nn.ModuleList(block(above + features) for _ in range(count)) for count in ups
         )
         self.halve = nn.ModuleList(
             Shifted(features, features, size, right, 2) for _ in range(levels - 1)
         )
         self.doubled = nn.ModuleList(Doubled(features, right) for _ in range(levels - 1))
 
-    def forward(self, x, told=None):
-        """The result, and what each block gave."""
-        told = iter(told or ())
-        skips, given = [x], []
+    def forward(self, x, vertical=None):
+        """The result, and the outputs of the blocks; `vertical` are those of the other stream."""
+        vertical = iter(vertical or ())
+        skips, outputs = [x], []
 
         def run(block, x, *more):
-            first = next(told, None)
+            first = next(vertical, None)
             guide = [*more] if first is None else [first, *more]
             x = block(x, torch.cat(guide, dim=1) if guide else None)
-            given.append(x)
+            outputs.append(x)
             return x
 
         for level, blocks in enumerate(self.down):
@@ -109,7 +109,7 @@ class Stream(nn.Module):
                 x = run(block, x, skips.pop())
             if level:
                 x = self.doubled[level - 1](x)
-        return x, given
+        return x, outputs
 
 
 class PixelCNNPP(nn.Module):
@@ -127,8 +127,8 @@ class PixelCNNPP(nn.Module):
     def forward(self, x):
         x = torch.cat([x, torch.ones_like(x)], dim=1)
         above, left = F.pad(x, (0, 0, 1, 0))[:, :, :-1], F.pad(x, (1, 0))[..., :-1]
-        _, told = self.vertical(self.vertical0(above))
-        h, _ = self.horizontal(self.row0(above) + self.column0(left), told)
+        _, features = self.vertical(self.vertical0(above))
+        h, _ = self.horizontal(self.row0(above) + self.column0(left), features)
         return self.head(F.elu(h))
 
 

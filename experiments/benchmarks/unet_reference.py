@@ -12,17 +12,18 @@ import diffusers
 import numpy as np
 import torch
 
-from jaxgen.models.layers import default_groups
+from jaxgen.models.blocks.layers import default_groups
 from jaxgen.models.unet import UNet
 
 
-def build(model: UNet, image_size: int, image_channels: int) -> Any:
+def build(model: UNet, image_size: int, image_channels: int, num_classes: int | None = None) -> Any:
     """Builds the PyTorch network of the same architecture, freshly initialized.
 
     Args:
-        model: ours; its fields decide.
-        image_size: height and width.
-        image_channels: of the image.
+        model: Our network; its fields decide.
+        image_size: Height and width of the images.
+        image_channels: Channels of the images.
+        num_classes: Number of classes, or None for a network without a condition.
 
     Returns:
         A `diffusers.UNet2DModel`: `net(x, t).sample`, or `net(x, t, labels).sample` with classes.
@@ -50,7 +51,7 @@ def build(model: UNet, image_size: int, image_channels: int) -> Any:
         norm_num_groups=1,
         dropout=model.dropout,
         attention_head_dim=None,
-        num_class_embeds=None if model.num_classes is None else model.num_classes + 1,
+        num_class_embeds=num_classes,
     )
     for module in net.modules():
         if isinstance(module, torch.nn.GroupNorm):
@@ -75,7 +76,7 @@ def _names(model: UNet) -> Iterator[tuple[str, tuple[str, ...]]]:
 
     yield "time_embedding.linear_1", ("time1",)
     yield "time_embedding.linear_2", ("time2",)
-    yield "class_embedding", ("label", "table")
+    yield "class_embedding", ("condition",)
     yield "conv_in", ("conv_in",)
     yield "conv_norm_out", ("norm_out",)
     yield "conv_out", ("conv_out",)
@@ -98,8 +99,8 @@ def to_params(model: UNet, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
     """Carries a PyTorch state (or gradients, by the same names) into our parameter tree.
 
     Args:
-        model: ours, from which `build` made theirs.
-        state: name -> tensor, as `state_dict()` gives it.
+        model: Our network, from which `build` made theirs.
+        state: Tensors by name, as `state_dict()` gives them.
 
     Returns:
         The tree under "params" of `model.init`, NumPy float32.
@@ -117,7 +118,7 @@ def to_params(model: UNet, state: Mapping[str, torch.Tensor]) -> dict[str, Any]:
         for part in path:
             node = node.setdefault(part, {})
         if bias is None:
-            node["embedding"] = weight
+            node["kernel"] = weight  # the row of a class is what a one-hot vector picks
         elif weight.ndim == 1:
             node.update(scale=weight, bias=bias)
         elif weight.ndim == 2:

@@ -20,12 +20,14 @@ import torch
 from torch import nn
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
-from jaxgen import likelihoods
+from jaxgen.core import Variables
+from jaxgen.distributions import likelihoods
 from jaxgen.families.vae import vae
 from jaxgen.models import vae as networks
+from jaxgen.training import averages
+from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.strategies import make_strategy
 
 TRAIN_STEPS = 20  # a turn
 LATENT, BATCH, IMAGES, SAMPLES, CHUNK = 50, 100, 100, 1000, 25
@@ -48,21 +50,23 @@ def jax_sides(size: str, data: np.ndarray):
         bound_samples=SAMPLES,
         bound_chunk=CHUNK,
     )
-    strategy = make_strategy("jit", jax.devices()[:1])
-    batch = {"image": jnp.asarray(data)}
-    state = strategy.init(lambda key, x: init_state(family, key, x), jax.random.key(0), batch)
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=True)
-    run = strategy.compile(make_step(family), feed, state)
-    streak, box = strategy.put_replicated(np.int32(0)), [state]
-    params = jax.tree.map(jnp.copy, state.params)  # training donates the state
+    state, run = prepare_fit(
+        family,
+        {"image": data},
+        averages={"ema": averages.warmed_up(0.9999)},
+        strategy=make_strategy("jit", jax.devices()[:1]),
+    )
+    box = [state]
+    variables = Variables(jax.tree.map(jnp.copy, state.params))  # training donates the state
 
     def train():
-        box[0], report = run(box[0], streak, batch, TRAIN_STEPS)
+        box[0], *report = run(box[0], TRAIN_STEPS)
         return report
 
     log_prob: Any = family.log_prob
-    bound = jax.jit(lambda x, key: log_prob(params, {}, {"image": x}, key))
-    return train, lambda: bound(batch["image"][:IMAGES], jax.random.key(0))
+    bound = jax.jit(lambda x, key: log_prob(variables, {"image": x}, key))
+    images = jnp.asarray(data[:IMAGES])
+    return train, lambda: bound(images, jax.random.key(0))
 
 
 class TorchVae(nn.Module):
@@ -138,14 +142,14 @@ def torch_sides(size: str, data: np.ndarray):
     def bound():
         mean, log_variance = net.posterior(x[:IMAGES])
         repeated = x[:IMAGES].repeat(CHUNK, 1, 1, 1)
-        found = []
+        chunks = []
         for _ in range(SAMPLES // CHUNK):
             eps = torch.randn(CHUNK, *mean.shape)
             z = mean + (0.5 * log_variance).exp() * eps
             ratio = 0.5 * (eps.square() + log_variance - z.square()).sum(2)
             nats = net.nats(repeated, z.flatten(0, 1)).reshape(CHUNK, -1)
-            found.append((ratio - nats).logsumexp(0))
-        return torch.stack(found).logsumexp(0) - math.log(SAMPLES)
+            chunks.append((ratio - nats).logsumexp(0))
+        return torch.stack(chunks).logsumexp(0) - math.log(SAMPLES)
 
     return train, bound
 
@@ -153,8 +157,8 @@ def torch_sides(size: str, data: np.ndarray):
 def main() -> None:
     """Print one row for training and one for the bound."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=("dense", "conv"), default="dense")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--size", choices=("dense", "conv"), default="dense", help="Networks.")
+    parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
     rng = np.random.default_rng(0)
     data = np.where(rng.random((BATCH, 28, 28, 1)) < 0.2, 1.0, -1.0).astype(np.float32)

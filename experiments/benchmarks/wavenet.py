@@ -21,12 +21,14 @@ import torch
 from torch import nn
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from jaxgen.core import Variables
 from jaxgen.families.wavenet import wavenet
 from jaxgen.models.wavenet import WaveNet
 from jaxgen.sampling.autoregressive import draw_categorical
+from jaxgen.training.averages import warmed_up
+from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.strategies import make_strategy
 
 TRAIN_STEPS = 2  # a turn
 NAIVE_SAMPLES, SAMPLES = 5, 2000
@@ -41,23 +43,24 @@ def jax_sides(size: str, data: np.ndarray):
     stacks, layers, channels, skip_channels, _, window = SIZES[size]
     network: Any = WaveNet(256, 256, stacks, layers, channels, skip_channels)
     family = wavenet(network, adam(1e-3), num_samples=window, sample_length=SAMPLES)
-    strategy = make_strategy("jit", jax.devices()[:1])
-    batch = {"audio": jnp.asarray(data)}
-    state = strategy.init(lambda key, x: init_state(family, key, x), jax.random.key(0), batch)
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=True)
-    run = strategy.compile(make_step(family), feed, state)
-    streak, box = strategy.put_replicated(np.int32(0)), [state]
-    params: Any = jax.tree.map(jnp.copy, state.params)  # training donates the state
+    state, run = prepare_fit(
+        family,
+        {"audio": data},
+        averages={"ema": warmed_up(0.9999)},
+        strategy=make_strategy("jit", jax.devices()[:1]),
+    )
+    box = [state]
+    variables = Variables(jax.tree.map(jnp.copy, state.params))  # training donates the state
 
     def train():
-        box[0], report = run(box[0], streak, batch, TRAIN_STEPS)
+        box[0], *report = run(box[0], TRAIN_STEPS)
         return report
 
     draw = draw_categorical()
 
     @jax.jit
-    def naive_sample(params, seen, key):
-        outputs = network.apply({"params": params["wavenet"]}, seen)
+    def naive_sample(variables, seen, key):
+        outputs = network.apply({"params": variables.params["wavenet"]}, seen)
         value = draw(key, outputs[:, -1])
         return jnp.concatenate([seen[:, 1:], value[:, None]], axis=1)
 
@@ -66,11 +69,12 @@ def jax_sides(size: str, data: np.ndarray):
     def naive():
         seen = past
         for i in range(NAIVE_SAMPLES):
-            seen = naive_sample(params, seen, jax.random.key(i))
+            seen = naive_sample(variables, seen, jax.random.key(i))
         return seen
 
-    sample = jax.jit(family.sample, static_argnums=3)
-    cached = {n: lambda n=n: sample(params, {}, jax.random.key(0), n) for n in (1, 16)}
+    assert family.sample is not None
+    sample = jax.jit(family.sample, static_argnums=2)
+    cached = {n: lambda n=n: sample(variables, jax.random.key(0), n) for n in (1, 16)}
     return train, naive, cached, network.receptive_field
 
 
@@ -148,8 +152,9 @@ def torch_sides(size: str, data: np.ndarray, receptive_field: int):
 def main() -> None:
     """Print one row for training, one for a sample, and the rates of the cached sampler."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", choices=tuple(SIZES), default="small")
-    parser.add_argument("--repeats", type=int, default=5)
+    add = parser.add_argument
+    add("--size", choices=tuple(SIZES), default="small", help="Size of the network and its batch.")
+    add("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
     *_, batch, window = SIZES[options.size]
     data = np.random.default_rng(0).integers(0, 256, (batch, window)).astype(np.int32)

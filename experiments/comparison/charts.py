@@ -48,8 +48,8 @@ def scatter(points: Mapping[str, tuple[float, float]], x_name: str, y_name: str)
             f'<text class="name" x="{px + dx:.1f}" y="{py + 4:.1f}" text-anchor="{anchor}">'
             f"{html.escape(name)}</text>"
         )
-    said = "; ".join(f"{name}: {x:.3g}, {y:.3g}" for name, (x, y) in points.items())
-    return _svg(f"{y_name} by {x_name}. {said}", body)
+    summary = "; ".join(f"{name}: {x:.3g}, {y:.3g}" for name, (x, y) in points.items())
+    return _svg(f"{y_name} by {x_name}. {summary}", body)
 
 
 def _svg(label: str, body: Sequence[str]) -> str:
@@ -64,13 +64,13 @@ def _frame(x_ticks, y_ticks, x_range, y_range, x_name, y_name, *, power=False) -
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT},{TOP} V{bottom} H{WIDTH - RIGHT}"/>']
     for tick in x_ticks:
-        said = _short(10**tick if power else tick)
+        text = _short(10**tick if power else tick)
         at = f'x="{_x(tick, x_range):.1f}" y="{bottom + 14}"'
-        parts.append(f'<text {at} text-anchor="middle">{said}</text>')
+        parts.append(f'<text {at} text-anchor="middle">{text}</text>')
     for tick in y_ticks:
-        y, said = _y(tick, y_range), _short(10**tick if power else tick)
+        y, text = _y(tick, y_range), _short(10**tick if power else tick)
         parts.append(f'<path class="axis" d="M{LEFT},{y:.1f} H{WIDTH - RIGHT}" opacity=".5"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{said}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
     parts.append(
         f'<text x="{middle}" y="{HEIGHT - 4}" text-anchor="middle">{html.escape(x_name)}</text>'
@@ -80,8 +80,8 @@ def _frame(x_ticks, y_ticks, x_range, y_range, x_name, y_name, *, power=False) -
 
 
 def _short(value: float) -> str:
-    said = f"{value:.3g}"
-    return f"{value:.0f}" if "e+" in said and value < 1e6 else said
+    text = f"{value:.3g}"
+    return f"{value:.0f}" if "e+" in text and value < 1e6 else text
 
 
 def _x(value: float, limits: tuple[float, float]) -> float:

@@ -1,37 +1,30 @@
-"""The recipes that the comparison trains, one a family, and what family a finished run is of."""
+"""How the comparison trains one model of each family, by its digits recipe."""
 
 import importlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import (
-    autoencoder_mnist,
-    ddpm_cifar,
-    flow_recipe,
-    gan_recipe,
-    pixelcnn_recipe,
-    vae_recipe,
-    vqvae_cifar,
-)
-from jaxgen.training import cli, config, loop
+from jaxgen.training import config as configs
+from jaxgen.training import loop, runs
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
 
 SMALL = 8  # images of at most so many pixels a side are the embedded digits' size
 
 
-class Recipe(NamedTuple):
+class Entrant(NamedTuple):
     """How a family is trained here.
 
     Attributes:
-        module: the experiment.
-        settings: `(steps, pixels a side, told labels) -> fields of its config`, nested as in JSON.
-        calibration_steps: enough of them to time a step, a few seconds' worth.
-        most_steps: on the embedded digits, whatever the budget in seconds: the recipe's own number,
-            as quick families overfit so few images in the time that slow ones need.
+        module: The module of its recipe.
+        settings: `(steps, pixels a side, labels) -> fields of its config`, nested as in JSON;
+            `labels` says whether a family may be conditioned on the labels.
+        calibration_steps: Number of steps that time a step, a few seconds' worth.
+        most_steps: Most steps on the embedded digits, whatever the budget in seconds: the recipe's
+            own number, as quick families overfit so few images in the time that slow ones need.
     """
 
     module: str
@@ -40,32 +33,20 @@ class Recipe(NamedTuple):
     most_steps: int
 
 
-class Run(NamedTuple):
-    """A run directory and what it is a run of.
+class Planned(NamedTuple):
+    """A run that the comparison is to make, built but not trained.
 
     Attributes:
-        name: what the comparison calls it.
-        kind: its family, a key of `TITLES`.
-        module: its experiment.
-        config: its flags.
-        experiment: built from them.
+        name: What the comparison calls it, a key of `ENTRANTS`.
+        recipe: The recipe that it is a run of.
+        config: Its flags.
+        experiment: What the flags build.
     """
 
     name: str
-    kind: str
-    module: str
+    recipe: Recipe
     config: Any
     experiment: Experiment
-
-
-TITLES = {
-    "gan": "GAN",
-    "autoencoder": "Autoencoder",
-    "vae": "VAE",
-    "flow": "Flow",
-    "autoregressive": "Autoregressive",
-    "diffusion": "Diffusion",
-}
 
 
 def _innermost(size: int) -> int:
@@ -74,16 +55,16 @@ def _innermost(size: int) -> int:
 
 
 # Whatever a recipe counts in steps (a decay, a warm-up) keeps its share of the run.
-FAMILIES: dict[str, Recipe] = {
-    "gan": Recipe(
+ENTRANTS: dict[str, Entrant] = {
+    "gan": Entrant(
         "experiments.dcgan_digits",
-        lambda steps, size, told: {"model": {"condition": "none", "min_size": _innermost(size)}},
+        lambda steps, size, labels: {"model": {"condition": "none", "min_size": _innermost(size)}},
         100,
         5000,
     ),
-    "autoencoder": Recipe(
+    "autoencoder": Entrant(
         "experiments.autoencoder_mnist",
-        lambda steps, size, told: {
+        lambda steps, size, labels: {
             "batch_size": 64,
             "model": {
                 "network": "conv",
@@ -91,60 +72,51 @@ FAMILIES: dict[str, Recipe] = {
                 "activation": "silu",
                 "latent_dim": 16,
             },
-            "optimizer": {"ema": 0.999},
+            "average": {"decay": 0.999},
         },
         400,
         5000,
     ),
-    "vae": Recipe(
+    "vae": Entrant(
         "experiments.vae_digits",
-        lambda steps, size, told: {
+        lambda steps, size, labels: {
             "model": {"min_size": _innermost(size)},
             "objective": {"kl_warmup_steps": steps // 2},
         },
         400,
         2000,
     ),
-    "flow": Recipe("experiments.realnvp_digits", lambda steps, size, told: {}, 40, 3000),
-    "autoregressive": Recipe(
+    "flow": Entrant("experiments.realnvp_digits", lambda steps, size, labels: {}, 40, 3000),
+    "autoregressive": Entrant(
         "experiments.pixelcnn_digits",
-        lambda steps, size, told: {
-            "model": {"condition": "label" if told else "none"},
+        lambda steps, size, labels: {
+            "model": {"condition": "label" if labels else "none"},
             "optimizer": {"decay_steps": steps},
         },
         40,
         1500,
     ),
-    "diffusion": Recipe(
+    "diffusion": Entrant(
         "experiments.ddpm_digits",
-        lambda steps, size, told: {"evaluation": {"num_timesteps": 250}},
+        lambda steps, size, labels: {"evaluation": {"num_timesteps": 250}},
         40,
         1800,
     ),
 }
-KINDS: tuple[tuple[type, str], ...] = (
-    (gan_recipe.Config, "gan"),
-    (autoencoder_mnist.Config, "autoencoder"),
-    (vqvae_cifar.Config, "autoencoder"),
-    (vae_recipe.Config, "vae"),
-    (flow_recipe.Config, "flow"),
-    (pixelcnn_recipe.Config, "autoregressive"),
-    (ddpm_cifar.Config, "diffusion"),
-)
 
 
 def settings(
-    name: str, steps: int, size: int, *, told: bool, seed: int, data: Mapping[str, Any]
+    name: str, steps: int, size: int, *, labels: bool, seed: int, data: Mapping[str, Any]
 ) -> dict[str, Any]:
     """All fields of a family's config that the comparison sets, nested as in JSON.
 
     Args:
-        name: the family, a key of `FAMILIES`.
-        steps: of training.
-        size: pixels a side of the images.
-        told: whether the autoregressive network is told the labels.
-        seed: of the run.
-        data: fields of its `DataConfig`.
+        name: The family, a key of `ENTRANTS`.
+        steps: Number of training steps.
+        size: Pixels a side of the images.
+        labels: Whether the autoregressive network is conditioned on the labels.
+        seed: Seed of the run.
+        data: Fields of its `DataConfig`.
     """
     return {
         "steps": steps,
@@ -153,58 +125,35 @@ def settings(
         "sample_every": 0,
         "checkpoint_every": max(1, steps // 3),
         "data": dict(data),
-        **FAMILIES[name].settings(steps, size, told),
+        **ENTRANTS[name].settings(steps, size, labels),
     }
 
 
-def make_run(name: str, run_dir: Path, fields: Mapping[str, Any]) -> Run:
+def plan_run(name: str, run_dir: Path, fields: Mapping[str, Any]) -> Planned:
     """A family's run, built but not trained.
+
+    Args:
+        name: The family, a key of `ENTRANTS`.
+        run_dir: The run's directory.
+        fields: Fields of its config, nested as in JSON.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: for settings or data that do not fit, or a
             directory that holds something else.
     """
-    module = importlib.import_module(FAMILIES[name].module)
-    made = config.from_dict(module.Config(), {**fields, "run_dir": str(run_dir)})
-    saved = cli.load_config(run_dir, FAMILIES[name].module, module.Config())
-    if saved is not None and (found := config.differences(saved, made)):
-        raise ValueError(f"{run_dir} was made by another config: " + ", ".join(found))
-    experiment = module.build(made)
-    loop.check_batch(experiment, made, make_strategy(made.strategy))
-    return Run(name, name, FAMILIES[name].module, made, experiment)
+    recipe: Recipe = importlib.import_module(ENTRANTS[name].module).recipe
+    config = configs.from_dict(recipe.config, {**fields, "run_dir": str(run_dir)})
+    saved = runs.load_config(run_dir, recipe.name(), recipe.config)
+    if saved is not None and (differences := configs.differences(saved, config)):
+        raise ValueError(f"{run_dir} was made by another config: " + ", ".join(differences))
+    experiment = recipe.build(config)
+    loop.check_batch(experiment, config, make_strategy(config.strategy))
+    return Planned(name, recipe, config, experiment)
 
 
-def open_run(run_dir: Path) -> Run:
-    """A finished run of any experiment on images.
-
-    Raises:
-        FileNotFoundError: if there is no such run.
-        ValueError: if its config cannot be read, or it is no run on images.
-    """
-    path = run_dir / "config.json"
-    if not path.exists():
-        raise FileNotFoundError(f"--run-dirs {run_dir} is no run directory: it has no config.json")
-    try:
-        name = json.loads(path.read_text())["experiment"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a run's config: {error!r}") from error
-    if not isinstance(name, str) or not name.startswith("experiments."):
-        raise ValueError(f"--run-dirs {run_dir} is a run of {name}, not of an experiment here")
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"--run-dirs {run_dir} is a run of {name}, which is gone") from error
-    loaded = cli.load_config(run_dir, name, module.Config())
-    kind = next((kind for base, kind in KINDS if isinstance(loaded, base)), None)
-    if kind is None:
-        raise ValueError(f"--run-dirs {run_dir} is a run of {name}, which is not on images")
-    return Run(run_dir.name, kind, name, loaded, module.build(loaded))
-
-
-def flags(module: str, loaded: RunConfig) -> list[str]:
-    """The arguments by which an experiment's own module makes this run."""
-    default = importlib.import_module(module).Config()
-    return list(_flags(config.to_dict(default), config.to_dict(loaded), ""))
+def flags(recipe: Recipe, config: RunConfig) -> list[str]:
+    """The arguments by which a recipe's own command line makes a run of this config."""
+    return list(_flags(configs.to_dict(recipe.config), configs.to_dict(config), ""))
 
 
 def _flags(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[str]:

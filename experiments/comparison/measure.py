@@ -6,7 +6,7 @@ import importlib
 import math
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,27 +14,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.harness import interleaved
-from experiments.comparison.families import Run, flags
-from jaxgen.core import State
+from experiments.comparison.families import flags
+from jaxgen.conditioning.base import condition_of, key_of
+from jaxgen.core import Bound, Family, Variables
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import ArraySource, Source
-from jaxgen.metrics.classification import (
-    ClassificationReport,
-    class_log_likelihoods,
-    classification_report,
-    posterior,
-)
+from jaxgen.families.classify import class_log_likelihoods, posterior
+from jaxgen.metrics.classification import ClassificationReport, classification_report
 from jaxgen.metrics.classifier import train_classifier
 from jaxgen.metrics.features import Extractor, extract
 from jaxgen.metrics.frechet import frechet_distance
-from jaxgen.metrics.likelihood import likelihood
 from jaxgen.metrics.neighbours import beside_neighbours, nearest_images
 from jaxgen.metrics.prdc import prdc
 from jaxgen.metrics.statistics import Statistics, image_statistics
 from jaxgen.training import evaluation
+from jaxgen.training.likelihood import likelihood
+from jaxgen.training.runs import Run, open_run
 from jaxgen.training.strategies import make_strategy
 
-VERSION = 2  # of what is measured; raised with any change of it, so that nothing old is shown
+VERSION = 3  # of what is measured; raised with any change of it, so that nothing old is shown
 BATCH = 64  # images of the timed batch
 REPEATS = 5
 QUICK = 0.05  # seconds: what takes less is timed ten times as often
@@ -47,23 +45,23 @@ STRIPS = {
     "reconstructions": "held-out images above their reconstructions",
     "completions": "held-out image, its upper half, and completions of that half",
     "between_examples": "from one held-out image's latent to another's",
-    "interpolation_spherical": "from one random latent to another, on a great circle",
     "interpolation": "from one random latent to another",
 }
-Found = dict[str, Any]
+Results = dict[str, Any]
+Pictures = dict[str, np.ndarray]
 
 
 class Reference(NamedTuple):
     """The real images that all are measured against.
 
     Attributes:
-        train: the training images.
-        held_out: the held-out ones.
-        extractor: a classifier trained on the training images.
-        statistics: of the training images.
-        num_samples: drawn of each family, and the most held-out images of the floor.
-        num_evaluated: the most held-out images that likelihoods are measured on.
-        seed: of samples and noise.
+        train: The training images.
+        held_out: The held-out images.
+        extractor: A classifier trained on the training images.
+        statistics: Statistics of the training images.
+        num_samples: Number of samples of each family, and the most held-out images of the floor.
+        num_evaluated: Most held-out images that likelihoods are measured on.
+        seed: Seed of samples and noise.
     """
 
     train: Source
@@ -84,7 +82,15 @@ def make_reference(
     seed: int,
     classifier_steps: int = 600,
 ) -> Reference:
-    """Trains the extractor and takes the training images' statistics.
+    """Train the extractor and take the training images' statistics.
+
+    Args:
+        train: The training images.
+        held_out: The held-out images.
+        num_samples: Number of samples of each family.
+        num_evaluated: Most held-out images that likelihoods are measured on.
+        seed: Seed of the extractor, of samples and noise.
+        classifier_steps: Number of training steps of the extractor.
 
     Raises:
         ValueError: for images that the classifier cannot see, or without labels.
@@ -94,7 +100,7 @@ def make_reference(
     return Reference(train, held_out, extractor, statistics, num_samples, num_evaluated, seed)
 
 
-def measure_real(reference: Reference) -> tuple[Found, dict[str, np.ndarray]]:
+def measure_real(reference: Reference) -> tuple[Results, Pictures]:
     """The floor: what held-out images, and a random part of the training images, would get."""
     train, held_out, count = reference.train, reference.held_out, reference.num_samples
     order = np.random.default_rng(reference.seed).permutation(len(train))
@@ -128,65 +134,96 @@ def measure_real(reference: Reference) -> tuple[Found, dict[str, np.ndarray]]:
 
 def _plain_classifier(reference: Reference) -> ClassificationReport:
     """The extractor as what it is, on the images that likelihoods are measured on."""
-    found = extract(
+    outputs = extract(
         reference.extractor, reference.held_out, outputs=["logits"], limit=reference.num_evaluated
     )
-    labels = reference.held_out[np.arange(len(found["logits"]))]["label"]
-    return classification_report(jax.nn.log_softmax(found["logits"]), labels)
+    labels = reference.held_out[np.arange(len(outputs["logits"]))]["label"]
+    return classification_report(jax.nn.log_softmax(outputs["logits"]), labels)
 
 
-def measure(run: Run, state: State, reference: Reference) -> tuple[Found, dict[str, np.ndarray]]:
+def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Pictures]:
     """Every number of a trained run, and its pictures (uint8 [N, H, W, C] by name).
 
     Args:
-        run: the run.
-        state: its newest checkpoint.
-        reference: what to measure against.
+        name: What the comparison calls the run.
+        run: The run.
+        reference: What to measure against.
 
     Returns:
         The numbers as JSON has them, None where the family has none, with the reason in `why`.
     """
-    experiment, key = run.experiment, jax.random.key(reference.seed)
-    found: Found = {
-        "name": run.name,
-        "kind": run.kind,
-        "module": run.module,
-        "command": shlex.join(["python", "-m", run.module, *flags(run.module, run.config)]),
-        "protocol": dict(experiment.protocol),
-        "step": int(state.step),
-        "told": "label" if experiment.sample_condition is not None else "nothing",
-        "average": bool(state.ema),
+    family, key = run.family, jax.random.key(reference.seed)
+    recipe = importlib.import_module(run.name).recipe
+    why = absences(family)
+    nats, report = (None, None) if "likelihood" in why else _likelihood(run, reference)
+    results: Results = {
+        "name": name,
+        "kind": family.name,
+        "module": run.name,
+        "command": shlex.join(["python", "-m", run.name, *flags(recipe, run.config)]),
+        "protocol": dict(run.experiment.protocol),
+        "step": run.step,
+        "condition": key_of(family.conditioning) or "nothing",
+        "average": bool(run.experiment.averages),
         "parameters": {
             network: int(sum(leaf.size for leaf in jax.tree.leaves(tree)))
-            for network, tree in state.params.items()
+            for network, tree in run.variables.params.items()
         },
-        "training": _training(run, int(state.step)),
-        "why": {},
+        "training": _training(run),
+        "likelihood": nats,
+        "classifier": report,
+        "round_trip": None if "round_trip" in why else _round_trip(run, reference),
+        "why": why,
     }
-    pictures: dict[str, np.ndarray] = {}
-    _likelihood(run, state, reference, found)
-    _round_trip(run, state, reference, found)
-    if run.kind == "autoencoder":
-        found["why"]["samples"] = "it has no prior to sample from"
-    else:
-        strategy = make_strategy("jit")
-        size = math.ceil(reference.num_samples / math.ceil(reference.num_samples / AT_ONCE))
-        draw = evaluation.make_sample(experiment, strategy, batch_size=size)
-        samples = draw(state, key, reference.num_samples)
-        found["quality"] = {
-            **_quality(samples, reference.statistics, reference),
-            **_nearest(samples, reference.train),
-        }
-        found["sampling"] = _sampling(run, state, key)
+    pictures: Pictures = {}
+    if "samples" not in why:
+        samples = _draw(run, reference, key)
+        quality = _quality(samples, reference.statistics, reference)
+        results["quality"] = {**quality, **_nearest(samples, reference.train)}
+        results["sampling"] = _sampling(run, key)
         shown = _some(samples, NEIGHBOURS)
         near = nearest_images(shown, reference.train)
         pictures["samples"] = _some(samples)
         pictures["neighbours"] = beside_neighbours(shown, reference.train, near)
-    for name in STRIPS:
-        if name in experiment.pictures:
-            drawn = evaluation.make_picture(experiment, name)(state, key, *STRIP)
-            pictures[name] = drawn
-    return found, pictures
+    for strip in [strip for strip in STRIPS if strip in evaluation.drawable(run.experiment)]:
+        draw = evaluation.make_picture(run.experiment, strip)
+        pictures[strip] = draw(run.variables, key, *STRIP)
+    return results, pictures
+
+
+def absences(family: Family) -> dict[str, str]:
+    """Why there are numbers that a family does not have, as follows from what it has."""
+    why = {}
+    conditioning = family.conditioning
+    if family.sample is None:
+        why["samples"] = "it has no prior to sample from"
+    elif conditioning is not None and conditioning.sweep is None:
+        why["samples"] = f"it samples only for given conditions {conditioning.key!r}"
+    if _classes(family) is None:
+        why["classifier"] = why["given_label"] = "it is not conditional on the label"
+    if family.log_prob is None or family.bound is None:
+        why["likelihood"] = why["classifier"] = "it has no likelihood of the images"
+    elif not family.bound.eight_bit:
+        why["bits_per_dim"] = "its likelihood is not of the 8-bit pixels"
+    missing = [n for n in ("encode", "decode") if getattr(family, n) is None]
+    if missing:
+        words = {"encode": "encoder", "decode": "decoder"}
+        why["round_trip"] = "it has no " + " and no ".join(words[n] for n in missing)
+    if family.sampling is None:
+        why["passes"] = "the family does not say"
+    return why
+
+
+def _classes(family: Family) -> int | None:
+    """The number of classes that a family is conditional on, or None."""
+    return None if family.conditioning is None else family.conditioning.num_classes
+
+
+def _draw(run: Run, reference: Reference, key: Any) -> np.ndarray:
+    """The samples, in calls of one size."""
+    size = math.ceil(reference.num_samples / math.ceil(reference.num_samples / AT_ONCE))
+    draw = evaluation.make_sample(run.experiment, make_strategy("jit"), batch_size=size)
+    return draw(run.variables, key, reference.num_samples)
 
 
 def _some(images: np.ndarray, most: int = SHOWN) -> np.ndarray:
@@ -195,27 +232,27 @@ def _some(images: np.ndarray, most: int = SHOWN) -> np.ndarray:
     return images[rows]
 
 
-def _quality(images: np.ndarray, against: Statistics, reference: Reference) -> Found:
-    made = image_statistics(reference.extractor, images)
+def _quality(images: np.ndarray, against: Statistics, reference: Reference) -> Results:
+    statistics = image_statistics(reference.extractor, images)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        distance = frechet_distance(made.moments, against.moments)
+        distance = frechet_distance(statistics.moments, against.moments)
     return {
         "FD-classifier": distance,
-        **prdc(made.features, against.features)._asdict(),
+        **prdc(statistics.features, against.features)._asdict(),
         "count": len(images),
         "reference_count": against.moments.num,
         "warnings": [str(one.message) for one in caught],
     }
 
 
-def _nearest(images: np.ndarray, training: Any) -> Found:
+def _nearest(images: np.ndarray, training: Any) -> Results:
     """The median distance, in pixels of [0, 1], to the nearest training image."""
     distances = nearest_images(images, training).distances
     return {"nearest": float(np.median(distances)), "copies": int(np.sum(distances == 0))}
 
 
-def _training(run: Run, steps: int) -> Found:
+def _training(run: Run) -> Results:
     """Seconds of training proper, and the curves, from the run's own `metrics.csv`."""
     with open(f"{run.config.run_dir}/metrics.csv", newline="") as file:
         rows = [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
@@ -226,133 +263,117 @@ def _training(run: Run, steps: int) -> Found:
         if rate > 0:
             known, seconds = known + done, seconds + done / rate
     losses = [name for name in rows[-1] if name.endswith("loss")] if rows else []
-    total = seconds * steps / known if known else None
+    total = seconds * run.step / known if known else None
     return {
         "seconds": total,
         "batch_size": run.config.batch_size,
-        "examples_per_second": steps * run.config.batch_size / total if total else None,
+        "examples_per_second": run.step * run.config.batch_size / total if total else None,
         "curves": {
             name: [[row["step"], row[name]] for row in rows if name in row] for name in losses
         },
     }
 
 
-def _likelihood(run: Run, state: State, reference: Reference, found: Found) -> None:
-    """-log p of held-out images, nats; of a conditional family log p(x) = log mean_y p(x | y)."""
-    family, experiment = run.experiment.family, run.experiment
-    found["likelihood"] = found["classifier"] = None
-    if family.log_prob is None or family.bound is None:
-        found["why"]["likelihood"] = (
-            "it gives samples without a density"
-            if run.kind == "gan"
-            else "its squared error is no likelihood of the 8-bit data"
-        )
-        found["why"]["classifier"] = "it has no likelihood"
-        return
-    log_prob, classes = family.log_prob, reference.train.num_classes or 0
-    told = found["told"] == "label"
+def _likelihood(run: Run, reference: Reference) -> tuple[Results, Results | None]:
+    """-log p of held-out images in nats, and p(y | x) of a family that is conditional on classes.
+
+    Of such a family log p(x) = log mean_y p(x | y).
+    """
+    log_prob, bound = run.family.log_prob, run.family.bound
+    conditioning, classes = run.family.conditioning, _classes(run.family)
+    assert log_prob is not None
+    assert bound is not None
 
     @jax.jit
-    def nats(params: Any, model_state: Any, raw: Mapping[str, Any], key: Any):
+    def nats(variables: Variables, raw: Mapping[str, Any], key: Any):
         prepare_key, noise = jax.random.split(key)
-        batch = experiment.prepare(prepare_key, raw, False)
-        if told:
-            return class_log_likelihoods(log_prob, params, model_state, batch, noise, classes)
-        return log_prob(params, model_state, batch, noise)[:, None]
+        batch = run.experiment.prepare(prepare_key, raw, False)
+        if conditioning is None or classes is None:
+            return log_prob(variables, batch, noise)[:, None]
+        return class_log_likelihoods(
+            log_prob, variables, batch, noise, classes, label_key=conditioning.key
+        )
 
     rows, labels = [], []
-    params = evaluation.averaged(state)
-    for index, raw in enumerate(
-        eval_batches(experiment.held_out, 128, limit=reference.num_evaluated)
-    ):
-        kept = raw.pop("mask") > 0
+    batches = eval_batches(run.experiment.held_out, 128, limit=reference.num_evaluated)
+    for index, raw in enumerate(batches):
+        kept = raw.pop("weight") > 0
         key = jax.random.fold_in(jax.random.key(reference.seed), index)
-        rows.append(np.asarray(nats(params, state.model_state, raw, key))[kept])
-        labels.append(raw["label"][kept])
-    each, y = np.concatenate(rows), np.concatenate(labels)
+        rows.append(np.asarray(nats(run.variables, raw, key))[kept])
+        if conditioning is not None and classes is not None:
+            labels.append(raw[conditioning.key][kept])
+    each = np.concatenate(rows)
     log_p = np.logaddexp.reduce(each.astype(np.float64), axis=1) - math.log(each.shape[1])
-    mean, error = -log_p.mean(), log_p.std(ddof=1) / math.sqrt(len(log_p))
-    bound = family.bound._replace(given=None) if told else family.bound
-    found["likelihood"] = {
-        **likelihood(
-            bound,
-            nats=float(mean),
-            standard_error=float(error),
-            num_examples=len(log_p),
-            data=experiment.held_out.protocol,
-        )._asdict(),
-        "given_label": float(-each[np.arange(len(y)), y].mean()) if told else None,
-    }
-    if not bound.eight_bit:
-        found["why"]["bits_per_dim"] = "its likelihood is not of the 8-bit pixels"
-    if not told:
-        found["why"]["classifier"] = "it is not told the label"
-        return
+    protocol = run.experiment.held_out.protocol
+    if not labels:
+        return _summary(log_p, bound, protocol, None), None
+    y = np.concatenate(labels)
+    given_label = float(-each[np.arange(len(y)), y].mean())
     report = classification_report(np.asarray(posterior(jnp.asarray(each))), y)
-    found["classifier"] = report._asdict()
+    return _summary(log_p, bound._replace(given=None), protocol, given_label), report._asdict()
 
 
-def _round_trip(run: Run, state: State, reference: Reference, found: Found) -> None:
+def _summary(log_p: np.ndarray, bound: Bound, data: str, given_label: float | None) -> Results:
+    """The mean of -log p(x) with its standard error and what it is true for."""
+    result = likelihood(
+        bound,
+        nats=float(-log_p.mean()),
+        standard_error=float(log_p.std(ddof=1) / math.sqrt(len(log_p))),
+        num_examples=len(log_p),
+        data=data,
+    )
+    return {**result._asdict(), "given_label": given_label}
+
+
+def _round_trip(run: Run, reference: Reference) -> Results:
     """The greatest, and the mean squared, difference of decode(encode(x)) from held-out x."""
-    family, experiment = run.experiment.family, run.experiment
-    found["round_trip"] = None
-    encoder, decoder = family.encode, family.decode
-    if encoder is None or decoder is None:
-        found["why"]["round_trip"] = {
-            "gan": "it has no encoder: an image's latent is unknown",
-            "autoregressive": "it has no latents: it draws pixel by pixel",
-            "diffusion": "its sampler is random, without an encoder here",
-        }.get(run.kind, "it has no encoder and decoder")
-        return
+    family, experiment = run.family, run.experiment
+    encode, decode = family.encode, family.decode
+    assert encode is not None
+    assert decode is not None
 
     @jax.jit
-    def errors(params: Any, model_state: Any, raw: Mapping[str, Any], key: Any):
+    def errors(variables: Variables, raw: Mapping[str, Any], key: Any):
         batch = experiment.prepare(key, raw, False)
-        latents = encoder(params, model_state, batch, key)
-        told = {"condition": batch["label"]} if found["told"] == "label" else {}
-        difference = decoder(params, model_state, latents, key, **told) - batch["image"]
+        latents = encode(variables, batch, key)
+        condition = condition_of(family.conditioning, batch)
+        difference = decode(variables, latents, key, condition=condition) - batch["image"]
         return jnp.abs(difference).max(), jnp.square(difference).mean()
 
     rows = np.arange(min(len(experiment.held_out), reference.num_evaluated, AT_ONCE))
     raw = experiment.held_out[rows]
-    key = jax.random.key(reference.seed)
-    largest, mean = errors(evaluation.averaged(state), state.model_state, raw, key)
-    found["round_trip"] = {"max": float(largest), "mse": float(mean), "count": len(rows)}
+    largest, mean = errors(run.variables, raw, jax.random.key(reference.seed))
+    return {"max": float(largest), "mse": float(mean), "count": len(rows)}
 
 
-def _sampling(run: Run, state: State, key: Any) -> Found:
+def _sampling(run: Run, key: Any) -> Results:
     """Seconds for one image and for a batch, compiled, and what kind of work it is."""
-    experiment, config = run.experiment, run.config
-    height, width, channels = experiment.held_out.spec["image"][0]
-    how: Found = {
-        "order": "parallel",
-        "passes": 1,
-        "note": "one pass of the network for all pixels",
+    cost = run.family.sampling
+    note = "" if cost is None else cost.note
+    timed = _with_running_statistics(run)
+    if timed is not run:
+        note += "; timed with fixed batch statistics (samples: standing statistics)"
+    draw = evaluation.make_sample(timed.experiment, make_strategy("jit"))
+    calls: dict[str, Callable[[], object]] = {
+        "one": lambda: draw(timed.variables, key, 1),
+        "batch": lambda: draw(timed.variables, key, BATCH),
     }
-    if run.kind == "gan":
-        # The statistics of batch normalization depend on the parameters alone, not on the sample.
-        fixed = dataclasses.replace(config.sampler, standing_batches=0)
-        module = importlib.import_module(run.module)
-        experiment = module.build(dataclasses.replace(config, sampler=fixed))
-        how["note"] += "; timed with fixed batch statistics (samples: standing statistics)"
-    elif run.kind == "flow":
-        how["note"] = "one inverse pass through all layers, all pixels at once"
-    elif run.kind == "autoregressive":
-        by_value = config.model.network != "pixelcnnpp"
-        how["order"] = "sequential"
-        how["passes"] = height * width * (channels if by_value else 1)
-        how["note"] = f"one value after another ({config.sampler} sampler)"
-    elif run.kind == "diffusion":
-        steps = config.sampler.num_steps
-        chain = config.diffusion.num_timesteps if config.sampler.name == "ancestral" else 50
-        how["order"] = "sequential"
-        how["passes"] = steps or chain
-        how["note"] = f"denoising steps ({config.sampler.name} sampler), each for all pixels"
-    draw = evaluation.make_sample(experiment, make_strategy("jit"))
-    calls = {"one": lambda: draw(state, key, 1), "batch": lambda: draw(state, key, BATCH)}
     repeats = REPEATS
     seconds = interleaved(calls, repeats=repeats, warmup=1)
     if max(seconds.values()) < QUICK:
         repeats = 10 * REPEATS
         seconds = interleaved(calls, repeats=repeats)
-    return {**how, **seconds, "batch_size": BATCH, "repeats": repeats}
+    passes = None if cost is None else cost.passes
+    return {"passes": passes, "note": note, **seconds, "batch_size": BATCH, "repeats": repeats}
+
+
+def _with_running_statistics(run: Run) -> Run:
+    """The run, its sampler without standing statistics of batch normalization.
+
+    They depend on the parameters alone, not on the sample, so they are no part of what it costs.
+    """
+    sampler: Any = getattr(run.config, "sampler", None)
+    if not getattr(sampler, "standing_batches", 0):
+        return run
+    running = dataclasses.replace(sampler, standing_batches=0)
+    return open_run(run.config.run_dir, step=run.step, sampler=running)

@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.families import FAMILIES
+from experiments.comparison.families import ENTRANTS
 
 DEFAULTS: dict[str, Any] = {
     "data": "digits",
     "data_dir": None,
     "resize": None,
-    "families": list(FAMILIES),
+    "families": list(ENTRANTS),
     "budget_seconds": 75.0,
     "budget_steps": None,
     "unconditional": False,
@@ -28,34 +28,38 @@ LEAST_SAMPLES, MOST_SAMPLES = 20, 1000
 
 def parser(description: str) -> argparse.ArgumentParser:
     """The command line; what is not given is None."""
-    made = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         prog="python -m experiments.compare",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    add = made.add_argument
+    add = options.add_argument
     add("--out", default="runs/compare", help="directory of the comparison (%(default)s)")
     add("--data", help="data set: digits (embedded), folder, or a TFDS image set")
     add("--data.dir", dest="data_dir", help="TFDS data directory, or the folder of images")
-    add("--data.resize", dest="resize", type=int, help="crop and resize to this many pixels")
-    add("--families", nargs="+", help=f"of {', '.join(FAMILIES)} (all)")
+    add("--data.resize", dest="resize", type=int, help="pixels a side to crop and resize to")
+    add("--families", nargs="+", help=f"which of {', '.join(ENTRANTS)} (all)")
     add("--budget-seconds", type=float, help="training seconds of each family (75)")
     add("--budget-steps", type=int, help="training steps of each family, instead of seconds")
-    add("--unconditional", action="store_const", const=True, help="tell no family the labels")
-    add("--seed", type=int, help="of training, samples and noise (0)")
+    add("--unconditional", action="store_const", const=True, help="give no family the labels")
+    add("--seed", type=int, help="seed of training, samples and noise (0)")
     add("--run-dirs", nargs="+", help="compare these finished runs instead of training")
-    add("--num-samples", type=int, help="samples of each (as many as held-out images, to 1000)")
-    add("--num-evaluated", type=int, help="held-out images of the likelihoods (the first 1000)")
-    return made
+    add(
+        "--num-samples",
+        type=int,
+        help="samples of each family (as many as held-out images, to 1000)",
+    )
+    add("--num-evaluated", type=int, help="held-out images that likelihoods are measured on (1000)")
+    return options
 
 
 def make_plan(out: Path, given: dict[str, Any]) -> dict[str, Any]:
     """What to do: what was given, else what this directory was made with, else the defaults.
 
     Args:
-        out: the comparison's directory.
-        given: the options that were given, as in `DEFAULTS`.
+        out: The comparison's directory.
+        given: Options that were given, as in `DEFAULTS`.
 
     Returns:
         `options`; `steps` and `calibrated`, what was decided of each family's training.
@@ -102,9 +106,9 @@ def _merged(out: Path, given: dict[str, Any]) -> dict[str, Any]:
 
 def _check(options: dict[str, Any]) -> None:
     """Raise ValueError for options out of range."""
-    unknown = [name for name in options["families"] if name not in FAMILIES]
+    unknown = [name for name in options["families"] if name not in ENTRANTS]
     if unknown:
-        raise ValueError(f"--families must be of {', '.join(FAMILIES)}, got {' '.join(unknown)}")
+        raise ValueError(f"--families must be of {', '.join(ENTRANTS)}, got {' '.join(unknown)}")
     options["families"] = list(dict.fromkeys(options["families"]))
     seconds, seed = options["budget_seconds"], options["seed"]
     if seconds is not None and not 0 < seconds < float("inf"):

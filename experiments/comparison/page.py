@@ -78,34 +78,34 @@ def page(
     """The whole page.
 
     Args:
-        real: what `measure_real` found, and its pictures.
-        runs: what `measure` found of each run.
-        about: what else to say, name -> text: budget, machine, versions.
+        real: Numbers and pictures of the real images, as `measure_real` returns them.
+        runs: Numbers and pictures of each run, as `measure` returns them.
+        about: What else to say, name -> text: budget, machine, versions.
     """
-    found = [one for one, _ in runs]
-    made = tables(real[0], found)
+    results = [one for one, _ in runs]
+    all_tables = tables(real[0], results)
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f"<title>{HEADING}</title><style>{STYLE}</style></head><body>",
         f"<header><h1>{HEADING}</h1>",
-        f"<p>{_text(_summary(real[0], found, about))}</p></header><main>",
+        f"<p>{_text(_summary(real[0], results, about))}</p></header><main>",
         _section("Samples side by side", _samples(real, runs)),
-        *(_section(table.title, _table(table) + _chart(table, found)) for table in made),
+        *(_section(table.title, _table(table) + _chart(table, results)) for table in all_tables),
         _section("Reconstruction and interpolation", _strips(runs)),
         _section("The nearest training images", _neighbours(runs)),
-        _section("Training curves", _curves(found)),
-        _section("Protocol", _protocols(real[0], found, about)),
+        _section("Training curves", _curves(results)),
+        _section("Protocol", _protocols(real[0], results, about)),
         "</main></body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
-def _summary(real: Mapping[str, Any], found: Sequence[Any], about: Mapping[str, Any]) -> str:
+def _summary(real: Mapping[str, Any], results: Sequence[Any], about: Mapping[str, Any]) -> str:
     height, width, channels = real["shape"]
     return (
-        f"{len(found)} models of {real['data']['train']}: {real['counts']['train']} images of "
+        f"{len(results)} models of {real['data']['train']}: {real['counts']['train']} images of "
         f"{height}x{width}x{channels}. "
         f"Budget of each: {about['budget']}. Small models and short runs: the numbers rank these "
         "runs, not the families at their best. A dash means that a family has no such number; "
@@ -144,9 +144,9 @@ def _kind(column: Sequence[str]) -> str:
     return ' class="words"' if any(text[:1].isalpha() for text in column) else ""
 
 
-def _chart(table: Table, found: Sequence[Mapping[str, Any]]) -> str:
+def _chart(table: Table, results: Sequence[Mapping[str, Any]]) -> str:
     """Quality against speed, below the table of sampling."""
-    shown = [one for one in found if "sampling" in one]
+    shown = [one for one in results if "sampling" in one]
     if table.title != "Sampling and inversion" or len(shown) < 2:
         return ""
     points = {
@@ -160,31 +160,36 @@ def _chart(table: Table, found: Sequence[Mapping[str, Any]]) -> str:
 
 def _samples(real: tuple[Any, Pictures], runs: Sequence[tuple[Any, Pictures]]) -> str:
     cards = [_picture(real[1]["samples"], "Real: held-out images", "not used in training")]
-    for found, pictures in runs:
+    for one, pictures in runs:
         if "samples" in pictures:
-            told = "told the label" if found["told"] == "label" else "unconditional"
-            cards.append(_picture(pictures["samples"], title(found), told))
-    absent = [title(found) for found, pictures in runs if "samples" not in pictures]
-    note = f"<p>No samples: {_text(', '.join(absent))} (no prior).</p>" if absent else ""
+            given = one["condition"]
+            words = "unconditional" if given == "nothing" else f"conditional on the {given}"
+            cards.append(_picture(pictures["samples"], title(one), words))
+    absent = [
+        f"{title(one)} ({one['why']['samples']})"
+        for one, pictures in runs
+        if "samples" not in pictures
+    ]
+    note = f"<p>No samples: {_text(', '.join(absent))}.</p>" if absent else ""
     return f'<div class="cards">{"".join(cards)}</div>{note}'
 
 
 def _strips(runs: Sequence[tuple[Any, Pictures]]) -> str:
     cards = [
-        _picture(pictures[name], title(found), words)
-        for found, pictures in runs
+        _picture(pictures[name], title(one), words)
+        for one, pictures in runs
         for name, words in STRIPS.items()
         if name in pictures
     ]
-    absent = [title(found) for found, pictures in runs if not set(STRIPS) & set(pictures)]
+    absent = [title(one) for one, pictures in runs if not set(STRIPS) & set(pictures)]
     note = f"<p>Without latents to rebuild from or to mix: {_text(', '.join(absent))}.</p>"
     return f'<div class="cards wide">{"".join(cards)}</div>{note if absent else ""}'
 
 
 def _neighbours(runs: Sequence[tuple[Any, Pictures]]) -> str:
     cards = [
-        _picture(pictures["neighbours"], title(found), "samples, each left of its neighbour")
-        for found, pictures in runs
+        _picture(pictures["neighbours"], title(one), "samples, each left of its neighbour")
+        for one, pictures in runs
         if "neighbours" in pictures
     ]
     return (
@@ -193,14 +198,14 @@ def _neighbours(runs: Sequence[tuple[Any, Pictures]]) -> str:
     )
 
 
-def _curves(found: Sequence[Mapping[str, Any]]) -> str:
+def _curves(results: Sequence[Mapping[str, Any]]) -> str:
     cards = [
         _figure(
             charts.lines(one["training"]["curves"], f"Training loss of {title(one)} by step"),
             "training objective by step; scales differ from family to family",
             title(one),
         )
-        for one in found
+        for one in results
         if one["training"]["curves"]
     ]
     return f'<div class="cards wide">{"".join(cards)}</div>'
@@ -221,7 +226,7 @@ def _figure(body: str, caption: str, name: str = "") -> str:
 
 
 def _protocols(
-    real: Mapping[str, Any], found: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
+    real: Mapping[str, Any], results: Sequence[Mapping[str, Any]], about: Mapping[str, Any]
 ) -> str:
     common = {
         **about,
@@ -230,12 +235,12 @@ def _protocols(
         **{f"extractor: {name}": value for name, value in real["extractor"].items()},
     }
     parts = [f"<details open><summary>All families</summary>{_list(common)}</details>"]
-    for one in found:
+    for one in results:
         entries: dict[str, Any] = {
             "command": one["command"],
             "parameters used": "average" if one["average"] else "last",
             "step": one["step"],
-            "told": one["told"],
+            "condition": one["condition"],
             **{f"parameters of the {name}": n for name, n in one["parameters"].items()},
             **one["protocol"],
         }
@@ -249,8 +254,8 @@ def _protocols(
 def _list(entries: Mapping[str, Any]) -> str:
     items = []
     for name, value in entries.items():
-        said = value if isinstance(value, str) else json.dumps(value)
-        shown = f"<code>{_text(said)}</code>" if name == "command" else _text(said)
+        words = value if isinstance(value, str) else json.dumps(value)
+        shown = f"<code>{_text(words)}</code>" if name == "command" else _text(words)
         items.append(f"<dt>{_text(name)}</dt><dd>{shown}</dd>")
     return f"<dl>{''.join(items)}</dl>"
 

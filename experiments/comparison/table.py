@@ -5,8 +5,6 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from experiments.comparison.families import TITLES
-
 NONE = "-"
 
 
@@ -21,10 +19,10 @@ class Table(NamedTuple):
     """Rows by name, one cell a column.
 
     Attributes:
-        title: of the table.
-        columns: what each column is, with its unit.
-        rows: name -> cells.
-        notes: what a reader must know of the numbers.
+        title: Title of the table.
+        columns: What each column is, with its unit.
+        rows: Name -> cells.
+        notes: What a reader must know of the numbers.
     """
 
     title: str
@@ -33,15 +31,16 @@ class Table(NamedTuple):
     notes: tuple[str, ...]
 
 
-def title(found: Mapping[str, Any]) -> str:
-    """What a run is called on the page."""
-    if found["name"] == found["kind"]:
-        return TITLES[found["kind"]]
-    return f"{found['name']} ({TITLES[found['kind']]})"
+def title(run: Mapping[str, Any]) -> str:
+    """What a run is called on the page: its kind, and its own name where that is another."""
+    name, kind = run["name"], run["kind"]
+    if name.lower() == kind.lower():
+        return kind
+    return f"{name} ({kind})" if kind else name
 
 
 def tables(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """All tables of the comparison, from what `measure` found."""
+    """All tables of the comparison, from what `measure` returned."""
     return [
         _quality(real, runs),
         _likelihood(real, runs),
@@ -56,16 +55,16 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
         "Real: held-out images": _quality_cells(real["held_out"], {}, ""),
         "Real: part of the training images": _quality_cells(real["train_part"], {}, ""),
     }
-    for found in runs:
-        told = "label" if found["told"] == "label" else "nothing"
-        rows[title(found)] = _quality_cells(found.get("quality"), found["why"], told)
+    for run in runs:
+        cells = _quality_cells(run.get("quality"), run["why"], run["condition"])
+        rows[title(run)] = cells
     count, train = real["held_out"]["count"], real["counts"]["train"]
     part = real["train_part"]
     warnings = sorted({w for one in (real["held_out"], part) for w in one["warnings"]})
     return Table(
         "Quality of the samples",
         (
-            "told",
+            "condition",
             "FD-classifier (lower is better)",
             "precision",
             "recall",
@@ -97,32 +96,34 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
     )
 
 
-def _quality_cells(quality: Mapping[str, Any] | None, why: Mapping[str, str], told: str):
+def _quality_cells(
+    quality: Mapping[str, Any] | None, why: Mapping[str, str], condition: str
+) -> list[Cell]:
     if quality is None:
-        return [Cell(told)] + [Cell(NONE, why["samples"])] * 8
+        return [Cell(condition)] + [Cell(NONE, why["samples"])] * 8
     names = ("FD-classifier", "precision", "recall", "density", "coverage", "nearest")
     numbers = [number(quality[name]) for name in names]
-    return [Cell(told), *numbers, Cell(str(quality["copies"])), Cell(str(quality["count"]))]
+    return [Cell(condition), *numbers, Cell(str(quality["copies"])), Cell(str(quality["count"]))]
 
 
 def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Table:
     rows = {}
-    for found in runs:
-        p, why = found["likelihood"], found["why"]
+    for run in runs:
+        p, why = run["likelihood"], run["why"]
         if p is None:
             cells = [Cell(NONE, why["likelihood"])] * 7
         else:
-            given = p["given_label"]
+            given = f", given the {p['given']}" if p["given"] else ""
             cells = [
                 number(p["bits_per_dim"], why.get("bits_per_dim", "")),
                 number(p["nats"]),
                 number(p["standard_error"]),
-                Cell(p["bound"]),
+                Cell(p["bound"] + given),
                 Cell(p["dequantization"]),
-                number(given, "it is not told the label"),
+                number(p["given_label"], why.get("given_label", "")),
                 Cell(str(p["num_examples"])),
             ]
-        rows[title(found)] = cells
+        rows[title(run)] = cells
     levels: tuple[str, ...] = (
         "The embedded digits have 17 grey levels of the 256: a softmax over values learns that and "
         "gains bits that a logistic or a density of dequantized pixels cannot.",
@@ -147,8 +148,8 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
             "levels), and so is even an exact density of dequantized pixels, by one draw of the "
             "noise: such a family may be better than it looks.",
             "What is conditional on the label is not comparable with what is not: of a family that "
-            "is told the label the first columns are log p(x) = log of the mean over the classes y "
-            "of p(x | y), the unconditional likelihood with equal priors.",
+            "is conditional on the label the first columns are log p(x) = log of the mean over the "
+            "classes y of p(x | y), the unconditional likelihood with equal priors.",
             *levels,
         ),
     )
@@ -157,16 +158,17 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
 def _classification(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Table:
     names = ("accuracy", "nll", "ece", "num")
     rows = {"Plain classifier": [number(real["classifier"][name]) for name in names]}
-    for found in runs:
-        c, reason = found["classifier"], found["why"].get("classifier", "")
-        rows[title(found)] = [number(c and c[name], reason) for name in names]
+    for run in runs:
+        c, reason = run["classifier"], run["why"].get("classifier", "")
+        rows[title(run)] = [number(c and c[name], reason) for name in names]
     return Table(
         "As a classifier of held-out images",
         ("accuracy", "nats of the right label", "calibration error", "images"),
         rows,
         (
-            "p(y | x) by Bayes' rule with equal priors, from a family that is told the label; "
-            f"beside it the {real['extractor']['name']}, which learned p(y | x) itself.",
+            "p(y | x) by Bayes' rule with equal priors, from a family that is conditional "
+            f"on the label; beside it the {real['extractor']['name']}, which learned p(y | x) "
+            "itself.",
             "Calibration error: |accuracy - confidence| in 15 bins of the confidence, averaged "
             "over the images.",
         ),
@@ -175,25 +177,25 @@ def _classification(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) 
 
 def _sampling(runs: Sequence[Mapping[str, Any]]) -> Table:
     rows = {}
-    for found in runs:
-        s, r, why = found.get("sampling"), found["round_trip"], found["why"]
+    for run in runs:
+        s, r, why = run.get("sampling"), run["round_trip"], run["why"]
         if s is None:
             cells = [Cell(NONE, why["samples"])] * 5
         else:
             cells = [
-                Cell(s["order"]),
-                Cell(str(s["passes"])),
+                _order(s["passes"], why),
+                number(s["passes"], why.get("passes", "")),
                 number(1e3 * s["one"]),
                 number(1e3 * s["batch"]),
                 number(s["batch_size"] / s["batch"]),
             ]
         cells += [
-            Cell(inverts(found)),
+            Cell(inverts(run)),
             number(r and r["max"], why.get("round_trip", "")),
             number(r and r["mse"], why.get("round_trip", "")),
         ]
-        rows[title(found)] = cells
-    batches = sorted({found["sampling"]["batch_size"] for found in runs if "sampling" in found})
+        rows[title(run)] = cells
+    batches = sorted({run["sampling"]["batch_size"] for run in runs if "sampling" in run})
     batch = batches[0] if batches else 64
     return Table(
         "Sampling and inversion",
@@ -214,31 +216,40 @@ def _sampling(runs: Sequence[Mapping[str, Any]]) -> Table:
             "pass computes one position only, so its passes are cheaper than others'.",
             "Round trip: |decode(encode(x)) - x| of held-out images, pixels in [-1, 1] "
             "(one grey level of 256 is 0.0078): the largest over all pixels of all images, and the "
-            "mean of the squares. A family inverts where the largest is at most 1e-3.",
+            "mean of the squares. A family inverts where the largest is at most 1e-3, "
+            "approximately where it is at most 0.05.",
         ),
     )
 
 
-def inverts(found: Mapping[str, Any]) -> str:
+def _order(passes: int | None, why: Mapping[str, str]) -> Cell:
+    """Whether all of a sample is computed at once."""
+    if passes is None:
+        return Cell(NONE, why.get("passes", ""))
+    return Cell("parallel" if passes == 1 else "sequential")
+
+
+def inverts(run: Mapping[str, Any]) -> str:
     """Whether decode undoes encode, as measured."""
-    if found["round_trip"] is None:
+    if run["round_trip"] is None:
         return "no"
-    if found["round_trip"]["max"] <= 1e-3:
+    largest = run["round_trip"]["max"]
+    if largest <= 1e-3:
         return "yes"
-    return "approximately" if found["kind"] == "flow" else "no (reconstructs)"
+    return "approximately" if largest <= 0.05 else "no (reconstructs)"
 
 
 def _cost(runs: Sequence[Mapping[str, Any]]) -> Table:
     rows = {}
-    for found in runs:
-        t = found["training"]
+    for run in runs:
+        t = run["training"]
         unknown = "the run is too short to time"
-        rows[title(found)] = [
-            Cell(str(sum(found["parameters"].values()))),
-            Cell(str(found["step"])),
+        rows[title(run)] = [
+            Cell(str(sum(run["parameters"].values()))),
+            Cell(str(run["step"])),
             Cell(str(t["batch_size"])),
             number(t["seconds"], unknown),
-            number(t["seconds"] and found["step"] / t["seconds"], unknown),
+            number(t["seconds"] and run["step"] / t["seconds"], unknown),
             number(t["examples_per_second"], unknown),
         ]
     return Table(
@@ -262,22 +273,26 @@ def number(value: float | None, why: str = "") -> Cell:
     return Cell(f"{value:.0f}" if "e+" in short else short)
 
 
-def to_csv(made: Sequence[Table]) -> str:
+def to_csv(all_tables: Sequence[Table]) -> str:
     """All tables as one: a row a family, the columns' names after their table's."""
-    names = list(dict.fromkeys(name for table in made for name in table.rows))
+    names = list(dict.fromkeys(name for table in all_tables for name in table.rows))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["family", *(f"{t.title}: {column}" for t in made for column in t.columns)])
+    writer.writerow(
+        ["family", *(f"{t.title}: {column}" for t in all_tables for column in t.columns)]
+    )
     for name in names:
-        cells = [cell.text for t in made for cell in t.rows.get(name, [Cell("")] * len(t.columns))]
+        cells = [
+            cell.text for t in all_tables for cell in t.rows.get(name, [Cell("")] * len(t.columns))
+        ]
         writer.writerow([name, *cells])
     return out.getvalue()
 
 
-def to_markdown(heading: str, made: Sequence[Table]) -> str:
+def to_markdown(heading: str, all_tables: Sequence[Table]) -> str:
     """The tables, each with its notes and the reasons for what is missing."""
     parts = [f"# {heading}"]
-    for t in made:
+    for t in all_tables:
         lines = [
             "| " + " | ".join(["family", *t.columns]) + " |",
             "|" + " --- |" * (len(t.columns) + 1),
@@ -300,6 +315,6 @@ def reasons(table: Table) -> list[str]:
                 missing.setdefault((name, cell.why), []).append(column.partition(" (")[0])
     families: dict[tuple[str, str], list[str]] = {}
     for (name, why), columns in missing.items():
-        said = " and ".join(columns) if len(columns) < 3 else f"{columns[0]}, ..., {columns[-1]}"
-        families.setdefault((said, why), []).append(name)
-    return [f"{', '.join(names)}: no {said}: {why}." for (said, why), names in families.items()]
+        short = " and ".join(columns) if len(columns) < 3 else f"{columns[0]}, ..., {columns[-1]}"
+        families.setdefault((short, why), []).append(name)
+    return [f"{', '.join(names)}: no {short}: {why}." for (short, why), names in families.items()]

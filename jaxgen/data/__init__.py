@@ -1,1 +1,1 @@
-"""Sources of examples, and the one pipeline from (seed, step) to a batch."""
+"""Sources of examples, and the pipeline from (seed, step) to a batch."""

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from jaxgen.data.prepare import RECIPES, prepare
+from jaxgen.data.prepare import PREPARATIONS, prepare
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -13,19 +13,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser(
         "prepare",
-        help="prepare a set of TensorFlow Datasets in the array_record form",
-        description=f"Without TensorFlow: {', '.join(RECIPES)}. Any other needs jaxgen[prepare].",
+        help="Prepare a set of TensorFlow Datasets in the array_record form.",
+        description=f"Without TensorFlow: {', '.join(PREPARATIONS)}. Any other needs "
+        "jaxgen[prepare].",
     )
-    command.add_argument("name", help="the set, as TensorFlow Datasets names it")
+    command.add_argument("name", help="Name of the set in TensorFlow Datasets.")
     command.add_argument(
-        "--data-dir", help="where sets are kept (default: $TFDS_DATA_DIR or ~/tensorflow_datasets)"
+        "--data-dir",
+        help="Directory of the sets (default: $TFDS_DATA_DIR or ~/tensorflow_datasets).",
     )
     command.add_argument(
         "--archive",
         nargs="+",
         default=[],
         metavar="FILE",
-        help="the official files, or a directory of them, instead of a download",
+        help="Official files, or a directory of them, to read instead of a download.",
     )
     args = parser.parse_args(argv)
     try:

@@ -15,19 +15,19 @@ from jaxtyping import Array, Int16, Shaped
 from scipy import signal
 from scipy.io import wavfile
 
+from jaxgen.data.mu_law import mu_law_decode, mu_law_encode
 from jaxgen.data.sources import ArraySource
-from jaxgen.losses.autoregressive import mu_law_decode, mu_law_encode
 
 SPLITS = ("train", "test", "all")
 _FULL_SCALE = 32768.0  # of int16
 
 
 class AudioSource(ArraySource):
-    """Windows of recordings in memory; made by `audio_folder`.
+    """Windows of recordings in memory, as `audio_folder` gives them.
 
     Attributes:
-        sample_rate: in Hz.
-        class_names: of the labels, in order; () where there are none.
+        sample_rate: Samples a second, in Hz.
+        class_names: Names of the labels' classes, in order; () where there are no labels.
     """
 
     def __init__(self, arrays, *, sample_rate: int, class_names: tuple[str, ...], **options: Any):
@@ -57,23 +57,24 @@ def audio_folder(
     the lowest is taken.
 
     Args:
-        path: the folder.
-        split: "train", "test" (the held-out files) or "all".
-        num_samples: T, samples of a window.
-        sample_rate: in Hz; None takes that of the first file. Files of another rate are an error
-            unless they are to be resampled.
-        resample: take files of other rates too, by `scipy.signal.resample_poly`.
-        label: classes of the files: "none"; "folder", the subfolder of the folder that the file
-            lies in; or "word", the file's name up to its first "_" ("seven_03.wav" is "seven").
-            The classes of all files are numbered, in alphabetical order, whatever the split.
-        held_out: about this share of the files.
+        path: Folder of the files.
+        split: Which files to take: "train", "test" (the held-out files) or "all".
+        num_samples: Number T of samples of a window.
+        sample_rate: Sample rate in Hz; None takes that of the first file. Files of another rate are
+            an error unless they are to be resampled.
+        resample: Whether to take files of other rates too, by `scipy.signal.resample_poly`.
+        label: How the files are labelled: "none"; "folder", by the subfolder of the folder that the
+            file lies in; or "word", by the file's name up to its first "_" ("seven_03.wav" is
+            "seven"). The classes of all files are numbered, in alphabetical order, whatever the
+            split.
+        held_out: Share of the files, roughly, that are held out.
 
     Returns:
-        A source of `audio` int16[T], and of `label` where asked for.
+        A source of `audio` int16[T], and of `label` where the files are labelled.
 
     Raises:
-        FileNotFoundError: no such folder, or no WAV file in it.
-        ValueError: a file that cannot be read, holds nothing, or has another sample rate (named);
+        FileNotFoundError: No such folder, or no WAV file in it.
+        ValueError: A file that cannot be read, holds nothing, or has another sample rate (named);
             a file outside the subfolders with "folder"; one file alone, of which none can be held
             out; an argument out of range.
     """
@@ -121,13 +122,13 @@ def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
     """A WAV file of 8, 16, 24 or 32 bits or of floats, its channels averaged, as 16-bit audio.
 
     Args:
-        path: the file.
+        path: Path of the file.
 
     Returns:
         (samples int16[T], sample rate in Hz); 16-bit mono as it is.
 
     Raises:
-        ValueError: a file that cannot be read, or without a sample; names it.
+        ValueError: A file that cannot be read, or without a sample; the message names it.
     """
     try:
         rate, raw = wavfile.read(path)
@@ -154,21 +155,22 @@ def to_model_space(
     """Samples at rest to what a WaveNet sees, a pure function.
 
     16-bit samples s are `s / 32768` in [-1, 1), mu-law bytes what they decode to. "mu_law" gives
-    classes of the companded value (`jaxgen.losses.autoregressive.mu_law_encode`), mu-law bytes
-    themselves of 256. "linear" cuts [-32768, 32768) into `num_values` equal steps and gives the
-    place of the step's number n in [-1, 1], `2 n / (num_values - 1) - 1`.
+    classes of the companded value (`jaxgen.data.mu_law.mu_law_encode`); with 256 of them, mu-law
+    bytes are their own classes. "linear" cuts [-32768, 32768) into `num_values` equal steps and
+    gives the place of the step's number n in [-1, 1], `2 n / (num_values - 1) - 1`.
 
     Args:
-        audio: int16, or uint8 of mu-law classes.
-        encoding: "mu_law" or "linear".
-        num_values: values a sample can take; for "linear" a power of two, at most 65,536.
+        audio: Samples at rest: int16, or uint8 of mu-law classes.
+        encoding: Encoding in model space, "mu_law" or "linear".
+        num_values: Number of values that a sample can take; for "linear" a power of two, at most
+            65,536.
 
     Returns:
         i32 classes for "mu_law", f32 for "linear", of the shape of `audio`.
 
     Raises:
-        TypeError: audio of another dtype.
-        ValueError: another encoding, or `num_values` out of range.
+        TypeError: Audio of another dtype.
+        ValueError: Another encoding, or `num_values` out of range.
     """
     _check_encoding(encoding, num_values)
     if audio.dtype not in (jnp.int16, jnp.uint8):
@@ -190,15 +192,15 @@ def from_model_space(
     """What a WaveNet draws, to int16 samples for a file; undoes `to_model_space` up to its steps.
 
     Args:
-        x: i32 classes for "mu_law", f32 in [-1, 1] for "linear".
-        encoding: as for `to_model_space`.
-        num_values: likewise.
+        x: Samples in model space: i32 classes for "mu_law", f32 in [-1, 1] for "linear".
+        encoding: Encoding in model space, as for `to_model_space`.
+        num_values: Number of values that a sample can take, as for `to_model_space`.
 
     Returns:
         int16 samples, each in the middle of its step.
 
     Raises:
-        ValueError: another encoding, or `num_values` out of range.
+        ValueError: Another encoding, or `num_values` out of range.
     """
     _check_encoding(encoding, num_values)
     if encoding == "mu_law":
@@ -245,16 +247,17 @@ def _rows(files: list[Path], root: Path, split: str, held_out: float) -> list[in
     return sorted(int(i) for i in (order[:count] if split == "test" else order[count:]))
 
 
-def _at_rate(audio: np.ndarray, found: int, rate: int, resample: bool, file: Path) -> np.ndarray:
-    if found == rate:
+def _at_rate(audio: np.ndarray, own: int, rate: int, resample: bool, file: Path) -> np.ndarray:
+    """The samples of a file of the rate `own`, at another rate."""
+    if own == rate:
         return audio
     if not resample:
         raise ValueError(
-            f"the WAV file {file} has a sample rate of {found} Hz, not {rate}: resample the files, "
+            f"the WAV file {file} has a sample rate of {own} Hz, not {rate}: resample the files, "
             "or ask for it (resample=True)"
         )
-    common = math.gcd(found, rate)
-    return _to_int16(signal.resample_poly(audio / _FULL_SCALE, rate // common, found // common))
+    common = math.gcd(own, rate)
+    return _to_int16(signal.resample_poly(audio / _FULL_SCALE, rate // common, own // common))
 
 
 def _windows(audio: np.ndarray, size: int) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Images of two values: by a threshold, by one draw for good, or by a new draw for each batch.
+"""Binary images: by a threshold, by one fixed draw, or by a new draw for each batch.
 
 `threshold` and `dynamic` are pure functions of batches on the device, `static` one of a source.
-Each makes bytes 0 and 255 of bytes.
+Each turns bytes into the bytes 0 and 255.
 """
 
 import zlib
@@ -29,8 +29,8 @@ def dynamic(key: Key[Array, ""], image: UInt8[Array, "*shape"]) -> UInt8[Array, 
 def static(source: Source) -> ArraySource:
     """A source whose bytes are 0 or 255, each drawn once with its grey value's probability.
 
-    The draw is a function of set and split alone. It is not the fixed draw of Larochelle & Murray
-    2011, which comes as files of its own.
+    The draw depends on the names of set and split alone. It is not the fixed draw of Larochelle &
+    Murray 2011, which is distributed as files.
     """
     decoded = decode(source)
     rng = np.random.default_rng(zlib.crc32(f"{source.name}/{source.split}".encode()))

@@ -25,10 +25,10 @@ def image_spec(shape: tuple[int, ...], labelled: bool) -> Spec:
 
 
 def target_size(resize: Resize) -> tuple[int, int] | None:
-    """The (height, width) that `resize` asks for.
+    """The (height, width) of a `resize` argument, or None.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: A size below 1.
     """
     if resize is None:
         return None
@@ -49,20 +49,21 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def decode_image(
     file: Path | io.BytesIO, shape: tuple[int, int, int], name: str, *, resize: bool
 ) -> np.ndarray:
-    """One image of a given shape.
+    """Decodes one image to a given shape.
 
     Args:
-        file: a path, or the bytes of a file; any format that Pillow knows.
-        shape: (height, width, channels) of the result; 1, 3 or 4 channels.
-        name: of the image in error messages.
-        resize: crop the center to the shape's proportions and resize it (Lanczos). Otherwise the
-            image must have the shape's height and width.
+        file: Path of the image file, or its bytes, in any format that Pillow reads.
+        shape: Shape (height, width, channels) of the result, with 1, 3 or 4 channels.
+        name: Name of the image in error messages.
+        resize: Whether to crop the center to the shape's proportions and resize it (Lanczos).
+            Otherwise the image must have the shape's height and width.
 
     Returns:
         uint8 [height, width, channels].
 
     Raises:
-        ValueError: a broken image, one of more than 8 bits, or one of another size; names it.
+        ValueError: A broken image, one of more than 8 bits a channel, or one of another size; names
+            the image.
     """
     height, width, channels = shape
     try:
@@ -83,7 +84,7 @@ def decode_image(
 
 
 class FolderSource:
-    """Images of one folder, decoded when asked for; made by `folder`."""
+    """Images of one folder, decoded when they are indexed; the result of `folder`."""
 
     def __init__(
         self,
@@ -127,23 +128,23 @@ class FolderSource:
 def folder(path: str | Path, split: str | None = None, *, resize: Resize = None) -> FolderSource:
     """The images of a folder, in the order of their names.
 
-    Images that lie in subfolders, one subfolder a class, get the place of their class among the
-    sorted class names as `label`. Images that lie in the folder itself have no label. They are
-    gray (one channel) if all of them are, otherwise RGB.
+    The `label` of an image in a subfolder is the index of that subfolder among the sorted names of
+    the subfolders, one for each class. Images in the folder itself have no label. The source's
+    images have one channel if all files are gray, otherwise three (RGB).
 
     Args:
-        path: the folder.
-        split: a subfolder of it to read instead ("train", say); None reads the folder itself.
-        resize: crop the center of every image to these proportions and resize it: a size, or
-            (height, width). None: all images must be of one size.
+        path: Folder of the images.
+        split: Subfolder to read instead of the folder ("train", say); None reads the folder itself.
+        resize: Size, or (height, width), to which every image is center-cropped and resized; None
+            requires that all images have one size.
 
     Returns:
-        The source. Every file's header is read here, its pixels when they are asked for.
+        The source. Headers of all files are read here, pixels when they are indexed.
 
     Raises:
-        FileNotFoundError: no such folder, or no image in it.
-        ValueError: an image that is broken, deeper than 8 bits, or of another size than the first;
-            images both in the folder and in subfolders; a size below 1.
+        FileNotFoundError: No such folder, or no image in it.
+        ValueError: An image that is broken, has more than 8 bits a channel, or another size than
+            the first; images both in the folder and in subfolders; a size below 1.
     """
     size = target_size(resize)
     root = Path(path) if split is None else Path(path) / split
@@ -151,7 +152,7 @@ def folder(path: str | Path, split: str | None = None, *, resize: Resize = None)
         raise FileNotFoundError(f"there is no folder of images {root}")
     files = _images_in(root)
     classes = {d.name: _images_in(d) for d in sorted(root.iterdir()) if d.is_dir()}
-    classes = {name: found for name, found in classes.items() if found}
+    classes = {name: images for name, images in classes.items() if images}
     if files and classes:
         raise ValueError(
             f"{root} holds images ({files[0].name}, ...) and also folders of images "
@@ -159,18 +160,18 @@ def folder(path: str | Path, split: str | None = None, *, resize: Resize = None)
         )
     labels = None
     if classes:
-        files = [file for found in classes.values() for file in found]
-        counts = [len(found) for found in classes.values()]
+        files = [file for images in classes.values() for file in images]
+        counts = [len(images) for images in classes.values()]
         labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
     if not files:
         raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {root} or its subfolders")
     with ThreadPoolExecutor() as pool:
         headers = list(pool.map(_read_header, files))
     sizes = [size or header[0] for header in headers]
-    for file, found in zip(files, sizes, strict=True):
-        if found != sizes[0]:
+    for file, (height, width) in zip(files, sizes, strict=True):
+        if (height, width) != sizes[0]:
             raise ValueError(
-                f"the image {file} is {found[0]}x{found[1]} (height x width), and {files[0]} is "
+                f"the image {file} is {height}x{width} (height x width), and {files[0]} is "
                 f"{sizes[0][0]}x{sizes[0][1]}; give resize= to crop and resize all to one size"
             )
     channels = 1 if all(mode in _GRAY_MODES for _, mode in headers) else 3

@@ -1,7 +1,7 @@
 """A pseudo-random permutation of range(n) that is computed at any index, without a table.
 
-A shuffled epoch asks for a batch of entries of a permutation. Sorting or storing all n of them at
-each epoch would cost O(n) inside the compiled step; this costs O(batch).
+A step of a shuffled epoch needs a batch of entries of a permutation. Sorting or storing all n of
+them at each epoch would cost O(n) inside the compiled step; this costs O(batch).
 """
 
 import math
@@ -31,18 +31,18 @@ def permute(index: Any, key: Sequence[Any], n: int, xp: ModuleType = np) -> Any:
     integer hashes. This is for shuffling, not for secrecy.
 
     Args:
-        index: integers in [0, n), any shape.
-        key: 32-bit words that choose the permutation (a seed and an epoch, say): Python integers
-            in [0, 2**32) or uint32 arrays that broadcast against `index`.
-        n: size of the permuted set, in [1, 2**30].
-        xp: `numpy` or `jax.numpy`; both give the same bits. Under JAX `index` and `key` may be
+        index: Integers in [0, n), of any shape.
+        key: Words of 32 bits that choose the permutation (a seed and an epoch, say): Python
+            integers in [0, 2**32) or uint32 arrays that broadcast against `index`.
+        n: Size of the permuted set, in [1, 2**30].
+        xp: `numpy` or `jax.numpy`; both give identical bits. Under JAX `index` and `key` may be
             traced.
 
     Returns:
         uint32, of the shape of `index` and `key` broadcast: the permuted indices.
 
     Raises:
-        ValueError: n outside [1, 2**30].
+        ValueError: If n is outside [1, 2**30].
 
     Example:
         >>> sorted(permute(np.arange(7), (0, 1), 7).tolist())

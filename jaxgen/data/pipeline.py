@@ -1,7 +1,7 @@
-"""(seed, step) -> batch: the one order of training examples, resident on devices or streamed.
+"""(seed, step) -> batch: the order of training examples, resident on devices or streamed.
 
-The batch of step t is a pure function of (seed, t). So a resumed run, another number of devices
-and a replayed step see the same examples without any iterator's state.
+The batch of step t is a pure function of (seed, t). So a resumed run, a run on another number of
+devices and a replayed step see the same examples, without the state of an iterator.
 """
 
 import functools
@@ -27,24 +27,24 @@ class Pipeline:
     epoch). Batches straddle epochs, so every epoch visits each of the N examples exactly once,
     also where B does not divide N or exceeds it.
 
-    There are two ways to the same batches:
+    There are two ways to get the batches:
 
-    - *resident*, where the set fits: put `arrays` on the devices once and call `gather` inside the
-      compiled step, which costs O(B);
+    - *resident*, where the set fits into memory: put `arrays` on the devices once and call `gather`
+      inside the compiled step, which costs O(B);
     - *streamed*: iterate over `stream`, whose threads read and decode ahead.
 
     Args:
-        source: the examples.
-        batch_size: B, examples of the global batch.
-        seed: chooses the order, in [0, 2**64).
-        limit_bytes: a set of at most so many bytes, decoded, is resident; 0 streams every set.
+        source: Source of the examples.
+        batch_size: Number B of examples in the global batch.
+        seed: Seed of the order of the examples, in [0, 2**64).
+        limit_bytes: Greatest size, decoded, of a set that is resident; 0 streams every set.
 
     Attributes:
-        resident: whether `arrays` holds the set.
+        resident: Whether `arrays` holds the set.
 
     Raises:
-        ValueError: an empty source, or one of 2**30 examples and more; a batch size below 1; a
-            seed out of range.
+        ValueError: An empty source, or one of more than 2**30 examples; a batch size below 1 or
+            above 2**30; a seed out of range.
 
     Example:
         >>> from jaxgen.data.sources import digits
@@ -87,11 +87,12 @@ class Pipeline:
         return dict(decoded.arrays)
 
     def indices(self, step: Any, xp: ModuleType = jnp) -> Any:
-        """Which examples make the batch of a step, a pure function.
+        """Indices of the examples in the batch of a step, a pure function.
 
         Args:
-            step: t in [0, 2**31), an integer scalar; may be traced where `xp` is `jax.numpy`.
-            xp: `numpy` or `jax.numpy`; both give the same.
+            step: Number t of the step in [0, 2**31), an integer scalar; it may be traced where `xp`
+                is `jax.numpy`.
+            xp: `numpy` or `jax.numpy`; both give identical indices.
 
         Returns:
             int32 [batch_size], indices into the source.
@@ -104,14 +105,14 @@ class Pipeline:
         return permute(within, key, n, xp).astype(xp.int32)
 
     def gather(self, arrays: Mapping[str, Any], step: Any) -> dict[str, Array]:
-        """The batch of a step, from the resident arrays; made for use inside a compiled step.
+        """The batch of a step, from the resident arrays; for use inside a compiled step.
 
         Args:
-            arrays: `self.arrays`, on the devices.
-            step: t in [0, 2**31), an integer scalar, which may be traced.
+            arrays: `self.arrays`, placed on the devices.
+            step: Number t of the step in [0, 2**31), an integer scalar; it may be traced.
 
         Returns:
-            name -> [batch_size, ...].
+            Name -> [batch_size, ...].
         """
         rows = self.indices(step, jnp)
         # The indices are in bounds by construction: spare the gather its clamps.
@@ -123,18 +124,18 @@ class Pipeline:
     def host_batch(
         self, step: int, *, process_index: int = 0, process_count: int = 1
     ) -> dict[str, np.ndarray]:
-        """A process's rows of the batch of a step, in NumPy: what `stream` yields for it.
+        """One process's rows of the batch of a step, in NumPy: what `stream` yields for the step.
 
         Args:
-            step: t in [0, 2**31).
-            process_index: which of the consecutive blocks of rows.
-            process_count: how many blocks; divides the batch size.
+            step: Number t of the step in [0, 2**31).
+            process_index: Index of the process, and so of its block of consecutive rows.
+            process_count: Number of processes, which must divide the batch size.
 
         Returns:
-            name -> [batch_size / process_count, ...].
+            Name -> [batch_size / process_count, ...].
 
         Raises:
-            ValueError: a step out of range, or processes that do not divide the batch.
+            ValueError: A step out of range, or processes that do not divide the batch.
         """
         if not 0 <= step < _MAX_STEP:
             raise ValueError(f"step must be between 0 and 2**31 - 1, got {step}")
@@ -154,19 +155,21 @@ class Pipeline:
         """The host batches of steps start_step, start_step + 1, ..., read ahead by Grain.
 
         Args:
-            start_step: the first step.
-            process_index: this process's place among those that share the global batch.
-            process_count: how many they are; each yields batch_size / process_count rows.
-            num_threads: threads that read and decode whole batches.
-            prefetch: batches kept ready.
-            num_workers: worker processes, each with its own threads. They pay only where decoding
-                is heavy (large JPEG files): for small images their copies cost more than they save.
+            start_step: Step of the first batch.
+            process_index: Index of this process among those that share the global batch.
+            process_count: Number of processes that share the global batch; each yields
+                batch_size / process_count rows.
+            num_threads: Number of threads that read and decode whole batches.
+            prefetch: Number of batches that are kept ready.
+            num_workers: Number of worker processes, each with its own threads. They pay only where
+                decoding is slow (large JPEG files): for small images their copies cost more than
+                they save.
 
         Yields:
-            What `host_batch` returns, step after step.
+            The result of `host_batch`, step after step.
 
         Raises:
-            ValueError: a step out of range, processes that do not divide the batch, or a number of
+            ValueError: A step out of range, processes that do not divide the batch, or a number of
                 threads, workers or batches that is too small.
         """
         if not 0 <= start_step < _MAX_STEP:
@@ -201,19 +204,20 @@ def eval_batches(
     """Each example once, in the source's order, in batches of one size.
 
     Args:
-        source: the examples.
-        batch_size: examples of each global batch.
-        limit: how many examples, from the first; None for all.
-        process_index: this process's place among those that share the global batch.
-        process_count: how many they are; each yields batch_size / process_count rows.
+        source: Source of the examples.
+        batch_size: Number of examples in a global batch.
+        limit: Number of examples to read, from the first on; None for all.
+        process_index: Index of this process among those that share the global batch.
+        process_count: Number of processes that share the global batch; each gets
+            batch_size / process_count rows.
 
     Returns:
-        An iterator over name -> [batch_size / process_count, ...], with a `mask`, float32, in every
-        batch: 1 for an example, 0 for the padding of the last batch (repeats of an example).
+        An iterator over name -> [batch_size / process_count, ...], with a `weight`, float32, in
+        every batch: 1 for an example, 0 for the padding of the last batch (repeats of an example).
 
     Raises:
-        ValueError: an empty source, a batch size or limit below 1, processes that do not divide the
-            batch.
+        ValueError: An empty source, a batch size or limit below 1, or processes that do not divide
+            the batch.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -228,7 +232,7 @@ def eval_batches(
         for begin in range(0, count, batch_size):
             positions = begin + np.arange(batch_size)[rows]
             batch = source[np.minimum(positions, count - 1)]
-            yield {**batch, "mask": (positions < count).astype(np.float32)}
+            yield {**batch, "weight": (positions < count).astype(np.float32)}
 
     return batches()
 
@@ -262,7 +266,7 @@ def _block(batch_size: int, index: int, count: int) -> slice:
 
 
 def _let_grain_start_workers() -> None:
-    """Grain's workers read absl's flags, and abort unless someone has parsed them."""
+    """Marks absl's flags as parsed: Grain's workers read them, and abort unless they are."""
     from absl import flags
 
     if not flags.FLAGS.is_parsed():

@@ -1,4 +1,4 @@
-"""Official archives to the form that TFDS's own builders read, without TensorFlow.
+"""Conversion of official archives to the form that TFDS's builders read, without TensorFlow.
 
 CIFAR-10, MNIST and Fashion-MNIST are prepared here; any other set of TFDS is left to TensorFlow.
 On the command line: `python -m jaxgen.data prepare cifar10`.
@@ -27,26 +27,26 @@ _CHUNK_BYTES = 1 << 18
 
 
 class Contents(NamedTuple):
-    """What an archive holds.
+    """The contents of an archive.
 
     Attributes:
-        splits: split -> (uint8 [N, H, W, C], integer labels [N]).
-        label_names: of the classes, where TFDS takes them from the archive.
+        splits: Split -> (uint8 [N, H, W, C], integer labels [N]).
+        label_names: Names of the classes, where TFDS takes them from the archive.
     """
 
     splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
     label_names: Sequence[str] | None = None
 
 
-class Recipe(NamedTuple):
-    """How a set is made.
+class Preparation(NamedTuple):
+    """How a set is prepared from its official files.
 
     Attributes:
-        url: where the official files lie.
-        files: name -> SHA-256 of the files that are downloaded, all of them needed.
-        alternatives: the same of files of which each holds the whole set too.
-        read: the files' paths, by name -> contents.
-        has_id: the examples have an `id` such as "train_00042".
+        url: Address of the folder of the official files.
+        files: Name -> SHA-256 of the files that are downloaded, all of them needed.
+        alternatives: Name -> SHA-256 of files of which each holds the whole set too.
+        read: Function from the files' paths, by name, to the contents.
+        has_id: Whether the examples have an `id` such as "train_00042".
     """
 
     url: str
@@ -66,21 +66,22 @@ def prepare(
     """Prepares a TFDS image set in the array_record form; a set that is prepared is left alone.
 
     Args:
-        name: "cifar10", "mnist" or "fashion_mnist"; any other set of TFDS needs TensorFlow.
-        data_dir: the TFDS data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        archives: the official files by their official names, or directories that hold them; none
-            to download them.
-        verify: check the SHA-256 of every file.
+        name: Name of the set: "cifar10", "mnist" or "fashion_mnist"; any other set of TFDS needs
+            TensorFlow.
+        data_dir: TFDS data directory; None for $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        archives: Paths of the official files by their official names, or of directories that hold
+            them; none to download the files.
+        verify: Whether to check the SHA-256 of every file.
 
     Returns:
         The directory of the prepared set.
 
     Raises:
-        FileNotFoundError: a file that is missing.
-        ValueError: an unknown set, a file that is not the official one or is broken, a set that is
+        FileNotFoundError: A file that is missing.
+        ValueError: An unknown set, a file that is not the official one or is broken, a set that is
             prepared in another form.
-        ConnectionError: a download that failed.
-        RuntimeError: a set that needs TensorFlow, which is not installed.
+        ConnectionError: A download that failed.
+        RuntimeError: A set that needs TensorFlow, which is not installed.
     """
     from jaxgen.data import tfds
 
@@ -95,58 +96,63 @@ def prepare(
                 "overwritten: give another --data-dir for the array_record form"
             )
         return existing
-    if name not in RECIPES:
+    if name not in PREPARATIONS:
         return _prepare_with_tensorflow(name, root, archives)
-    recipe = RECIPES[name]
+    preparation = PREPARATIONS[name]
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".downloading-", dir=root) as scratch:
-        paths = find_files(recipe, archives) if archives else download(recipe, Path(scratch))
+        if archives:
+            paths = find_files(preparation, archives)
+        else:
+            paths = download(preparation, Path(scratch))
         if verify:
             for file, path in paths.items():
-                _check_sha256(path, {**recipe.files, **recipe.alternatives}[file])
-        contents = recipe.read(paths)
+                _check_sha256(path, {**preparation.files, **preparation.alternatives}[file])
+        contents = preparation.read(paths)
     splits = {
-        split: _examples(split, *arrays, has_id=recipe.has_id)
+        split: _examples(split, *arrays, has_id=preparation.has_id)
         for split, arrays in contents.splits.items()
     }
     return tfds.write_set(name, splits, root, contents.label_names)
 
 
-def find_files(recipe: Recipe, archives: Sequence[str | Path]) -> dict[str, Path]:
-    """The recipe's files, by name, among files and directories that were given.
+def find_files(preparation: Preparation, archives: Sequence[str | Path]) -> dict[str, Path]:
+    """The preparation's files, by name, among files and directories that were given.
 
     Raises:
-        FileNotFoundError: a path that does not exist, or files that are missing.
+        FileNotFoundError: A path that does not exist, or files that are missing.
     """
     given: dict[str, Path] = {}
     for path in map(Path, archives):
         if not path.exists():
             raise FileNotFoundError(f"there is no archive {path}")
         given |= {p.name: p for p in (path.iterdir() if path.is_dir() else [path])}
-    for file in recipe.alternatives:
+    for file in preparation.alternatives:
         if file in given:
             return {file: given[file]}
-    missing = [file for file in recipe.files if file not in given]
+    missing = [file for file in preparation.files if file not in given]
     if missing:
-        instead = "".join(f", or {file} alone" for file in recipe.alternatives)
+        instead = "".join(f", or {file} alone" for file in preparation.alternatives)
         raise FileNotFoundError(
-            f"--archive must give {', '.join(recipe.files)}{instead}; missing: {', '.join(missing)}"
+            f"--archive must give {', '.join(preparation.files)}{instead}; missing: "
+            f"{', '.join(missing)}"
         )
-    return {file: given[file] for file in recipe.files}
+    return {file: given[file] for file in preparation.files}
 
 
-def download(recipe: Recipe, directory: Path) -> dict[str, Path]:
-    """Downloads the recipe's files, with a progress bar, once each; the paths by name.
+def download(preparation: Preparation, directory: Path) -> dict[str, Path]:
+    """Downloads the preparation's files, with a progress bar, once each; the paths by name.
 
     Raises:
-        ConnectionError: the server cannot be reached, or breaks off.
+        ConnectionError: The server cannot be reached, or breaks off.
     """
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    paths = {file: directory / file for file in recipe.files}
+    paths = {file: directory / file for file in preparation.files}
     with Progress(*columns) as progress:
         for file, path in paths.items():
             task = progress.add_task(file, total=None)
-            request = urllib.request.Request(recipe.url + file, headers={"User-Agent": "jaxgen"})
+            url = preparation.url + file
+            request = urllib.request.Request(url, headers={"User-Agent": "jaxgen"})
             try:
                 with (
                     urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response,
@@ -161,18 +167,19 @@ def download(recipe: Recipe, directory: Path) -> dict[str, Path]:
                         raise ConnectionError(f"broken off after {out.tell()} of {length} bytes")
             except (OSError, http.client.HTTPException) as error:
                 raise ConnectionError(
-                    f"could not download {recipe.url}{file} ({error}); fetch it by other means and "
-                    f"give it by --archive {file}"
+                    f"could not download {url} ({error}); fetch it by other means and give it by "
+                    f"--archive {file}"
                 ) from error
     return paths
 
 
 def _check_sha256(path: Path, expected: str) -> None:
     with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != expected:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != expected:
         raise ValueError(
-            f"{path} is not the official file or is damaged: its SHA-256 is {found}, not {expected}"
+            f"{path} is not the official file or is damaged: its SHA-256 is {digest}, not "
+            f"{expected}"
         )
 
 
@@ -192,11 +199,11 @@ def _prepare_with_tensorflow(name: str, root: Path, archives: Sequence[str | Pat
     from jaxgen.data import tfds
 
     if archives:
-        raise ValueError(f"--archive serves {', '.join(RECIPES)} only; {name} is left to TFDS")
+        raise ValueError(f"--archive is for {', '.join(PREPARATIONS)} only; {name} is left to TFDS")
     if importlib.util.find_spec("tensorflow") is None:
         raise RuntimeError(
             f"{name} can only be prepared with TensorFlow: pip install 'jaxgen[prepare]', then "
-            f"repeat this command. Without it: {', '.join(RECIPES)}"
+            f"repeat this command. Without it: {', '.join(PREPARATIONS)}"
         )
     return tfds.prepare_with_tensorflow(name, root)
 
@@ -220,7 +227,7 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
     try:
         raw = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a sound gzip file: {error}") from error
+        raise ValueError(f"{path} is not a valid gzip file: {error}") from error
     start = 4 + 4 * ndim
     shape = np.frombuffer(raw[4:start], ">u4").tolist()
     if raw[:4] != bytes((0, 0, 8, ndim)) or len(raw) != start + np.prod(shape):
@@ -236,13 +243,13 @@ def _read_cifar10(paths: Mapping[str, Path]) -> Contents:
             read = _cifar_binary if "test_batch.bin" in members else _cifar_python
             return read(lambda name: tar.extractfile(members[name]).read())  # type: ignore[union-attr]
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a sound tar file: {error}") from error
+        raise ValueError(f"{path} is not a valid tar file: {error}") from error
     except (KeyError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} is not a CIFAR-10 archive: {error}") from error
 
 
 def _cifar_binary(read: Callable[[str], bytes]) -> Contents:
-    """Files of records: one byte of label, then a 3x32x32 image."""
+    """The binary version: records of one byte of label and a 3x32x32 image."""
 
     def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
         records = np.frombuffer(b"".join(map(read, names)), np.uint8).reshape(-1, 1 + 3072)
@@ -254,12 +261,12 @@ def _cifar_binary(read: Callable[[str], bytes]) -> Contents:
 
 
 def _cifar_python(read: Callable[[str], bytes]) -> Contents:
-    """The same batches as pickled dictionaries of Python 2."""
+    """The Python version: batches as pickled dictionaries of Python 2."""
 
     def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
-        found = [_ArraysOnly(io.BytesIO(read(name)), encoding="bytes").load() for name in names]
-        images = np.concatenate([batch[b"data"] for batch in found])
-        return _to_nhwc(images), np.concatenate([batch[b"labels"] for batch in found])
+        parts = [_ArraysOnly(io.BytesIO(read(name)), encoding="bytes").load() for name in names]
+        images = np.concatenate([part[b"data"] for part in parts])
+        return _to_nhwc(images), np.concatenate([part[b"labels"] for part in parts])
 
     meta = _ArraysOnly(io.BytesIO(read("batches.meta")), encoding="bytes").load()
     train = batches(*(f"data_batch_{i}" for i in range(1, 6)))
@@ -287,8 +294,8 @@ class _ArraysOnly(pickle.Unpickler):
 
 
 # The SHA-256 that TFDS records for each file; that of cifar-10-python.tar.gz is Keras's.
-RECIPES: Mapping[str, Recipe] = {
-    "cifar10": Recipe(
+PREPARATIONS: Mapping[str, Preparation] = {
+    "cifar10": Preparation(
         "https://www.cs.toronto.edu/~kriz/",
         {
             "cifar-10-binary.tar.gz": (
@@ -303,7 +310,7 @@ RECIPES: Mapping[str, Recipe] = {
         _read_cifar10,
         has_id=True,
     ),
-    "mnist": Recipe(
+    "mnist": Preparation(
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         {
             "train-images-idx3-ubyte.gz": (
@@ -322,7 +329,7 @@ RECIPES: Mapping[str, Recipe] = {
         {},
         _read_mnist,
     ),
-    "fashion_mnist": Recipe(
+    "fashion_mnist": Preparation(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         {
             "train-images-idx3-ubyte.gz": (

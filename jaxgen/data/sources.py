@@ -26,11 +26,12 @@ class Source(Protocol):
     """Examples by index.
 
     Attributes:
-        name: of the data set.
-        split: of the examples within it.
-        protocol: one line that names set, version, split and preprocessing beside a result.
-        num_classes: the labels are 0, ..., num_classes - 1; None where there are none.
-        spec: name -> (shape, dtype) of one example.
+        name: Name of the data set.
+        split: Name of the split that the examples are from.
+        protocol: One line that names set, version, split and preprocessing beside a result.
+        num_classes: Number of classes, whose labels are 0, ..., num_classes - 1; None where there
+            are no labels.
+        spec: Entry's name -> (shape, dtype) of one example.
     """
 
     name: str
@@ -52,17 +53,18 @@ class ArraySource:
     """A source in memory.
 
     Args:
-        arrays: name -> [N, ...]: `image` uint8 [N, H, W, C], `label` int32 [N] where there is one,
-            and whatever else an experiment needs.
-        name: of the data set.
-        split: of the examples within it.
-        protocol: see `Source`; by default made of name, split and size.
-        num_classes: by default the largest label plus one.
+        arrays: Name -> [N, ...]: `image` uint8 [N, H, W, C], `label` int32 [N] where there are
+            labels, and whatever else an experiment needs.
+        name: Name of the data set.
+        split: Name of the split that the examples are from.
+        protocol: One line that names set, version, split and preprocessing beside a result; by
+            default it consists of name, split and size.
+        num_classes: Number of classes; by default the largest label plus one.
 
     Raises:
-        ValueError: no arrays, lengths that differ, or labels outside [0, num_classes).
-        TypeError: an `image` that is not uint8 of four dimensions, or a `label` that is not int32
-            of one.
+        ValueError: No arrays, lengths that differ, or labels outside [0, num_classes).
+        TypeError: An `image` that is not uint8 of four dimensions, or a `label` that is not int32
+            of one dimension.
     """
 
     def __init__(
@@ -110,18 +112,19 @@ def digits(split: str = "train", *, resize: Resize = None) -> ArraySource:
 
     They are scikit-learn's copy, in its order, with the gray levels v in 0..16 stored as the bytes
     round(255 v / 16). The two splits are a fixed random choice, stratified by class; the copy does
-    not name the writers, so the same hands wrote both. Source and licence are in `digits.LICENSE`
-    beside this file.
+    not name the writers, so both splits have digits by the same writers. Source and licence are in
+    `digits.LICENSE` beside this file.
 
     Args:
-        split: "train" (1,500), "test" (297) or "all".
-        resize: center-crop and resize every image to a size or (height, width).
+        split: Name of the split: "train" (1,500 digits), "test" (297) or "all".
+        resize: Size, or (height, width), to which every image is center-cropped and resized; None
+            keeps 8x8.
 
     Returns:
         A source of `image` [8, 8, 1] (or as resized) and `label`, ten classes.
 
     Raises:
-        ValueError: another split, or a size below 1.
+        ValueError: Another split, or a size below 1.
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split of digits must be 'train', 'test' or 'all', got {split!r}")
@@ -150,24 +153,27 @@ def load(
     *,
     resize: Resize = None,
 ) -> Source:
-    """A source by name: the one entry for experiments.
+    """A source of images by name, as experiments load them.
 
     Args:
-        name: "digits" (embedded), "folder" (of images), or any TFDS image set, prepared in the
-            array_record form: "cifar10", "cifar10:3.0.2", "imagenet_resized/64x64".
-        split: by default "train" for digits and TFDS sets (which take slices such as "train[:10%]"
-            too), and for a folder the folder itself.
-        data_dir: the TFDS data directory (by default $TFDS_DATA_DIR or ~/tensorflow_datasets), or
-            the folder of images.
-        resize: center-crop and resize every image to a size or (height, width).
+        name: Name of the set: "digits" (embedded), "folder" (of images), or any TFDS image set that
+            is prepared in the array_record form: "cifar10", "cifar10:3.0.2",
+            "imagenet_resized/64x64".
+        split: Name of the split; by default "train" for digits and TFDS sets (which accept slices
+            such as "train[:10%]"), and the folder itself for a folder.
+        data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
+            or the folder of images.
+        resize: Size, or (height, width), to which every image is center-cropped and resized; None
+            keeps the images' own size.
 
     Returns:
         The source; nothing is downloaded.
 
     Raises:
-        ValueError: an unknown set (naming near ones) or split; a missing or unusable argument; an
-            unusable image. `folder` and `jaxgen.data.tfds.tfds_source` say more.
-        FileNotFoundError: a missing directory, or a set that is not prepared; says how to.
+        ValueError: An unknown set (similar names are given) or split; a missing or unusable
+            argument; an unusable image. See `folder` and `jaxgen.data.tfds.tfds_source`.
+        FileNotFoundError: A missing directory, or a set that is not prepared; the error says how to
+            prepare it.
     """
     if name == "digits":
         return digits(split or "train", resize=resize)
@@ -190,7 +196,7 @@ def load(
 
 
 def nbytes(source: Source) -> int:
-    """The size of a source, decoded."""
+    """The size of a decoded source, in bytes."""
     example = sum(math.prod(shape) * dtype.itemsize for shape, dtype in source.spec.values())
     return len(source) * example
 
@@ -199,8 +205,8 @@ def resident(source: Source, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Source:
     """The source in memory, decoded once, where it fits.
 
     Args:
-        source: any source.
-        limit_bytes: the most that the decoded arrays may take.
+        source: Source of any kind.
+        limit_bytes: Greatest size of the decoded arrays, in bytes.
 
     Returns:
         An `ArraySource` of the same examples if they take at most `limit_bytes`; otherwise the

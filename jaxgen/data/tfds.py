@@ -1,8 +1,8 @@
 """TensorFlow Datasets without TensorFlow: reading image sets, and writing them for `prepare`.
 
-The only importer of `tensorflow_datasets`. Sets are read at random from the array_record form,
-found on disk by their `dataset_info.json`, so that neither their builder's code nor the network is
-asked.
+The only module that imports `tensorflow_datasets`. Sets are read at random from the array_record
+form, which their `dataset_info.json` on the disk describes, so that neither their builder's code
+nor the network is needed.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _METADATA = ("dataset_info.json", "features.json")
 
 
 class TfdsSource:
-    """Images (and labels) of a prepared TFDS set, decoded when asked for; made by `tfds_source`."""
+    """Images (and labels) of a prepared TFDS set, decoded when indexed; from `tfds_source`."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class TfdsSource:
     def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         try:
             records = self.records.__getitems__([int(i) for i in indices])
-            if not all(records):  # all that array_record says of a file cut at a block's end
+            if not all(records):  # the only sign of a file truncated at a block's end
                 raise RuntimeError("empty records")
         except RuntimeError as error:  # array_record's checksums do not match
             raise ValueError(
@@ -88,20 +88,22 @@ def tfds_source(
     """An image set of TensorFlow Datasets, prepared in the array_record form.
 
     Args:
-        name: "cifar10", "cifar10:3.0.2" or "imagenet_resized/64x64"; without a version, the newest
-            that is prepared.
-        split: "train", "test", ..., or a slice or sum of them as TFDS writes it: "train[:10%]".
-        data_dir: the TFDS data directory, or that of the prepared set itself; None for
+        name: Name of the set, such as "cifar10", "cifar10:3.0.2" or "imagenet_resized/64x64";
+            without a version, the newest that is prepared.
+        split: Name of the split, such as "train" or "test", or a slice or sum of splits in TFDS's
+            syntax, such as "train[:10%]".
+        data_dir: Directory of the TFDS sets, or of the prepared set itself; None for
             $TFDS_DATA_DIR or ~/tensorflow_datasets.
-        resize: center-crop and resize every image to a size or (height, width).
+        resize: Size, or (height, width), to which every image is center-cropped and resized; None
+            keeps the images' own size.
 
     Returns:
         A source of the feature `image`, or the only image feature, and of `label` if that is a
         class. Nothing is downloaded.
 
     Raises:
-        FileNotFoundError: no such directory, a set that is not prepared there or lacks files.
-        ValueError: a set in another form, without an 8-bit image feature, or with images of several
+        FileNotFoundError: No such directory, or a set that is not prepared there or lacks files.
+        ValueError: A set in another form, without an 8-bit image feature, or with images of several
             sizes and no `resize`; an unknown split.
     """
     size = target_size(resize)
@@ -141,7 +143,7 @@ def tfds_source(
 
 
 def data_directory(data_dir: str | Path | None) -> Path:
-    """`data_dir`, or by default $TFDS_DATA_DIR or ~/tensorflow_datasets, as TFDS has it."""
+    """`data_dir`, or by default $TFDS_DATA_DIR or ~/tensorflow_datasets, as in TFDS."""
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return Path(chosen).expanduser()
 
@@ -150,7 +152,7 @@ def base_name(name: str) -> str:
     """The set's name without configuration and version.
 
     Raises:
-        ValueError: a name that is not of the form set[/config][:version].
+        ValueError: A name that is not of the form set[/config][:version].
     """
     return _parse(name)[0]
 
@@ -158,35 +160,37 @@ def base_name(name: str) -> str:
 def known_names(data_dir: str | Path | None = None) -> list[str]:
     """The sets that TFDS has builders of, and those prepared in a data directory."""
     root = data_directory(data_dir)
-    found = [root.parent.name, root.parent.parent.name] if _is_prepared(root) else []
-    found += [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
-    return sorted({*tfds.list_builders(with_community_datasets=False), *found})
+    local = [root.parent.name, root.parent.parent.name] if _is_prepared(root) else []
+    local += [p.name for p in root.iterdir() if p.is_dir()] if root.is_dir() else []
+    return sorted({*tfds.list_builders(with_community_datasets=False), *local})
 
 
 def prepared_directory(name: str, data_dir: str | Path | None = None) -> Path | None:
-    """Where a set is prepared: `data_dir/set[/config]/version`, or `data_dir` itself; or None.
+    """The directory of a prepared set: `data_dir/set[/config]/version`, `data_dir` itself, or None.
 
-    Without a version it is the newest. Without a configuration it is the only one that is there.
+    Without a version it is that of the newest, without a configuration that of the only one.
 
     Raises:
-        ValueError: several configurations are prepared and the name chooses none.
+        ValueError: If several configurations are prepared and the name chooses none.
     """
     root, (base, config, version) = data_directory(data_dir), _parse(name)
     if _is_prepared(root):
         names = (root.parent.name, root.parent.parent.name)  # of set/version, set/config/version
         return root if base in names else None
-    home = root / base
+    parent = root / base
     if config:
-        return _newest(home / config, version)
-    found = _newest(home, version)
-    if found is None and home.is_dir():
-        paths = {d.name: _newest(d, version) for d in sorted(home.iterdir())}
+        return _newest(parent / config, version)
+    directory = _newest(parent, version)
+    if directory is None and parent.is_dir():
+        paths = {d.name: _newest(d, version) for d in sorted(parent.iterdir())}
         configs = {key: path for key, path in paths.items() if path is not None}
         if len(configs) > 1:
             choices = ", ".join(f"{base}/{key}" for key in configs)
-            raise ValueError(f"{name!r} is prepared in several configurations; choose of {choices}")
-        found = next(iter(configs.values()), None)
-    return found
+            raise ValueError(
+                f"{name!r} is prepared in several configurations; choose one of {choices}"
+            )
+        directory = next(iter(configs.values()), None)
+    return directory
 
 
 def file_formats(directory: Path) -> list[str]:
@@ -203,14 +207,15 @@ def write_set(
 ) -> Path:
     """Writes a set that TFDS has a builder of, in the array_record form that this builder reads.
 
-    Everything is written beside its place and moved there at the end, so that a set is prepared
-    wholly or not at all.
+    The set is written to a temporary directory and moved to its own at the end, so that it is
+    prepared wholly or not at all.
 
     Args:
-        name: of the set.
-        splits: split -> (key, example) pairs; keys give the order on disk, images are PNG bytes.
-        data_dir: the TFDS data directory; made if it is missing.
-        label_names: of the classes, where the builder takes them from the archive.
+        name: Name of the set.
+        splits: Split -> (key, example) pairs; keys give the order on the disk, images are PNG
+            files.
+        data_dir: Directory of the TFDS sets; created if it is missing.
+        label_names: Names of the classes, where the builder reads them from the archive.
 
     Returns:
         The directory of the prepared set.
@@ -236,15 +241,15 @@ def _prepare(name: str, data_dir: Path, customize: Any) -> Path:
         customize(builder)
         with contextlib.redirect_stdout(io.StringIO()):  # it would name the scratch directory
             builder.download_and_prepare()
-        made = Path(builder.data_dir)
-        place = data_dir / made.relative_to(scratch)
-        place.parent.mkdir(parents=True, exist_ok=True)
+        written = Path(builder.data_dir)
+        directory = data_dir / written.relative_to(scratch)
+        directory.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.rename(made, place)
+            os.rename(written, directory)
         except OSError:
-            if not _is_prepared(place):  # another process may have been faster
+            if not _is_prepared(directory):  # another process may have been faster
                 raise
-    return place
+    return directory
 
 
 def _parse(name: str) -> tuple[str, str | None, str | None]:
@@ -262,9 +267,9 @@ def _is_prepared(directory: Path) -> bool:
 def _newest(directory: Path, version: str | None) -> Path | None:
     if not directory.is_dir():
         return None
-    found = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name) and _is_prepared(d)]
-    found = [d for d in found if version in (None, d.name)]
-    return max(found, key=lambda d: tuple(map(int, d.name.split("."))), default=None)
+    versions = [d for d in directory.iterdir() if _VERSION.fullmatch(d.name) and _is_prepared(d)]
+    versions = [d for d in versions if version in (None, d.name)]
+    return max(versions, key=lambda d: tuple(map(int, d.name.split("."))), default=None)
 
 
 def _how_to_prepare(name: str, root: Path) -> str:
@@ -279,8 +284,8 @@ def _image_key(info: tfds.core.DatasetInfo, directory: Path) -> str:
         return "image"
     if len(images) != 1:
         raise ValueError(
-            f"{info.full_name} in {directory} has no feature 'image', nor any one image feature "
-            f"instead; its features are {', '.join(info.features)}"
+            f"{info.full_name} in {directory} has no feature 'image', and not exactly one image "
+            f"feature instead; its features are {', '.join(info.features)}"
         )
     return images[0]
 
@@ -301,6 +306,6 @@ def _shape(
         )
     if size is None and (height is None or width is None):
         raise ValueError(
-            f"the images of {name} have no one size; give resize= to crop and resize all to one"
+            f"the images of {name} differ in size; give resize= to crop and resize all to one size"
         )
     return (*(size or (height, width)), channels)

@@ -1,4 +1,4 @@
-"""Between bytes and model space, as pure functions of whole batches on the device."""
+"""Conversions between bytes and model space: pure functions of whole batches on the device."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,14 +21,17 @@ def to_uint8(x: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
 def random_flip(
     key: Key[Array, ""], image: Shaped[Array, "batch height width channels"]
 ) -> Shaped[Array, "batch height width channels"]:
-    """Mirrors each image left to right with probability 1/2, of any dtype."""
+    """Mirrors each image left to right with probability 1/2; images may have any dtype."""
     flip = jax.random.bernoulli(key, shape=(image.shape[0],))
     return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
 
 
 def prepare_images(*, flip: bool) -> Callable[[Key[Array, ""], Mapping[str, Any], bool], Any]:
-    """`(key, raw batch, train) -> batch`: its `image` in model space, mirrored at random (`flip`)
-    where it is trained on."""
+    """`(key, raw batch, train) -> batch`, which brings `image` into model space.
+
+    Args:
+        flip: Whether to mirror training images at random (`random_flip`).
+    """
 
     def prepare(key: Key[Array, ""], raw: Mapping[str, Any], train: bool) -> dict[str, Any]:
         image = to_model_space(raw["image"])

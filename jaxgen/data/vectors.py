@@ -1,4 +1,4 @@
-"""Vectors as data: two sets in the plane that everybody draws, and arrays from files."""
+"""Vectors as data: two standard sets in the plane, and arrays from files."""
 
 from pathlib import Path
 
@@ -8,23 +8,23 @@ from jaxgen.data.sources import ArraySource
 
 SETS = ("two_moons", "checkerboard")
 SIZES = {"train": 20_000, "test": 5_000}
-_HELD_OUT = 10  # every so many rows of a file
+_HELD_OUT = 10  # one row in so many of a file is held out
 
 
 def two_moons(split: str = "train", noise: float = 0.1) -> ArraySource:
-    """Two interleaved half circles of radius 1 with Gaussian noise, drawn once and for all.
+    """Two interleaved half circles of radius 1 with Gaussian noise; a fixed draw.
 
     The upper one is centred at (0, 0), the lower at (1, 1/2).
 
     Args:
-        split: "train" (20,000 points) or "test" (5,000 others).
-        noise: the noise's standard deviation.
+        split: Name of the split: "train" (20,000 points) or "test" (5,000 others).
+        noise: Standard deviation of the noise.
 
     Returns:
-        A source of `vector` f32[2] and `label`, the moon.
+        A source of `vector` f32[2] and `label`: 0 for the upper half circle, 1 for the lower.
 
     Raises:
-        ValueError: another split, or negative noise.
+        ValueError: Another split, or negative noise.
     """
     if noise < 0:
         raise ValueError(f"noise must be at least 0, got {noise}")
@@ -40,16 +40,17 @@ def two_moons(split: str = "train", noise: float = 0.1) -> ArraySource:
 def checkerboard(split: str = "train") -> ArraySource:
     """Uniform on the 8 dark squares, of side 2, of a 4x4 board on [-4, 4]^2.
 
-    No model has fewer than its log(32) = 3.466 nats a point.
+    Its entropy, log(32) = 3.466 nats a point, is a lower bound of any model's mean negative
+    log-likelihood.
 
     Args:
-        split: "train" (20,000 points) or "test" (5,000 others).
+        split: Name of the split: "train" (20,000 points) or "test" (5,000 others).
 
     Returns:
         A source of `vector` f32[2].
 
     Raises:
-        ValueError: another split.
+        ValueError: Another split.
     """
     size, random = _size(split), np.random.default_rng([ord(split[1]), 2])
     row, pair = random.integers(0, 4, size), random.integers(0, 2, size)
@@ -62,16 +63,16 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
     """The rows of a file: every tenth, in the file's order, is held out.
 
     Args:
-        path: `.npy` or `.csv` (numbers with commas between, no header), `[N, D]`; or `.npz` with
-            one array a split, named as the split is.
-        split: "train" or "test" (any name that an `.npz` has).
+        path: Path of a file: `.npy` or `.csv` (numbers separated by commas, no header), `[N, D]`;
+            or `.npz` with one array for each split, of the split's name.
+        split: Name of the split: "train" or "test", or any array's name in an `.npz` file.
 
     Returns:
         A source of `vector` f32[D].
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: another kind of file, another split, or an array that is not `[N, D]` of finite
+        FileNotFoundError: No such file.
+        ValueError: Another kind of file, another split, or an array that is not `[N, D]` of finite
             numbers; names the file.
     """
     path = Path(path)
@@ -81,7 +82,7 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
     if suffix == ".npz":
         with np.load(path) as arrays:
             if split not in arrays:
-                raise ValueError(f"{path} has no split {split!r}, but {sorted(arrays)}")
+                raise ValueError(f"{path} has no split {split!r}, only {sorted(arrays)}")
             rows = arrays[split]
     elif suffix in (".npy", ".csv"):
         _size(split)
@@ -98,15 +99,16 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
 
 
 def load_vectors(name: str, split: str = "train", path: str | Path | None = None) -> ArraySource:
-    """A source of vectors by name: the one entry for experiments.
+    """A source of vectors by name, as experiments load them.
 
     Args:
-        name: "two_moons", "checkerboard", or "file".
-        split: "train" or "test".
-        path: of the file.
+        name: Name of the set: "two_moons", "checkerboard", or "file".
+        split: Name of the split: "train" or "test".
+        path: Path of the file where `name` is "file"; otherwise unused.
 
     Raises:
-        ValueError: an unknown name, a missing path, and what the sources raise.
+        ValueError: An unknown name, a missing path, or an error of the source.
+        FileNotFoundError: No such file.
     """
     if name == "file":
         if path is None:

@@ -1,26 +1,41 @@
 """Autoregressive networks over pixels: a network and an optimizer become a `Family`."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Int, Key
 
-from jaxgen import conditioning as conditions
-from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
+from jaxgen.checks import check_choice
+from jaxgen.conditioning import base as conditions
+from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.core import (
+    Aux,
+    Batch,
+    Bound,
+    Family,
+    Metrics,
+    Optimizer,
+    Phase,
+    PyTree,
+    Sampling,
+    Variables,
+)
 from jaxgen.losses import autoregressive as losses
 from jaxgen.losses.reduce import bits_per_dim
-from jaxgen.models.masked_conv import At
+from jaxgen.models.blocks.masked_conv import At
 from jaxgen.models.pixelcnn import prime
-from jaxgen.primitives import check_choice
 from jaxgen.sampling import autoregressive as sampling
 
-NAME = "pixelcnn"
+NAME, PHASE = "pixelcnn", "likelihood"
 LIKELIHOODS = ("categorical", "mixture_of_logistics")
+
+Values = Float[Array, " batch"]
+Images = Float[Array, "batch height width channels"]
 
 
 def autoregressive(
@@ -36,30 +51,32 @@ def autoregressive(
 ) -> Family:
     """The family of PixelCNNs: the exact likelihood of images, pixel after pixel.
 
-        log p(x | e) = sum_t log p(x_t | x_1, ..., x_{t-1}, e)
+        log p(x | c) = sum_t log p(x_t | x_1, ..., x_{t-1}, c)
 
     in raster order. Images are in [-1, 1], each channel one of `num_values` evenly spaced values;
     the loss and `-log_prob` are nats an example, summed over pixels and channels. A value that is
     none of them counts as the nearest.
 
     `sample` draws by the network's `row` and `pixel` methods, each position the work of one
-    position; it also takes `given`, images f32[num, H, W, C], and `known`, bool[num, H, W], true
-    where their pixels are to be kept: images are completed in raster order, so that a known pixel
-    tells those after it alone.
+    position. `complete` takes images f32[B, H, W, C] and `known`, bool[B, H, W], true where their
+    pixels are kept; images are completed in raster order, so that a known pixel has an influence on
+    those after it alone.
 
     Args:
-        network: of `jaxgen.models.pixelcnn` or `pixelcnnpp`.
-        optimizer: of all parameters.
-        image_shape: (height, width, channels).
-        likelihood: of the network's output: logits of a channel's values, or a mixture of logistics
-            of whole pixels.
-        num_values: values of a channel: 256 of 8-bit data, 2 of binary.
-        conditioning: what the network is told, or None.
-        temperature: of `sample`: logits divided, logistics' scales multiplied.
-        sampler: "naive" runs the whole network for each position instead, for comparison.
+        network: A network of `jaxgen.models.pixelcnn` or `pixelcnnpp`.
+        optimizer: The optimizer of all parameters.
+        image_shape: Shape (height, width, channels) of an image.
+        likelihood: Meaning of the network's output: "categorical", logits of a channel's values, or
+            "mixture_of_logistics", a mixture of logistics of whole pixels.
+        num_values: Number of values of a channel: 256 of 8-bit data, 2 of binary.
+        conditioning: What the network is conditioned on, or None.
+        temperature: Temperature of samples: logits are divided and logistics' scales multiplied
+            by it.
+        sampler: The way to sample: "cached", or "naive", which runs the whole network for each
+            position, for comparison.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: An argument out of its range.
     """
     check_choice("likelihood", likelihood, LIKELIHOODS)
     check_choice("sampler", sampler, ("cached", "naive"))
@@ -67,157 +84,231 @@ def autoregressive(
         raise ValueError(f"image_shape must be (height, width, channels), got {image_shape}")
     if num_values < 2:
         raise ValueError(f"num_values must be at least 2, got {num_values}")
-    if likelihood == "categorical":
-        draw = sampling.draw_categorical(temperature)
+    by_channel = likelihood == "categorical"
+    if by_channel:
+        draw_values = sampling.draw_categorical(temperature)
     else:
-        draw = sampling.draw_mixture_of_logistics(temperature, num_values)
-    made = _PixelCNN(
-        network, tuple(image_shape), likelihood == "categorical", num_values, conditioning, draw,
-        sampler,
-    )  # fmt: skip
-    phase = Phase("likelihood", (NAME,), made.loss, optimizer)
-    bound = Bound(
-        "exact",
-        math.prod(image_shape),
-        eight_bit=num_values == 256,
-        given=conditions.key_of(conditioning),
-    )
-    return Family(made.init, (phase,), made.loss, made.sample, made.log_prob, bound=bound)
+        draw_values = sampling.draw_mixture_of_logistics(temperature, num_values)
+    image_shape, num_dims = tuple(image_shape), math.prod(image_shape)
 
+    def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
+        params = conditions.init(conditioning, jax.random.fold_in(key, 1))
+        condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
+        params[NAME] = network.init(key, _images(batch, image_shape), condition)["params"]
+        return Variables(params, {}, fixed)
 
-@dataclass(frozen=True)
-class _PixelCNN:
-    """The functions of `autoregressive`, around its arguments."""
-
-    network: Any
-    image_shape: tuple[int, ...]
-    by_channel: bool
-    num_values: int
-    conditioning: Conditioning | None
-    draw: Any
-    sampler: str
-
-    def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
-        x, e = self._images(batch), conditions.encode_batch(self.conditioning, batch)
-        return {NAME: self.network.init(key, x, e)["params"]}, {}
-
-    def loss(self, params, model_state, batch, key, *, train: bool):
-        x, e = self._images(batch), conditions.encode_batch(self.conditioning, batch)
-        variables = {"params": params[NAME]}
-        found = self.network.apply(variables, x, e, train=train, rngs={"dropout": key})
-        if self.by_channel:
-            nats = losses.categorical_nll(found, self._classes(x))
+    def measure(
+        variables: Variables, batch: Batch, key: Array, *, train: bool
+    ) -> tuple[Values, Metrics]:
+        x = _images(batch, image_shape)
+        condition = conditions.encode_batch(conditioning, variables, batch)
+        params = {"params": variables.params[NAME]}
+        outputs: Any = network.apply(params, x, condition, train=train, rngs={"dropout": key})
+        if by_channel:
+            nats = losses.categorical_nll(outputs, _to_classes(x, num_values))
         else:
-            nats = losses.mixture_of_logistics_nll(found, x, self.num_values)
-        metrics = {"bits_per_dim": bits_per_dim(nats, math.prod(self.image_shape))}
-        return nats, Aux(metrics, model_state)
+            nats = losses.mixture_of_logistics_nll(outputs, x, num_values)
+        return nats, {"bits_per_dim": bits_per_dim(nats, num_dims)}
 
-    def log_prob(self, params, model_state, batch, key):
-        return -self.loss(params, model_state, batch, key, train=False)[0]
+    def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
+        nats, metrics = measure(variables, batch, key, train=True)
+        return nats, Aux(metrics)
 
-    def sample(
-        self,
-        params,
-        model_state,
-        key,
+    def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
+        return measure(variables, batch, key, train=False)
+
+    def log_prob(variables: Variables, batch: Batch, key: Array) -> Values:
+        return -evaluate(variables, batch, key)[0]
+
+    def draw_images(
+        variables: Variables,
+        key: Array,
         num: int,
-        *,
-        condition: Array | None = None,
+        condition: Array | None,
         given: Array | None = None,
         known: Array | None = None,
-    ):
-        shape = (num, *self.image_shape)
-        if given is not None or known is not None:
-            sampling.check_completion(given, known, shape, positions=2)
-        e = conditions.encode(self.conditioning, condition)
-        values, mask = self._as_values(given), known
-        height, width, channels = self.image_shape
-        if self.by_channel and known is not None:
-            mask = jnp.repeat(jnp.asarray(known), channels, axis=2)
-        drawn = self._naive if self.sampler == "naive" else self._cached
-        blank = jnp.zeros((num, height, width * channels), jnp.int32)
-        if not self.by_channel:
-            blank = jnp.zeros(shape)
-        return self._as_images(drawn(params[NAME], key, e, blank, values, mask))
-
-    def _naive(self, params, key, e, blank, given, known):
-        flat = [
-            None if x is None else x.reshape(x.shape[0], -1, *x.shape[3:]) for x in (given, known)
-        ]
-        positions = blank.reshape(blank.shape[0], -1, *blank.shape[3:])
-
-        def forward(values: Array) -> Array:
-            found = self.network.apply({"params": params}, self._as_images(values), e)
-            return found.reshape(*positions.shape[:2], *found.shape[4 if self.by_channel else 3 :])
-
-        return sampling.naive_ancestral(
-            forward, positions, key, self.draw, given=flat[0], known=flat[1]
+    ) -> Images:
+        encoded = conditions.encode(conditioning, variables, condition)
+        run = _naive_sampler if sampler == "naive" else _cached_sampler
+        return run(
+            network,
+            variables.params[NAME],
+            encoded,
+            (num, *image_shape),
+            key,
+            draw_values,
+            num_classes=num_values if by_channel else None,
+            given=given,
+            known=known,
         )
 
-    def _cached(self, params, key, e, blank, given, known):
-        num, (_, width, channels) = blank.shape[0], self.image_shape
-        folded, cache = prime(self.network, params, num, self.image_shape, e)
-        fixed = {"params": params, "folded": folded}
+    def sample(variables: Variables, key: Array, num: int, *, condition=None) -> Images:
+        return draw_images(variables, key, num, condition)
 
-        def run(cache, method, *args):
-            variables = {**fixed, "cache": cache}
-            found, new = self.network.apply(variables, *args, method=method, mutable=["cache"])
-            return found, new.get("cache", cache)
+    def complete(variables: Variables, key: Array, given, known, *, condition=None) -> Images:
+        num = len(given)
+        sampling.check_completion(given, known, (num, *image_shape), positions=2)
+        return draw_images(variables, key, num, condition, given, known)
 
-        def begin_row(cache, above, row):
-            above = self._as_pixels(above).reshape(num, 1, width, channels)
-            above = jnp.where(row > 0, above, 0.0)
-            cache, left, current = cache
-            features, cache = run(cache, "row", above, e, At(row, None, width))
+    trains = (NAME, *conditions.trains(conditioning))
+    unit = "channel of a pixel" if by_channel else "pixel"
+    note = f"one {unit} after another ({sampler} sampler)"
+    return Family(
+        init,
+        optimizers={PHASE: Optimizer(trains, optimizer)},
+        phases=(Phase(PHASE, PHASE, loss),),
+        evaluate=evaluate,
+        sample=sample,
+        log_prob=log_prob,
+        bound=Bound(
+            "exact",
+            num_dims,
+            eight_bit=num_values == 256,
+            given=conditions.key_of(conditioning),
+        ),
+        complete=complete,
+        conditioning=conditioning,
+        fixed=conditions.fixed(conditioning),
+        name="Autoregressive",
+        sampling=Sampling(num_dims if by_channel else num_dims // image_shape[-1], note),
+    )
 
-            def step(cache, previous, t):
-                cache, left, current = cache
-                column, c = t // positions % width, t % positions
-                left, current = self._take_in(left, current, previous, column, c)
-                pair = [x[:, None, None] for x in (left, current)]
-                found, cache = run(cache, "pixel", *pair, features, e, At(row, column, width))
-                found = found[:, 0, 0, c] if self.by_channel else found[:, 0, 0]
-                return found, (cache, left, current)
 
-            return step, (cache, left, current)
+def _images(batch: Batch, image_shape: tuple[int, ...]) -> Array:
+    x = batch["image"]
+    if x.shape[1:] != image_shape:
+        raise ValueError(f"image_shape is {image_shape}, the images have {x.shape[1:]}")
+    return x
 
-        positions = channels if self.by_channel else 1
-        none = jnp.zeros((num, channels))
-        return sampling.ancestral_by_row(
-            begin_row, (cache, none, none), blank, key, self.draw, given=given, known=known
-        )
 
-    def _take_in(self, left, current, previous, column, c):
-        """The pixel to the left and what is known of the current one, after one more value."""
-        previous = self._as_pixels(previous)
-        if not self.by_channel:
-            return jnp.where(column > 0, previous, 0.0), current
-        channels = self.image_shape[-1]
-        begun = current.at[:, (c - 1) % channels].set(previous)
-        left = jnp.where(c == 0, jnp.where(column > 0, begun, 0.0), left)
-        return left, jnp.where(c == 0, 0.0, begun)
+# What the samplers draw are positions: channels' classes i32[B, H, W C] where there are
+# `num_classes` of them, or whole pixels f32[B, H, W, C] where `num_classes` is None.
 
-    def _classes(self, x: Array) -> Array:
-        return jnp.clip(
-            jnp.round((x + 1) / 2 * (self.num_values - 1)), 0, self.num_values - 1
-        ).astype(jnp.int32)
 
-    def _as_values(self, images: Array | None) -> Array | None:
-        """What the sampler draws, [B, H, W C] classes or [B, H, W, C] pixels."""
-        if images is None or not self.by_channel:
-            return images
-        return self._classes(images).reshape(*images.shape[:2], -1)
+def _to_classes(images: Array, num_classes: int) -> Int[Array, "..."]:
+    classes = jnp.round((images + 1) / 2 * (num_classes - 1))
+    return jnp.clip(classes, 0, num_classes - 1).astype(jnp.int32)
 
-    def _as_pixels(self, values: Array) -> Array:
-        if not self.by_channel:
-            return values
-        return 2 * values.astype(jnp.float32) / (self.num_values - 1) - 1
 
-    def _as_images(self, values: Array) -> Array:
-        return self._as_pixels(values).reshape(-1, *self.image_shape)
+def _to_pixels(values: Array, num_classes: int | None) -> Float[Array, "..."]:
+    if num_classes is None:
+        return values
+    return 2 * values.astype(jnp.float32) / (num_classes - 1) - 1
 
-    def _images(self, batch: Batch) -> Array:
-        x = batch["image"]
-        if x.shape[1:] != self.image_shape:
-            raise ValueError(f"image_shape is {self.image_shape}, the images have {x.shape[1:]}")
-        return x
+
+def _positions(
+    shape: tuple[int, ...], num_classes: int | None, given: Array | None, known: Array | None
+) -> tuple[Array, Array | None, Array | None]:
+    """Blank positions of images of a shape; images and their mask as positions."""
+    if num_classes is None:
+        return jnp.zeros(shape), given, known
+    num, height, width, channels = shape
+    blank = jnp.zeros((num, height, width * channels), jnp.int32)
+    if given is not None:
+        given = _to_classes(given, num_classes).reshape(blank.shape)
+    if known is not None:
+        known = jnp.repeat(jnp.asarray(known), channels, axis=2)
+    return blank, given, known
+
+
+def _naive_sampler(
+    network: Any,
+    params: PyTree,
+    condition: Condition | None,
+    shape: tuple[int, ...],
+    key: Array,
+    draw: sampling.Draw,
+    *,
+    num_classes: int | None,
+    given: Array | None,
+    known: Array | None,
+) -> Images:
+    """Images by a pass of the whole network for each position.
+
+    Args:
+        network: Network of `jaxgen.models.pixelcnn` or `pixelcnnpp`.
+        params: Parameters of the network.
+        condition: Condition of the images, or None.
+        shape: Shape [B, H, W, C] of the images.
+        key: PRNG key of all draws.
+        draw: Function `(key, params) -> values` of a position.
+        num_classes: Number of a channel's classes; None where positions are whole pixels.
+        given: Images to keep where `known` says so, or None.
+        known: Mask of the pixels that are kept, or None.
+    """
+    blank, given, known = _positions(shape, num_classes, given, known)
+    blank = blank.reshape(shape[0], -1, *blank.shape[3:])
+    if given is not None and known is not None:
+        given, known = given.reshape(blank.shape), known.reshape(blank.shape[:2])
+
+    def forward(values: Array) -> Array:
+        images = _to_pixels(values, num_classes).reshape(shape)
+        outputs = network.apply({"params": params}, images, condition)
+        of_position = outputs.shape[3 if num_classes is None else 4 :]
+        return outputs.reshape(*blank.shape[:2], *of_position)
+
+    values = sampling.naive_ancestral(forward, blank, key, draw, given=given, known=known)
+    return _to_pixels(values, num_classes).reshape(shape)
+
+
+def _cached_sampler(
+    network: Any,
+    params: PyTree,
+    condition: Condition | None,
+    shape: tuple[int, ...],
+    key: Array,
+    draw: sampling.Draw,
+    *,
+    num_classes: int | None,
+    given: Array | None,
+    known: Array | None,
+) -> Images:
+    """The images of `_naive_sampler`, each position by the work of one position."""
+    blank, given, known = _positions(shape, num_classes, given, known)
+    num, _, width, channels = shape
+    folded, cache = prime(network, params, num, shape[1:], condition)
+    constant = {"params": params, "folded": folded}
+    per_pixel = 1 if num_classes is None else channels
+
+    def run(cache: PyTree, method: str, *args: Any) -> tuple[Any, PyTree]:
+        collections = {**constant, "cache": cache}
+        outputs, new = network.apply(collections, *args, method=method, mutable=["cache"])
+        return outputs, new.get("cache", cache)
+
+    def begin_row(carried: tuple, above: Array, row: Array) -> tuple[sampling.Step, tuple]:
+        above = _to_pixels(above, num_classes).reshape(num, 1, width, channels)
+        above = jnp.where(row > 0, above, 0.0)
+        cache, left, current = carried
+        features, cache = run(cache, "row", above, condition, At(row, None, width))
+
+        def step(carried: tuple, previous: Array, t: Array) -> tuple[Array, tuple]:
+            cache, left, current = carried
+            column, channel = t // per_pixel % width, t % per_pixel
+            pixel = _to_pixels(previous, num_classes)
+            if num_classes is None:
+                left = jnp.where(column > 0, pixel, 0.0)
+            else:
+                left, current = _take_in_channel(left, current, pixel, column, channel)
+            pair = [x[:, None, None] for x in (left, current)]
+            at = At(row, column, width)
+            outputs, cache = run(cache, "pixel", *pair, features, condition, at)
+            outputs = outputs[:, 0, 0] if num_classes is None else outputs[:, 0, 0, channel]
+            return outputs, (cache, left, current)
+
+        return step, (cache, left, current)
+
+    none = jnp.zeros((num, channels))
+    carried = (cache, none, none)
+    values = sampling.ancestral_by_row(
+        begin_row, carried, blank, key, draw, given=given, known=known
+    )
+    return _to_pixels(values, num_classes).reshape(shape)
+
+
+def _take_in_channel(
+    left: Array, current: Array, previous: Array, column: Array, channel: Array
+) -> tuple[Array, Array]:
+    """The pixel to the left, and the known channels of the current one, after one more value."""
+    begun = current.at[:, (channel - 1) % current.shape[1]].set(previous)
+    left = jnp.where(channel == 0, jnp.where(column > 0, begun, 0.0), left)
+    return left, jnp.where(channel == 0, 0.0, begun)

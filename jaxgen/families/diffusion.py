@@ -1,162 +1,223 @@
-"""Denoising diffusion: a network, a schedule and an optimizer become a `Family`."""
+"""Denoising diffusion: a network, a chain and an optimizer become a `Family`."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
-from jaxgen.gaussian_diffusion import Denoise, q_sample
-from jaxgen.losses.diffusion import denoising_loss, hybrid_loss, variational_bound
+from jaxgen.conditioning import base as conditions
+from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.core import (
+    Aux,
+    Batch,
+    Bound,
+    Family,
+    Metrics,
+    Optimizer,
+    Phase,
+    PyTree,
+    Sampling,
+    Variables,
+)
+from jaxgen.distributions.elementwise import standard_normal
+from jaxgen.losses import diffusion as losses
+from jaxgen.losses.diffusion import Weighting, simple
 from jaxgen.losses.reduce import bits_per_dim
-from jaxgen.primitives import standard_normal
-from jaxgen.sampling.diffusion import ancestral
-from jaxgen.schedules import DiscreteSchedule
+from jaxgen.noise.chain import Chain, Variance, large_variance, learned_variance, levels_of
+from jaxgen.noise.parametrization import EPS, Network, Parametrization, ask, denoiser
+from jaxgen.noise.process import q_sample
+from jaxgen.noise.spacing import Spacing, trailing
+from jaxgen.sampling.guidance import clip_x0, guided
+from jaxgen.sampling.solvers import Solver, ancestral, solve
 
-NAME = "denoiser"
-Sampler = Callable[..., Float[Array, "num height width channels"]]
+NAME, PHASE = "denoiser", "denoise"
 
 
-def ddpm(
-    model: nn.Module,
-    schedule: DiscreteSchedule,
+class Sampler(NamedTuple):
+    """How samples are drawn: nothing of it is trained, so all of it may change afterwards.
+
+    Attributes:
+        solver: The solver of the reverse process.
+        num_steps: Number of steps; None for all of the chain.
+        spacing: Choice of the timesteps, where they are fewer than all.
+        clip: Whether the data that the network expects are clipped to [-1, 1] at every step.
+        guidance_scale: Scale of classifier-free guidance; 1 for none.
+    """
+
+    solver: Solver = ancestral()
+    num_steps: int | None = None
+    spacing: Spacing = trailing
+    clip: bool = True
+    guidance_scale: float = 1.0
+
+
+_DEFAULT = Sampler()
+
+
+def diffusion(
+    network: nn.Module,
+    chain: Chain,
     optimizer: optax.GradientTransformation,
     *,
     image_shape: tuple[int, int, int],
-    prediction: str = "eps",
-    weighting: str = "simple",
-    variance: str = "large",
-    null_label: int | None = None,
-    label_dropout: float = 0.0,
-    sampler: Sampler | None = None,
+    parametrization: Parametrization = EPS,
+    weighting: Weighting = simple,
+    learns_variance: bool = False,
+    conditioning: Conditioning | None = None,
+    condition_dropout: float = 0.0,
+    sampler: Sampler = _DEFAULT,
     bound_timesteps: int | None = None,
+    bound_variance: Variance = large_variance,
 ) -> Family:
     """The family of Ho et al. 2020 and its descendants on a discrete chain.
 
     Training draws t uniformly and minimizes `denoising_loss` (or `hybrid_loss` where the variance
     is learned). `log_prob` is the variational lower bound of the 8-bit data in nats, `evaluate` its
-    negative with the bound's terms and `bits_per_dim` as metrics.
+    negative, with the bound's terms and `bits_per_dim` as metrics.
+
+    `sample` takes one more option, `sampler`, in the place of the family's own.
 
     Args:
-        model: `model(x_t, t, condition, train=...)`, a Linen module; its output has twice the
-            channels where the variance is learned.
-        schedule: the chain of T steps.
-        optimizer: trains the one network.
-        image_shape: (H, W, C) of the samples.
-        prediction: what the network predicts: "eps", "x0" or "v".
-        weighting: of the denoising loss, see `jaxgen.losses.diffusion.loss_weight`.
-        variance: "small", "large" or "learned_range".
-        null_label: the label that stands for "no condition", for classifier-free guidance; None
-            where the model is not conditioned on the batch's `label`.
-        label_dropout: probability of training an example with the null label.
-        sampler: `(denoise, schedule, key, shape, condition=..., null_condition=...) -> x0` with its
-            own options bound; ancestral sampling over all steps by default.
-        bound_timesteps: noise levels at which `evaluate` and `log_prob` estimate the bound; None
-            for all T.
+        network: Module `network(x_t, t, condition, train=...)`; its output has twice the channels
+            where the variance is learned.
+        chain: Chain of T steps.
+        optimizer: Optimizer of all parameters.
+        image_shape: Shape (H, W, C) of the images.
+        parametrization: What the network predicts.
+        weighting: Weights of the noise levels in the loss, see `jaxgen.losses.diffusion.of_x0`.
+        learns_variance: Whether the network learns the variance of the reverse steps (Nichol &
+            Dhariwal 2021).
+        conditioning: Kind of condition that the network takes, or None.
+        condition_dropout: Probability of training an example without its condition, for
+            classifier-free guidance.
+        sampler: How samples are drawn.
+        bound_timesteps: Number of noise levels at which `evaluate` and `log_prob` estimate the
+            bound; None for all T.
+        bound_variance: Variance of the reverse steps in the bound, where it is not learned.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: An argument is out of its range, or there is dropout or guidance of a condition
+            that the network does not take.
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape must be (height, width, channels), got {image_shape}")
-    if not 0 <= label_dropout < 1:
-        raise ValueError(f"label_dropout must lie in [0, 1), got {label_dropout}")
-    if label_dropout and null_label is None:
-        raise ValueError("label_dropout needs a null_label to put in the labels' place")
-    if sampler is None:
-        sampler = _default_sampler(prediction, variance)
-    num_dims = math.prod(image_shape)
-    (num_timesteps,) = schedule.betas.shape
-    options: dict[str, Any] = {"prediction": prediction, "variance": variance}
+    if not 0 <= condition_dropout < 1:
+        raise ValueError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
+    if condition_dropout and conditioning is None:
+        raise ValueError("condition_dropout needs a conditioning to leave out")
+    if learns_variance:
+        bound_variance = learned_variance
 
-    def denoiser(params: Params, key: Key[Array, ""] | None = None) -> Denoise:
-        rngs = None if key is None else {"dropout": key}
+    def network_of(variables: Variables, dropout: Key[Array, ""] | None = None) -> Network:
+        """The network under its parameters; with a key it trains."""
+        rngs = None if dropout is None else {"dropout": dropout}
 
-        def denoise(x_t, t, condition):
-            variables = {"params": params[NAME]}
-            return model.apply(variables, x_t, t, condition, train=key is not None, rngs=rngs)
+        def call(x: Array, time: Array, condition: Condition | None) -> Array:
+            params = {"params": variables.params[NAME]}
+            return network.apply(params, x, time, condition, train=dropout is not None, rngs=rngs)
 
-        return denoise
+        return call
 
-    def condition_of(batch: Batch) -> Array | None:
-        return None if null_label is None else batch["label"]
-
-    def init(key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
+    def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
         x0 = batch["image"]
         if x0.shape[1:] != tuple(image_shape):
             raise ValueError(f"image_shape is {image_shape}, but the data has {x0.shape[1:]}")
+        params = conditions.init(conditioning, jax.random.fold_in(key, 1))
+        condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
         t = jnp.zeros(x0.shape[:1], jnp.int32)
-        variables = model.init(key, x0, t, condition_of(batch), train=False)
-        return {NAME: variables["params"]}, {}
+        own = network.init(key, x0, t, condition, train=False)["params"]
+        return Variables({**params, NAME: own}, {}, fixed)
 
-    def loss(params: Params, model_state: PyTree, batch: Batch, key: Key[Array, ""], *, train):
+    def loss(
+        variables: Variables, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " batch"], Aux]:
         x0 = batch["image"]
-        key_t, key_eps, key_label, key_dropout = jax.random.split(key, 4)
-        t = jax.random.randint(key_t, x0.shape[:1], 0, num_timesteps)
-        eps = standard_normal(key_eps, x0.shape)
-        condition = condition_of(batch)
-        if null_label is not None and condition is not None and train and label_dropout:
-            drop = jax.random.bernoulli(key_label, label_dropout, condition.shape)
-            condition = jnp.where(drop, null_label, condition)
-        denoise = denoiser(params, key_dropout if train else None)
-        output = denoise(q_sample(schedule, x0, t, eps), t, condition)
-        objective = hybrid_loss if variance == "learned_range" else denoising_loss
-        value = objective(schedule, output, x0, t, eps, prediction=prediction, weighting=weighting)
-        return value, Aux({}, model_state)
+        key_t, key_eps, key_condition, key_dropout = jax.random.split(key, 4)
+        t = jax.random.randint(key_t, x0.shape[:1], 0, chain.num_timesteps)
+        level, eps = chain.at(t), standard_normal(key_eps, x0.shape)
+        condition = conditions.encode_batch(conditioning, variables, batch)
+        if conditioning is not None and condition is not None and condition_dropout:
+            null = conditioning.null(variables, x0.shape[0])
+            condition = conditions.drop(key_condition, condition, null, condition_dropout)
+        training = network_of(variables, key_dropout)
+        output = ask(training, parametrization, q_sample(x0, eps, level), level, condition)
+        if learns_variance:
+            value = losses.hybrid_loss(chain, output, x0, eps, t, parametrization, weighting)
+        else:
+            value = losses.denoising_loss(output, x0, eps, level, parametrization, weighting)
+        return value, Aux()
 
-    def evaluate(params: Params, model_state: PyTree, batch: Batch, key, *, train=False):
-        nats, terms = variational_bound(
-            denoiser(params),
-            schedule,
+    def evaluate(
+        variables: Variables, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, " batch"], Metrics]:
+        nats, terms = losses.variational_bound(
+            clip_x0(denoiser(network_of(variables), parametrization)),
+            chain,
             batch["image"],
             key,
             num_timesteps=bound_timesteps,
-            condition=condition_of(batch),
-            **options,
+            variance=bound_variance,
+            condition=conditions.encode_batch(conditioning, variables, batch),
         )
-        metrics = {"bits_per_dim": bits_per_dim(nats, num_dims), **terms}
-        return nats, Aux(metrics, model_state)
+        return nats, {"bits_per_dim": bits_per_dim(nats, math.prod(image_shape)), **terms}
 
-    def log_prob(params: Params, model_state: PyTree, batch: Batch, key) -> Array:
-        return -evaluate(params, model_state, batch, key)[0]
+    def log_prob(variables: Variables, batch: Batch, key: Key[Array, ""]) -> Float[Array, " batch"]:
+        return -evaluate(variables, batch, key)[0]
 
-    def sample(params: Params, model_state: PyTree, key, num: int, *, condition=None) -> Array:
-        if (condition is None) != (null_label is None):
-            raise ValueError(
-                "condition must be given (a label for each sample) exactly where the model is "
-                f"conditional: got {condition} for null_label {null_label}"
-            )
-        null = None if null_label is None else jnp.full_like(condition, null_label)
-        shape = (num, *image_shape)
-        return sampler(
-            denoiser(params), schedule, key, shape, condition=condition, null_condition=null
-        )
+    default = sampler
+    _check_guidance(default, conditioning)
 
-    phase = Phase("denoise", (NAME,), loss, optimizer)
-    bound = Bound(
-        "variational bound",
-        num_dims,
-        eight_bit=True,
-        given=None if null_label is None else "label",
+    def sample(
+        variables: Variables,
+        key: Key[Array, ""],
+        num: int,
+        *,
+        condition: Any = None,
+        sampler: Sampler | None = None,
+    ) -> Float[Array, "num height width channels"]:
+        sampler = default if sampler is None else sampler
+        _check_guidance(sampler, conditioning)
+        encoded = conditions.encode(conditioning, variables, condition)
+        denoise = denoiser(network_of(variables), parametrization)
+        if conditioning is not None and sampler.guidance_scale != 1:
+            denoise = guided(denoise, conditioning.null(variables, num), sampler.guidance_scale)
+        if sampler.clip:
+            denoise = clip_x0(denoise)
+        key_start, key_steps = jax.random.split(key)
+        start = chain.prior_std * standard_normal(key_start, (num, *image_shape))
+        levels = levels_of(chain, sampler.num_steps, sampler.spacing)
+        return solve(denoise, levels, sampler.solver, key_steps, start, condition=encoded)
+
+    return Family(
+        init,
+        {PHASE: Optimizer((NAME, *conditions.trains(conditioning)), optimizer)},
+        (Phase(PHASE, PHASE, loss),),
+        evaluate,
+        sample,
+        log_prob,
+        Bound(
+            "variational bound",
+            math.prod(image_shape),
+            eight_bit=True,
+            given=conditions.key_of(conditioning),
+        ),
+        conditioning=conditioning,
+        fixed=conditions.fixed(conditioning),
+        name="Diffusion",
+        sampling=Sampling(
+            default.num_steps or chain.num_timesteps, "denoising steps, each for all pixels"
+        ),
     )
-    return Family(init, (phase,), evaluate, sample, log_prob, bound=bound)
 
 
-def _default_sampler(prediction: str, variance: str) -> Sampler:
-    def sampler(denoise, schedule, key, shape, *, condition, null_condition):
-        return ancestral(
-            denoise,
-            schedule,
-            key,
-            shape,
-            condition=condition,
-            prediction=prediction,
-            variance=variance,
+def _check_guidance(sampler: Sampler, conditioning: Conditioning | None) -> None:
+    if sampler.guidance_scale != 1 and conditioning is None:
+        raise ValueError(
+            f"guidance_scale must be 1 where the network takes no condition, got "
+            f"{sampler.guidance_scale}"
         )
-
-    return sampler

@@ -1,7 +1,7 @@
 """Normalizing flows: a bijector and an optimizer become a `Family`."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -9,17 +9,32 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from jaxgen import conditioning as conditions
-from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
+from jaxgen.conditioning import base as conditions
+from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.core import (
+    Aux,
+    Batch,
+    Bound,
+    Evaluate,
+    Family,
+    Metrics,
+    Optimizer,
+    Params,
+    Phase,
+    PyTree,
+    Sampling,
+    Variables,
+)
+from jaxgen.distributions.elementwise import standard_normal
 from jaxgen.losses import flow as losses
 from jaxgen.losses.reduce import bits_per_dim
-from jaxgen.primitives import standard_normal
-from jaxgen.sampling.latent import normal_latents
+from jaxgen.models.bijectors.linear import check_invertible
+from jaxgen.sampling.latent import normal_latents, normal_space
 
 NAME, DEQUANTIZER = "flow", "dequantizer"
+PHASE = "likelihood"
 EXACT = 1e-4
 """The greatest error, in model space, of a round trip that counts as exact."""
 ROUND_TRIP = (
@@ -27,6 +42,9 @@ ROUND_TRIP = (
     f"the share of examples whose largest is at most {EXACT:.0e}"
 )
 """What `round_trip_error` and `round_trip_exact` are, averaged over examples: for a protocol."""
+
+Values = Float[Array, " batch"]
+Latents = Float[Array, "batch width"]
 
 
 def flow(
@@ -49,160 +67,207 @@ def flow(
     Latents are f32[B, D], all that the model factors out in one row; with a flow N(0, I), so they
     may be drawn, mixed (`jaxgen.sampling.latent.interpolate`) and moved. `encode` of images takes
     each byte as its bin's middle, and `decode` undoes it up to rounding, without rounding to bytes;
-    `sample` returns bytes.
+    `sample` returns bytes. `check` refuses matrices that cannot be inverted.
 
     Args:
-        model: a bijector (`jaxgen.models.bijectors`); `init` shows it the whole first batch.
-        optimizer: of all parameters.
-        event_shape: of an example: (H, W, C) of images, (D,) of vectors.
-        entry: the batch's entry that holds the data; "image" or "vector" by default.
-        conditioning: what the model is told, or None for an unconditional model.
-        dequantizer: a learned q(noise | u) for images: `module(image, eps, e) -> (noise, log_q)`,
-            `image` in model space, `eps` standard normal of its shape, `noise` in [0, 1] made of
-            it, `log_q` f32[B] its log-density in nats; None for uniform noise.
-        temperature: deviation of the latents that `sample` draws.
-        round_trip: `evaluate` also goes from data to latents and back, and adds two metrics:
-            `round_trip_error`, the largest `|decode(encode(x)) - x|` of an example, and
+        model: A bijector (`jaxgen.models.bijectors.algebra`), initialized by the whole first batch.
+        optimizer: The optimizer of all parameters.
+        event_shape: Shape of an example: (H, W, C) of images, (D,) of vectors.
+        entry: The batch's entry that holds the data; "image" or "vector" by default.
+        conditioning: What the model is conditioned on, or None.
+        dequantizer: A learned q(noise | u) for images, a network
+            `module(image, eps, condition) -> (noise, log_q)` with `image` in model space, `eps`
+            standard normal of its shape, `noise` in [0, 1] computed from it, `log_q` f32[B] its
+            log-density in nats; None for uniform noise.
+        temperature: Standard deviation of the latents that `sample` draws.
+        round_trip: Whether `evaluate` also goes from data to latents and back, and adds two
+            metrics: `round_trip_error`, the largest `|decode(encode(x)) - x|` of an example, and
             `round_trip_exact`, 1 where that is at most `EXACT` and 0 elsewhere.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: An argument out of its range.
     """
+    event_shape = tuple(event_shape)
+    _check(event_shape, temperature, dequantizer)
+    is_image, width = len(event_shape) == 3, math.prod(event_shape)
+    entry = entry or ("image" if is_image else "vector")
+
+    def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
+        key_flow, key_noise, key_dequantizer = jax.random.split(key, 3)
+        params = conditions.init(conditioning, jax.random.fold_in(key, 3))
+        x, state = _data(batch, entry, event_shape), {}
+        condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
+        if dequantizer is not None:
+            collections = dequantizer.init(key_dequantizer, x, jnp.zeros_like(x), condition)
+            params[DEQUANTIZER], state[DEQUANTIZER] = _split(collections)
+        if is_image:
+            x, _ = losses.dequantize(key_noise, x)
+        params[NAME], state[NAME] = _split(model.init(key_flow, x, condition))
+        return Variables(params, state, fixed)
+
+    def likelihood(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
+        x = _data(batch, entry, event_shape)
+        condition = conditions.encode_batch(conditioning, variables, batch)
+
+        def forward(x: Array) -> Any:
+            return model.apply(_collections(variables, NAME), x, condition)
+
+        if not is_image:
+            latents, log_det = forward(x)
+            nats = losses.negative_log_likelihood(latents, log_det)
+            return nats, {"prior": nats + log_det, "volume": -log_det}
+        noise = None
+        if dequantizer is not None:
+            noise = _learned_noise(dequantizer, variables, condition)
+        nats, terms = losses.dequantized_bound(forward, x, key, noise)
+        return nats, {"bits_per_dim": bits_per_dim(nats, width), **terms}
+
+    def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
+        nats, metrics = likelihood(variables, batch, key)
+        return nats, Aux(metrics)
+
+    def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
+        nats, metrics = likelihood(variables, batch, key)
+        latents = encode(variables, batch, key)
+        condition = conditions.condition_of(conditioning, batch)
+        rebuilt = decode(variables, latents, key, condition=condition)
+        error = jnp.abs(rebuilt - _data(batch, entry, event_shape)).reshape(latents.shape).max(1)
+        exact = (error <= EXACT).astype(error.dtype)
+        return nats, {**metrics, "round_trip_error": error, "round_trip_exact": exact}
+
+    def log_prob(variables: Variables, batch: Batch, key: Array) -> Values:
+        return -likelihood(variables, batch, key)[0]
+
+    def encode(variables: Variables, batch: Batch, key: Array) -> Latents:
+        x = _data(batch, entry, event_shape)
+        condition = conditions.encode_batch(conditioning, variables, batch)
+        if is_image:
+            x = losses.to_unit(x)
+        latents, _ = model.apply(_collections(variables, NAME), x, condition)
+        return jnp.concatenate(
+            [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)], axis=1
+        )
+
+    def inverse(variables: Variables, latents: Array, condition: Array | None) -> Array:
+        encoded = conditions.encode(conditioning, variables, condition)
+        return _inverse(model, _collections(variables, NAME), latents, encoded, event_shape)
+
+    def decode(variables: Variables, latents: Array, key: Array, *, condition=None) -> Array:
+        x = inverse(variables, latents, condition)
+        return losses.from_unit(x) if is_image else x
+
+    def sample(variables: Variables, key: Array, num: int, *, condition=None) -> Array:
+        x = inverse(variables, temperature * normal_latents(key, num, width), condition)
+        return losses.quantize(x) if is_image else x
+
+    def check(params: Params) -> None:
+        check_invertible({NAME: params[NAME]})
+
+    own = (NAME,) if dequantizer is None else (NAME, DEQUANTIZER)
+    trains = (*own, *conditions.trains(conditioning))
+    measure: Evaluate = evaluate if round_trip else likelihood
+    return Family(
+        init,
+        optimizers={PHASE: Optimizer(trains, optimizer)},
+        phases=(Phase(PHASE, PHASE, loss),),
+        evaluate=measure,
+        sample=sample,
+        log_prob=log_prob,
+        bound=_bound(event_shape, dequantizer, conditioning),
+        encode=encode,
+        decode=decode,
+        latents=normal_space(width),
+        conditioning=conditioning,
+        fixed=conditions.fixed(conditioning),
+        check=check,
+        name="Flow",
+        sampling=_sampling(is_image),
+    )
+
+
+def _sampling(is_image: bool) -> Sampling | None:
+    # Vectors may have an autoregressive flow, whose inverse takes a pass for each number.
+    return Sampling(1, "one inverse pass through all layers for all pixels") if is_image else None
+
+
+def _check(event_shape: tuple[int, ...], temperature: float, dequantizer: Any) -> None:
     if len(event_shape) not in (1, 3) or min(event_shape) < 1:
         raise ValueError(
             f"event_shape must be (height, width, channels) or (width,), got {event_shape}"
         )
     if not 0 <= temperature < math.inf:
         raise ValueError(f"temperature must be at least 0, got {temperature}")
-    is_image = len(event_shape) == 3
-    if dequantizer is not None and not is_image:
+    if dequantizer is not None and len(event_shape) != 3:
         raise ValueError(f"dequantizer is for images, got event_shape {event_shape}")
-    entry = entry or ("image" if is_image else "vector")
-    made = _Flow(model, tuple(event_shape), is_image, entry, conditioning, dequantizer, temperature)
-    trains = (NAME,) if dequantizer is None else (NAME, DEQUANTIZER)
-    phase = Phase("likelihood", trains, made.loss, optimizer)
-    evaluate = made.evaluate if round_trip else made.loss
+
+
+def _bound(
+    event_shape: tuple[int, ...], dequantizer: Any, conditioning: Conditioning | None
+) -> Bound:
+    is_image = len(event_shape) == 3
     noise = "uniform" if dequantizer is None else "learned"
-    bound = Bound(
+    return Bound(
         "exact",
         math.prod(event_shape),
         eight_bit=is_image,
         dequantization=noise if is_image else "none",
         given=conditions.key_of(conditioning),
     )
-    return Family(
-        made.init, (phase,), evaluate, made.sample, made.log_prob, made.encode, made.decode, bound
-    )
 
 
-@dataclass(frozen=True)
-class _Flow:
-    """The functions of `flow`, around its arguments."""
-
-    model: Any
-    event_shape: tuple[int, ...]
-    is_image: bool
-    entry: str
-    conditioning: Conditioning | None
-    dequantizer: Any
-    temperature: float
-
-    def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
-        key_flow, key_noise, key_dequantizer = jax.random.split(key, 3)
-        x, e = self._data(batch), conditions.encode_batch(self.conditioning, batch)
-        params, state = {}, {}
-        if self.dequantizer is not None:
-            variables = self.dequantizer.init(key_dequantizer, x, jnp.zeros_like(x), e)
-            params[DEQUANTIZER], state[DEQUANTIZER] = _parted(variables)
-        if self.is_image:
-            x, _ = losses.dequantize(key_noise, x)
-        params[NAME], state[NAME] = _parted(self.model.init(key_flow, x, e))
-        return params, state
-
-    def loss(self, params, model_state, batch, key, *, train: bool):
-        x, e = self._data(batch), conditions.encode_batch(self.conditioning, batch)
-
-        def forward(x: Array) -> tuple[Any, Array]:
-            return self.model.apply(_variables(params, model_state, NAME), x, e)
-
-        if not self.is_image:
-            latents, log_det = forward(x)
-            nats = losses.negative_log_likelihood(latents, log_det)
-            terms = {"prior": nats + log_det, "volume": -log_det}
-            return nats, Aux(terms, model_state)
-
-        def learned(key: Key[Array, ""], image: Array) -> tuple[Array, Array]:
-            variables = _variables(params, model_state, DEQUANTIZER)
-            return self.dequantizer.apply(variables, image, standard_normal(key, image.shape), e)
-
-        noise = None if self.dequantizer is None else learned
-        nats, terms = losses.dequantized_bound(forward, x, key, noise)
-        bits = bits_per_dim(nats, math.prod(self.event_shape))
-        return nats, Aux({"bits_per_dim": bits, **terms}, model_state)
-
-    def evaluate(self, params, model_state, batch, key, *, train: bool):
-        """The loss, and what a round trip loses."""
-        nats, aux = self.loss(params, model_state, batch, key, train=train)
-        z = self.encode(params, model_state, batch, key)
-        condition = None if self.conditioning is None else batch[self.conditioning.key]
-        back = self.decode(params, model_state, z, key, condition=condition)
-        error = jnp.abs(back - self._data(batch)).reshape(z.shape).max(axis=1)
-        exact = (error <= EXACT).astype(error.dtype)
-        found = {"round_trip_error": error, "round_trip_exact": exact}
-        return nats, aux._replace(metrics={**aux.metrics, **found})
-
-    def log_prob(self, params, model_state, batch, key):
-        return -self.loss(params, model_state, batch, key, train=False)[0]
-
-    def sample(self, params, model_state, key, num: int, *, condition: Array | None = None):
-        z = self.temperature * normal_latents(key, num, math.prod(self.event_shape))
-        e = conditions.encode(self.conditioning, condition)
-        x = self._inverse(params, model_state, z, e)
-        return losses.quantize(x) if self.is_image else x
-
-    def encode(self, params, model_state, batch, key):
-        x, e = self._data(batch), conditions.encode_batch(self.conditioning, batch)
-        if self.is_image:
-            x = losses.to_unit(x)
-        latents, _ = self.model.apply(_variables(params, model_state, NAME), x, e)
-        return jnp.concatenate(
-            [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)], axis=1
-        )
-
-    def decode(self, params, model_state, latents, key, *, condition: Array | None = None):
-        e = conditions.encode(self.conditioning, condition)
-        x = self._inverse(params, model_state, latents, e)
-        return losses.from_unit(x) if self.is_image else x
-
-    def _inverse(self, params, model_state, z: Array, e: Array | None) -> Array:
-        width = math.prod(self.event_shape)
-        if z.ndim != 2 or z.shape[1] != width:
-            raise ValueError(f"latents must be [B, {width}], got {list(z.shape)}")
-        variables = _variables(params, model_state, NAME)
-        example = jax.ShapeDtypeStruct((z.shape[0], *self.event_shape), z.dtype)
-        shapes, _ = jax.eval_shape(self.model.apply, variables, example, e)
-        leaves, treedef = jax.tree.flatten(shapes)
-        ends = np.cumsum([math.prod(leaf.shape[1:]) for leaf in leaves])
-        parts = jnp.split(z, ends[:-1], axis=1)
-        shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
-        latents = jax.tree.unflatten(treedef, shaped)
-        return self.model.apply(variables, latents, e, method="inverse")[0]
-
-    def _data(self, batch: Batch) -> Array:
-        if self.entry not in batch:
-            raise ValueError(f"entry is {self.entry!r}, but the batch has {sorted(batch)}")
-        x = batch[self.entry]
-        if x.shape[1:] != self.event_shape:
-            raise ValueError(f"event_shape is {self.event_shape}, the data has {x.shape[1:]}")
-        if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
-            raise ValueError(f"batch[{self.entry!r}] must be finite, got NaN or infinite values")
-        return x
+def _data(batch: Batch, entry: str, event_shape: tuple[int, ...]) -> Array:
+    if entry not in batch:
+        raise ValueError(f"entry is {entry!r}, but the batch has {sorted(batch)}")
+    x = batch[entry]
+    if x.shape[1:] != event_shape:
+        raise ValueError(f"event_shape is {event_shape}, the data has {x.shape[1:]}")
+    if not isinstance(x, jax.core.Tracer) and not np.isfinite(np.asarray(x)).all():
+        raise ValueError(f"batch[{entry!r}] must be finite, got NaN or infinite values")
+    return x
 
 
-def _parted(variables: Any) -> tuple[PyTree, PyTree]:
+def _split(collections: Any) -> tuple[PyTree, PyTree]:
     """(parameters, the other collections)."""
-    return variables.get("params", {}), {k: v for k, v in variables.items() if k != "params"}
+    others = {name: values for name, values in collections.items() if name != "params"}
+    return collections.get("params", {}), others
 
 
-def _variables(params: Params, model_state: PyTree, name: str) -> PyTree:
-    return {"params": params[name], **model_state[name]}
+def _collections(variables: Variables, name: str) -> PyTree:
+    """The collections of a module, as its `apply` takes them."""
+    return {"params": variables.params[name], **variables.state[name]}
+
+
+def _learned_noise(
+    dequantizer: nn.Module, variables: Variables, condition: Condition | None
+) -> Callable[[Array, Array], tuple[Array, Array]]:
+    """The noise and its log-density, as `losses.dequantize` takes them."""
+
+    def draw(key: Array, image: Array) -> tuple[Array, Array]:
+        eps = standard_normal(key, image.shape)
+        module: Any = dequantizer
+        return module.apply(_collections(variables, DEQUANTIZER), image, eps, condition)
+
+    return draw
+
+
+def _inverse(
+    model: nn.Module,
+    collections: PyTree,
+    latents: Array,
+    condition: Condition | None,
+    event_shape: tuple[int, ...],
+) -> Array:
+    """Data of latents [B, D], which are taken apart as the model factors them out."""
+    width = math.prod(event_shape)
+    if latents.ndim != 2 or latents.shape[1] != width:
+        raise ValueError(f"latents must be [B, {width}], got {list(latents.shape)}")
+    example = jax.ShapeDtypeStruct((latents.shape[0], *event_shape), latents.dtype)
+    shapes, _ = jax.eval_shape(model.apply, collections, example, condition)
+    leaves, treedef = jax.tree.flatten(shapes)
+    ends = np.cumsum([math.prod(leaf.shape[1:]) for leaf in leaves])
+    parts = jnp.split(latents, ends[:-1], axis=1)
+    shaped = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    x, _ = model.apply(
+        collections, jax.tree.unflatten(treedef, shaped), condition, method="inverse"
+    )
+    return x

@@ -1,27 +1,42 @@
 """WaveNets: a causal network over raw audio and an optimizer become a `Family`."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from jaxgen import conditioning as conditions
-from jaxgen.conditioning import Conditioning
-from jaxgen.core import Aux, Batch, Bound, Family, Params, Phase, PyTree
+from jaxgen.checks import check_choice
+from jaxgen.conditioning import base as conditions
+from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.core import (
+    Aux,
+    Batch,
+    Bound,
+    Family,
+    Metrics,
+    Optimizer,
+    Phase,
+    PyTree,
+    Sampling,
+    Variables,
+)
 from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.models.wavenet import WaveNet
-from jaxgen.primitives import check_choice
 from jaxgen.sampling.autoregressive import (
     Draw,
     ancestral,
+    check_completion,
     draw_categorical,
     draw_mixture_of_logistics,
 )
 
-NAME = "wavenet"
+NAME, PHASE = "wavenet", "likelihood"
+
+Values = Float[Array, " batch"]
 
 
 def wavenet(
@@ -52,28 +67,30 @@ def wavenet(
     nats per example; the metric `bits_per_sample` is the same by predicted sample. Each example is
     predicted from its own first sample on, which nothing comes before, unless `context` is given.
 
-    `sample(params, model_state, key, num, *, condition=None, local=None, given=None, known=None)`
-    draws by the cached sampler, `jaxgen.sampling.autoregressive.ancestral`, in model space. `given`
-    [num, T] with `known` bool[num, T] keeps what is known (the beginning of a recording, which is
-    then gone on with).
+    `sample` draws by the cached sampler, `jaxgen.sampling.autoregressive.ancestral`, in model
+    space. `complete` keeps the samples `given` [B, T] where `known`, bool[B, T], is true: the
+    beginning of a recording, say, which is then gone on with. Both take one more option, `local`,
+    the local features f32[B, ceil(T / network.hop), F] of what is drawn, where the network takes
+    such.
 
     Args:
-        network: of `num_values` classes and as many outputs for "mu_law"; of numbers
+        network: A network of `num_values` classes and as many outputs for "mu_law"; of numbers
             (`num_values=None`) and 3 outputs for each logistic otherwise.
-        optimizer: of all parameters.
-        num_samples: T, length of an example.
-        output: see above.
-        num_values: values a sample can take.
-        conditioning: what the network is told of an example as a whole, or None.
-        local: the batch's entry of features f32[B, ceil(T / network.hop), F], or None.
-        context: the first so many samples of an example are given, not predicted: the loss is
+        optimizer: The optimizer of all parameters.
+        num_samples: Length T of an example, in samples.
+        output: Meaning of the network's output: "mu_law" or "mixture_of_logistics".
+        num_values: Number of values that a sample can take.
+        conditioning: What the network is conditioned on for an example as a whole, or None.
+        local: The batch's entry of local features f32[B, ceil(T / network.hop), F], or None.
+        context: Number of an example's first samples that are given, not predicted: the loss is
             `-log p(x[context:] | x[:context])`. With `network.receptive_field` each predicted
             sample has all the past that the network can see.
-        temperature: of `sample`; see the `draw_...` of `jaxgen.sampling.autoregressive`.
-        sample_length: samples that `sample` draws; `num_samples` by default.
+        temperature: Temperature of samples, see the `draw_...` of
+            `jaxgen.sampling.autoregressive`.
+        sample_length: Number of samples that `sample` draws; `num_samples` by default.
 
     Raises:
-        ValueError: an argument out of its range, or a network that does not fit the others.
+        ValueError: An argument out of its range, or a network that does not fit the others.
     """
     check_choice("output", output, ("mu_law", "mixture_of_logistics"))
     if num_values < 2:
@@ -84,113 +101,137 @@ def wavenet(
     if length < 1:
         raise ValueError(f"sample_length must be at least 1, got {length}")
     _check_network(network, output, num_values)
-    draw = _drawer(output, num_values, temperature)
-    made = _WaveNet(
-        network, num_samples, output, num_values, conditioning, local, context, length, draw
-    )
-    phase = Phase("likelihood", (NAME,), made.loss, optimizer)
-    bound = Bound(
-        "exact",
-        num_samples - context,
-        eight_bit=output == "mu_law" and num_values == 256,
-        given=conditions.key_of(conditioning) or local,
-    )
-    return Family(made.init, (phase,), made.loss, made.sample, made.log_prob, bound=bound)
+    draw_value = _drawer(output, num_values, temperature)
+    is_mu_law = output == "mu_law"
 
+    def apply(variables: Variables, *args: Any, **options: Any) -> Any:
+        return network.apply({"params": variables.params[NAME]}, *args, **options)
 
-@dataclass(frozen=True)
-class _WaveNet:
-    """The functions of `wavenet`, around its arguments."""
+    def data(variables: Variables, batch: Batch) -> tuple[Array, Condition | None, Array | None]:
+        """(audio, condition or None, local features or None)."""
+        audio, features = _audio(batch, local, num_samples, is_mu_law)
+        return audio, conditions.encode_batch(conditioning, variables, batch), features
 
-    network: Any
-    num_samples: int
-    output: str
-    num_values: int
-    conditioning: Conditioning | None
-    local: str | None
-    context: int
-    sample_length: int
-    draw: Draw
-
-    def init(self, key: Key[Array, ""], batch: Batch) -> tuple[Params, PyTree]:
-        audio, e, local = self._data(batch)
+    def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
+        params = conditions.init(conditioning, jax.random.fold_in(key, 1))
+        audio, condition, features = data(Variables(params, {}, fixed), batch)
         # The parameters do not depend on the length: a few frames make the tracing short.
-        short = min(self.num_samples, self.network.hop)
-        local = None if local is None else local[:1, : -(-short // self.network.hop)]
-        e = None if e is None else e[:1]
-        return {NAME: self.network.init(key, audio[:1, :short], e, local)["params"]}, {}
+        short = min(num_samples, network.hop)
+        features = None if features is None else features[:1, : -(-short // network.hop)]
+        first = jax.tree.map(lambda x: x[:1], condition)
+        params[NAME] = network.init(key, audio[:1, :short], first, features)["params"]
+        return Variables(params, {}, fixed)
 
-    def loss(self, params, model_state, batch, key, *, train: bool):
-        audio, e, local = self._data(batch)
-        outputs = self._apply(params, audio, e, local)[:, self.context :]
-        audio = audio[:, self.context :]
-        if self.output == "mu_law":
+    def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
+        audio, condition, features = data(variables, batch)
+        outputs = apply(variables, audio, condition, features)[:, context:]
+        audio = audio[:, context:]
+        if is_mu_law:
             nats = categorical_nll(outputs, audio)
         else:
-            mixtures = _mixtures(outputs)
-            nats = mixture_of_logistics_nll(mixtures, audio[..., None], self.num_values)
-        return nats, Aux({"bits_per_sample": bits_per_dim(nats, audio.shape[1])}, model_state)
+            nats = mixture_of_logistics_nll(_mixtures(outputs), audio[..., None], num_values)
+        return nats, {"bits_per_sample": bits_per_dim(nats, audio.shape[1])}
 
-    def log_prob(self, params, model_state, batch, key):
-        return -self.loss(params, model_state, batch, key, train=False)[0]
+    def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
+        nats, metrics = evaluate(variables, batch, key)
+        return nats, Aux(metrics)
 
-    def sample(
-        self,
-        params,
-        model_state,
-        key,
-        num: int,
-        *,
-        condition: Array | None = None,
-        local: Array | None = None,
+    def log_prob(variables: Variables, batch: Batch, key: Array) -> Values:
+        return -evaluate(variables, batch, key)[0]
+
+    def draw(
+        variables: Variables,
+        key: Array,
+        shape: tuple[int, int],
+        condition: Array | None,
+        features: Array | None,
         given: Array | None = None,
         known: Array | None = None,
-    ):
-        if (local is None) != (self.local is None):
-            raise ValueError(
-                "local must be None: the network takes no local features"
-                if self.local is None
-                else f"local must be given: the network is told {self.local!r}"
-            )
-        e = conditions.encode(self.conditioning, condition)
-        told = self._apply(params, self.sample_length, e, local, method="tell")
-        dtype = jnp.int32 if self.output == "mu_law" else jnp.float32
+    ) -> Array:
+        _check_local(features, local)
+        num, time = shape
+        encoded = conditions.encode(conditioning, variables, condition)
+        prepared = apply(variables, time, encoded, features, method="conditions")
 
-        def step(cache, previous, t):
-            return self._apply(params, cache, previous, t, told, method="step")
+        def step(cache: PyTree, previous: Array, t: Array) -> tuple[Array, PyTree]:
+            return apply(variables, cache, previous, t, prepared, method="step")
 
         values, _ = ancestral(
             step,
-            self.network.init_cache(num),
-            jnp.zeros(num, dtype),
+            network.init_cache(num),
+            jnp.zeros(num, jnp.int32 if is_mu_law else jnp.float32),
             key,
-            self.sample_length,
-            self.draw,
+            time,
+            draw_value,
             given=given,
             known=known,
         )
         return values
 
-    def _apply(self, params: Params, *args: Any, **options: Any) -> Any:
-        return self.network.apply({"params": params[NAME]}, *args, **options)
+    def sample(variables: Variables, key: Array, num: int, *, condition=None, local=None) -> Array:
+        return draw(variables, key, (num, length), condition, local)
 
-    def _data(self, batch: Batch) -> tuple[Array, Array | None, Array | None]:
-        """(audio, vectors or None, local features or None)."""
-        for entry in ("audio", self.local):
-            if entry is not None and entry not in batch:
-                raise ValueError(f"the batch must have {entry!r}, it has {sorted(batch)}")
-        audio = batch["audio"]
-        if audio.ndim != 2 or audio.shape[1] != self.num_samples:
-            raise ValueError(f"audio must be [B, {self.num_samples}], got {list(audio.shape)}")
-        integers = jnp.issubdtype(audio.dtype, jnp.integer)
-        if integers != (self.output == "mu_law") or audio.dtype in (jnp.int16, jnp.uint8):
-            wanted = "i32 classes" if self.output == "mu_law" else "f32 numbers in [-1, 1]"
-            raise TypeError(
-                f"audio must be {wanted} for {self.output}, as jaxgen.data.audio.to_model_space "
-                f"makes them, got {audio.dtype}"
-            )
-        e = conditions.encode_batch(self.conditioning, batch)
-        return audio, e, None if self.local is None else batch[self.local]
+    def complete(
+        variables: Variables, key: Array, given, known, *, condition=None, local=None
+    ) -> Array:
+        if given.ndim != 2:
+            raise ValueError(f"given must be [B, T], got {list(given.shape)}")
+        _check_type("given", given, is_mu_law)
+        check_completion(given, known, given.shape)
+        return draw(variables, key, given.shape, condition, local, given, known)
+
+    trains = (NAME, *conditions.trains(conditioning))
+    return Family(
+        init,
+        optimizers={PHASE: Optimizer(trains, optimizer)},
+        phases=(Phase(PHASE, PHASE, loss),),
+        evaluate=evaluate,
+        sample=sample,
+        log_prob=log_prob,
+        bound=Bound(
+            "exact",
+            num_samples - context,
+            eight_bit=is_mu_law and num_values == 256,
+            given=conditions.key_of(conditioning) or local,
+        ),
+        complete=complete,
+        conditioning=conditioning,
+        fixed=conditions.fixed(conditioning),
+        name="Autoregressive",
+        sampling=Sampling(length, "one sample of the audio after another"),
+    )
+
+
+def _audio(
+    batch: Batch, local: str | None, num_samples: int, is_mu_law: bool
+) -> tuple[Array, Array | None]:
+    """(audio, local features or None) of a batch."""
+    for entry in ("audio", local):
+        if entry is not None and entry not in batch:
+            raise ValueError(f"the batch must have {entry!r}, it has {sorted(batch)}")
+    audio = batch["audio"]
+    if audio.ndim != 2 or audio.shape[1] != num_samples:
+        raise ValueError(f"audio must be [B, {num_samples}], got {list(audio.shape)}")
+    _check_type("audio", audio, is_mu_law)
+    return audio, None if local is None else batch[local]
+
+
+def _check_type(name: str, audio: Array, is_mu_law: bool) -> None:
+    integers = jnp.issubdtype(audio.dtype, jnp.integer)
+    if integers != is_mu_law or audio.dtype in (jnp.int16, jnp.uint8):
+        wanted = "i32 classes for mu_law" if is_mu_law else "f32 numbers in [-1, 1]"
+        raise TypeError(
+            f"{name} must be {wanted}, as jaxgen.data.audio.to_model_space makes them, got "
+            f"{audio.dtype}"
+        )
+
+
+def _check_local(features: Array | None, local: str | None) -> None:
+    if (features is None) == (local is None):
+        return
+    if local is None:
+        raise ValueError("local must be None: the network takes no local features")
+    raise ValueError(f"local must be given: the network is conditioned on {local!r}")
 
 
 def _drawer(output: str, num_values: int, temperature: float) -> Draw:

@@ -22,7 +22,17 @@ LEVELS = 256
 
 
 def prior_log_prob(latents: Any) -> Float[Array, " batch"]:
-    """`log N(z; 0, I)` of an array or a tree of arrays, each f32[B, ...]; in nats."""
+    """`log N(z; 0, I)` of latents, in nats.
+
+    Args:
+        latents: An array or a tree of arrays, each f32[B, ...].
+
+    Returns:
+        Nats per example.
+
+    Raises:
+        ValueError: No latents.
+    """
     parts = [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)]
     if not parts:
         raise ValueError("latents must hold at least one array, got none")
@@ -38,14 +48,14 @@ def negative_log_likelihood(
     Dinh et al. 2017, eq. 3.
 
     Args:
-        latents: z, an array or a tree of arrays, each f32[B, ...].
-        log_det: `log |det dz/dx|`, nats.
+        latents: Latents z, an array or a tree of arrays, each f32[B, ...].
+        log_det: Logarithm `log |det dz/dx|`, in nats.
 
     Returns:
         Nats per example.
 
     Raises:
-        ValueError: no latents.
+        ValueError: No latents.
 
     Example:
         >>> negative_log_likelihood(jnp.zeros((1, 2)), jnp.zeros(1))  # log(2 pi)
@@ -86,15 +96,16 @@ def dequantize(
     """Spreads bytes over their bins: `x = (u + noise) / 256` in [0, 1] (Theis et al. 2016).
 
     Args:
-        key: PRNG key.
+        key: PRNG key of the noise.
         image: 8-bit data in model space, `2 u / 255 - 1`.
-        dequantizer: `(key, image) -> (noise, log q)`; None for uniform noise, whose log q is 0.
+        dequantizer: Function `(key, image) -> (noise, log q)`; None for uniform noise, whose log q
+            is 0.
 
     Returns:
-        x, and `log q(noise | u)` in nats.
+        The data x, and `log q(noise | u)` in nats.
 
     Raises:
-        ValueError: a dequantizer whose noise has not the image's shape.
+        ValueError: A dequantizer whose noise does not have the image's shape.
     """
     if dequantizer is None:
         noise = jax.random.uniform(key, (image.size,), _wide(image)).reshape(image.shape)
@@ -124,17 +135,17 @@ def dequantized_bound(
     flow's density on [0, 1], and `D log 256` the price of its unit being 256 levels wide.
 
     Args:
-        flow: `x -> (latents, log |det|)` of x in [0, 1].
+        flow: Function `x -> (latents, log |det|)` of x in [0, 1].
         image: 8-bit data in model space, `2 u / 255 - 1`.
-        key: of the noise.
-        dequantizer: q, see `dequantize`; None for the uniform distribution.
+        key: PRNG key of the noise.
+        dequantizer: Distribution q as `dequantize` takes it; None for the uniform one.
 
     Returns:
         Nats per example, and the terms that they are the sum of: `prior` (`-log N(z; 0, I)`),
         `volume` (`-log |det dz/dx|`), `quantization` (`D log 256`) and `dequantization` (`log q`).
 
     Raises:
-        ValueError: see `dequantize`.
+        ValueError: A dequantizer whose noise does not have the image's shape.
     """
     x, log_q = dequantize(key, image, dequantizer)
     latents, log_det = flow(x)

@@ -1,4 +1,4 @@
-"""Losses of adversarial training: the two players' games, penalties on the critic's gradient.
+"""Losses of adversarial training: the two players' games, penalties of the critic's gradient.
 
 All are pure and per example. A game is an `Adversarial`, two functions of the discriminator's
 logits (its output before any sigmoid; the critic's score where there is no probability):
@@ -20,21 +20,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.primitives import check_choice
+from jaxgen.checks import check_choice
 
 Critic = Callable[[Array], Array]
 _Loss = Callable[[Array, Array], Array]
 
 
 class Adversarial(NamedTuple):
-    """The losses of the two players, one number a pair of a real and a fake example.
+    """The losses of the two players, one number for each pair of a real and a fake example.
 
     Both raise a ValueError unless their arguments are floats of one shape [B].
 
     Attributes:
-        discriminator: `(real_logits, fake_logits) -> f32[B]`, the real's plus the fake's loss.
-        generator: `(fake_logits, real_logits) -> f32[B]`; only `relativistic_average` looks at the
-            second.
+        discriminator: `(real_logits, fake_logits) -> f32[B]`, the loss on the real plus that on the
+            fake example.
+        generator: `(fake_logits, real_logits) -> f32[B]`; only `relativistic_average` uses the
+            second argument.
     """
 
     discriminator: _Loss
@@ -81,7 +82,7 @@ least_squares = _game(
     lambda r, f: 0.5 * jnp.square(r - 1) + 0.5 * jnp.square(f),
     lambda r, f: 0.5 * jnp.square(f - 1),
 )
-"""Mao et al. 2017, eq. 9: labels a = 0 of fake, b = 1 of real, c = 1 that the generator wants.
+"""Mao et al. 2017, eq. 9: labels a = 0 for fakes, b = 1 for real images, c = 1 for the generator.
 
     discriminator   (r - 1)^2 / 2 + f^2 / 2        1/4 at equilibrium, r = f = 1/2
     generator       (f - 1)^2 / 2
@@ -133,13 +134,13 @@ def adversarial(name: str) -> Adversarial:
     """The game of a name.
 
     Args:
-        name: a key of `ADVERSARIAL`.
+        name: A key of `ADVERSARIAL`.
 
     Returns:
-        Its two losses.
+        The two losses of the game.
 
     Raises:
-        ValueError: if the name is unknown.
+        ValueError: The name is unknown.
     """
     check_choice("name", name, tuple(ADVERSARIAL))
     return ADVERSARIAL[name]
@@ -160,19 +161,19 @@ def gradient_penalty(
         >>> penalty = gradient_penalty(lambda x: model.apply(params, x), real, fake, key)
 
     Args:
-        critic: images [B, ...] -> logits [B]. It must not mix examples, as batch normalization and
-            minibatch statistics do: the gradients are those of the sum of the logits. It must be
-            twice differentiable in reverse mode.
-        real: data.
-        fake: samples, as many.
-        key: for u.
-        target: the norm to be at, not negative.
+        critic: Function from images [B, ...] to logits [B]. It must not mix examples, as batch
+            normalization and minibatch statistics do: the gradients are those of the sum of the
+            logits. It must be twice differentiable in reverse mode.
+        real: Data.
+        fake: Samples, as many as data.
+        key: Key that u is drawn with.
+        target: Norm that is not penalized, at least 0.
 
     Returns:
-        f32[B].
+        The penalty of each example, f32[B].
 
     Raises:
-        ValueError: if `real` and `fake` differ in shape or are not floats, `target` is negative, or
+        ValueError: `real` and `fake` differ in shape or are not floats, `target` is negative, or
             the critic's output is not of shape [B].
     """
     _check_target(target)
@@ -198,17 +199,17 @@ def dragan_penalty(
     uniform noise of scale 0.5. The weight, 10 in theirs, multiplies outside.
 
     Args:
-        critic: see `gradient_penalty`.
-        real: data.
-        key: for u.
-        target: the norm to be at, not negative.
-        scale: of the noise, in standard deviations of the data, not negative.
+        critic: Function from images [B, ...] to logits [B], see `gradient_penalty`.
+        real: Data.
+        key: Key that u is drawn with.
+        target: Norm that is not penalized, at least 0.
+        scale: Greatest noise, in standard deviations of the data, at least 0.
 
     Returns:
-        f32[B].
+        The penalty of each example, f32[B].
 
     Raises:
-        ValueError: if `real` is not a batch of floats, `target` or `scale` is negative, or the
+        ValueError: `real` is not a batch of floats, `target` or `scale` is negative, or the
             critic's output is not of shape [B].
     """
     _check_target(target)
@@ -226,14 +227,14 @@ def r1_penalty(critic: Critic, real: Float[Array, "batch *dims"]) -> Float[Array
     The paper's gamma (10 there) multiplies outside; the half is inside.
 
     Args:
-        critic: see `gradient_penalty`.
-        real: data.
+        critic: Function from images [B, ...] to logits [B], see `gradient_penalty`.
+        real: Data.
 
     Returns:
-        f32[B].
+        The penalty of each example, f32[B].
 
     Raises:
-        ValueError: if `real` is not a batch of floats or the critic's output not of shape [B].
+        ValueError: `real` is not a batch of floats, or the critic's output is not of shape [B].
     """
     _check_images("real", real)
     return 0.5 * _squared_gradient(critic, _f32(real))
@@ -245,14 +246,14 @@ def r2_penalty(critic: Critic, fake: Float[Array, "batch *dims"]) -> Float[Array
     The paper's gamma (10 there) multiplies outside; the half is inside.
 
     Args:
-        critic: see `gradient_penalty`.
-        fake: samples.
+        critic: Function from images [B, ...] to logits [B], see `gradient_penalty`.
+        fake: Samples.
 
     Returns:
-        f32[B].
+        The penalty of each example, f32[B].
 
     Raises:
-        ValueError: if `fake` is not a batch of floats or the critic's output not of shape [B].
+        ValueError: `fake` is not a batch of floats, or the critic's output is not of shape [B].
     """
     _check_images("fake", fake)
     return 0.5 * _squared_gradient(critic, _f32(fake))
@@ -266,15 +267,15 @@ def auxiliary_classifier_loss(
     Both players add it: the discriminator on real (and fake) images, the generator on its own.
 
     Args:
-        class_logits: of the discriminator's second head.
-        labels: the true, or the asked for, classes, 0..C-1.
+        class_logits: Logits of the discriminator's second head.
+        labels: Classes of data, or those that samples were asked for, 0..C-1.
 
     Returns:
-        f32[B], nats. NaN where a label lies outside the classes, since values cannot raise under
-        `jit`; the training step stops at it.
+        The loss of each example, f32[B], nats. NaN where a label lies outside the classes, since
+        values cannot raise under `jit`; the training step stops at it.
 
     Raises:
-        ValueError: if the shapes do not fit or the labels are not integers.
+        ValueError: The shapes do not fit, or the labels are not integers.
     """
     if class_logits.ndim != 2 or not jnp.issubdtype(class_logits.dtype, jnp.floating):
         raise ValueError(f"class_logits must be floats of shape [B, C], got {_of(class_logits)}")
@@ -297,14 +298,14 @@ def consistency_penalty(
     The weight, 10 in the paper, multiplies outside.
 
     Args:
-        logits: of images.
-        logits_augmented: of the same images, augmented.
+        logits: Logits of images.
+        logits_augmented: Logits of the same images, augmented.
 
     Returns:
-        f32[B].
+        The penalty of each example, f32[B].
 
     Raises:
-        ValueError: if the arguments are not floats of one shape [B].
+        ValueError: The arguments are not floats of one shape [B].
     """
     logits, logits_augmented = _pair(logits=logits, logits_augmented=logits_augmented)
     return jnp.square(logits - logits_augmented)
@@ -318,16 +319,16 @@ def discriminator_accuracy(
     """Is a real example above the threshold, a fake one below it?
 
     Args:
-        real_logits: of data.
-        fake_logits: of samples, as many.
-        threshold: where the discriminator is undecided: 0, or 0.5 for `least_squares`. The scores
-            of `wasserstein` and `relativistic_average` have no such place.
+        real_logits: Logits of data.
+        fake_logits: Logits of samples, as many as data.
+        threshold: Logit at which the discriminator is undecided: 0, or 0.5 for `least_squares`. The
+            scores of `wasserstein` and `relativistic_average` have no such place.
 
     Returns:
         1.0 or 0.0 for each real and for each fake example, each f32[B].
 
     Raises:
-        ValueError: if the logits are not floats of one shape [B].
+        ValueError: The logits are not floats of one shape [B].
     """
     real_logits, fake_logits = _pair(real_logits=real_logits, fake_logits=fake_logits)
     return _f32(real_logits > threshold), _f32(fake_logits < threshold)

@@ -5,50 +5,50 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_Mask = Float[Array, " batch"] | Int[Array, " batch"] | Bool[Array, " batch"] | None
+_Weight = Float[Array, " batch"] | Int[Array, " batch"] | Bool[Array, " batch"] | None
 
 
-def masked_sum(
-    values: Float[Array, " batch"], mask: _Mask = None
+def weighted_sum(
+    values: Float[Array, " batch"], weight: _Weight = None
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """`(sum(values * mask), sum(mask))`: pairs that add up over devices, micro-batches and steps.
+    """`(sum(values * weight), sum(weight))`: pairs that add up over devices, micro-batches, steps.
 
-    Where the mask is 0 a value may be NaN or infinite without harm to the sum or to its gradient
+    Where the weight is 0 a value may be NaN or infinite without harm to the sum or to its gradient
     with respect to `values`.
 
     Args:
-        values: one number per example.
-        mask: weight of each example, usually 0 or 1; None keeps all.
+        values: One number per example.
+        weight: Weight of each example, usually 0 or 1; None for 1.
 
     Returns:
         The total and the weight, scalars.
     """
-    if mask is None:
+    if weight is None:
         return jnp.sum(values), jnp.asarray(values.shape[0], values.dtype)
-    mask = mask.astype(values.dtype)
-    return jnp.sum(jnp.where(mask != 0, values, 0) * mask), jnp.sum(mask)
+    weight = weight.astype(values.dtype)
+    return jnp.sum(jnp.where(weight != 0, values, 0) * weight), jnp.sum(weight)
 
 
-def masked_mean(values: Float[Array, " batch"], mask: _Mask = None) -> Float[Array, ""]:
-    """`sum(values * mask) / max(sum(mask), 1)`: the mean of what the mask keeps, 0 if nothing.
+def weighted_mean(values: Float[Array, " batch"], weight: _Weight = None) -> Float[Array, ""]:
+    """`sum(values * weight) / max(sum(weight), 1)`: the weighted mean, 0 where all weights are 0.
 
     Args:
-        values: one number per example; see `masked_sum`.
-        mask: weight of each example, usually 0 or 1; None keeps all.
+        values: One number per example; see `weighted_sum`.
+        weight: Weight of each example, usually 0 or 1; None for 1.
 
     Returns:
         The mean, a scalar.
     """
-    total, weight = masked_sum(values, mask)
-    return total / jnp.maximum(weight, 1)
+    total, sum_of_weights = weighted_sum(values, weight)
+    return total / jnp.maximum(sum_of_weights, 1)
 
 
 def bits_per_dim(nats: Float[Array, "*dims"] | float, num_dims: int) -> Float[Array, "*dims"]:
     """`nats / (num_dims log 2)`, the usual unit of image likelihoods.
 
     Args:
-        nats: negative log-likelihoods (or their bounds) of whole examples, in nats.
-        num_dims: numbers per example, H * W * C of an image.
+        nats: Negative log-likelihoods (or their bounds) of whole examples, in nats.
+        num_dims: The numbers in an example, H * W * C of an image.
 
     Returns:
         Bits per dimension, of the shape of `nats`.

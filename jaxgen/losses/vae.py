@@ -4,7 +4,7 @@ The terms of a bound are sums over an example's dimensions: pixels, channels and
 average one of them (say the reconstruction, over pixels) while summing another is to train another
 beta than one thinks. What is no likelihood says in its docstring what it sums or averages.
 
-Log-likelihoods come from `jaxgen.likelihoods`, already summed.
+Log-likelihoods come from `jaxgen.distributions.likelihoods`, already summed.
 """
 
 import math
@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.distributions import gaussian_kl, gaussian_log_prob
-from jaxgen.losses.reduce import masked_mean
-from jaxgen.primitives import check_choice
+from jaxgen.checks import check_choice
+from jaxgen.distributions.elementwise import gaussian_kl, gaussian_log_prob
+from jaxgen.losses.reduce import weighted_mean
 
 KERNELS = ("imq", "rbf")
 
@@ -32,8 +32,8 @@ def gaussian_kl_to_standard(
     appendix B). For each latent by itself: `gaussian_kl(mean, log_variance, 0.0, 0.0)`.
 
     Args:
-        mean: of q(z | x).
-        log_variance: of q(z | x), diagonal.
+        mean: The mean of q(z | x).
+        log_variance: The log of its variance, diagonal.
 
     Returns:
         f32[B], nats.
@@ -51,9 +51,9 @@ def gaussian_kl_by_sample(
     Its mean over `z ~ q` is `gaussian_kl_to_standard`; a single one may be negative.
 
     Args:
-        z: a sample of q(z | x), for gradients `mean + exp(log_variance / 2) * eps`.
-        mean: of q(z | x).
-        log_variance: of q(z | x), diagonal.
+        z: A sample of q(z | x), for gradients `mean + exp(log_variance / 2) * eps`.
+        mean: The mean of q(z | x).
+        log_variance: The log of its variance, diagonal.
 
     Returns:
         f32[B], nats.
@@ -76,16 +76,17 @@ def negative_elbo(
         >>> loss, terms = negative_elbo(nats, kl, beta=kl_warmup(step, 10_000))
 
     Args:
-        log_likelihood: log p(x | z) with z drawn from q, summed over pixels and channels.
-        kl: divergence from the prior, summed over latents; the true one, not that of `free_bits`.
-        beta: weight of the KL, 0 or more.
+        log_likelihood: `log p(x | z)` with z drawn from q, summed over pixels and channels.
+        kl: The divergence from the prior, summed over latents; the true one, not that of
+            `free_bits`.
+        beta: Weight of the KL, 0 or more.
 
     Returns:
         The loss, f32[B], and its parts in nats, each f32[B]: "reconstruction" (`-log p(x | z)`),
         "kl" (without beta) and "negative_elbo".
 
     Raises:
-        ValueError: if `beta` is a negative number or NaN.
+        ValueError: If `beta` is a negative number or NaN.
     """
     if not isinstance(beta, jax.Array) and not beta >= 0:
         raise ValueError(f"beta must be 0 or more, got {beta}")
@@ -96,7 +97,7 @@ def negative_elbo(
 def free_bits(
     kl_per_group: Float[Array, "batch *groups"],
     minimum: float,
-    mask: Float[Array, " batch"] | Int[Array, " batch"] | Bool[Array, " batch"] | None = None,
+    weight: Float[Array, " batch"] | Int[Array, " batch"] | Bool[Array, " batch"] | None = None,
 ) -> Float[Array, " batch"]:
     """`sum_j max(minimum, mean_b KL_bj)`, the KL's stand-in in training.
 
@@ -112,20 +113,20 @@ def free_bits(
         >>> loss = terms["reconstruction"] + free_bits(kl, 0.1)  # what to train
 
     Args:
-        kl_per_group: the KL of each latent, or its sum over each group of latents.
-        minimum: the floor of each group, nats, 0 or more.
-        mask: weight of each example in the batch's mean; None keeps all.
+        kl_per_group: The KL of each latent, or its sum over each group of latents.
+        minimum: The floor of each group, nats, 0 or more.
+        weight: Weight of each example in the batch's mean; None for 1.
 
     Returns:
         f32[B], nats summed over the groups.
 
     Raises:
-        ValueError: if `minimum` is negative or NaN.
+        ValueError: If `minimum` is negative or NaN.
     """
     if not minimum >= 0:
         raise ValueError(f"minimum must be 0 or more nats, got {minimum}")
     kl = kl_per_group.reshape(kl_per_group.shape[0], -1)
-    means = jax.vmap(masked_mean, in_axes=(1, None))(kl, mask)
+    means = jax.vmap(weighted_mean, in_axes=(1, None))(kl, weight)
     return jnp.where(means[None] > minimum, kl, minimum).sum(axis=1)
 
 
@@ -134,14 +135,14 @@ def kl_warmup(step: int | Int[Array, ""], num_steps: int) -> Float[Array, ""]:
     2.3; Bowman et al. 2016).
 
     Args:
-        step: updates done.
-        num_steps: length of the ramp, at least 1.
+        step: The updates done.
+        num_steps: The length of the ramp in updates, at least 1.
 
     Returns:
         A weight from 0 to 1, f32 scalar, for `negative_elbo`'s beta.
 
     Raises:
-        ValueError: if `num_steps` is less than 1.
+        ValueError: If `num_steps` is less than 1.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -155,13 +156,13 @@ def iwae_bound(log_weights: Float[Array, "num_samples batch"]) -> Float[Array, "
 
     Args:
         log_weights: `log w_k = log p(x | z_k) + log p(z_k) - log q(z_k | x)`, z_k drawn from q,
-            each summed over an example's pixels or latents.
+            each term summed over an example's pixels or latents.
 
     Returns:
         f32[B], nats.
 
     Raises:
-        ValueError: if `log_weights` is not [K, B] with K of at least 1.
+        ValueError: If `log_weights` is not [K, B] with K of at least 1.
     """
     if log_weights.ndim != 2 or log_weights.shape[0] < 1:
         raise ValueError(
@@ -182,16 +183,16 @@ def importance_bound(
     Each sample has a key of its own, so that the result does not depend on `chunk` but by rounding.
 
     Args:
-        log_weights: keys, one a sample -> the samples' `log w`, [chunk, B].
+        log_weights: Keys, one a sample -> the samples' `log w`, [chunk, B].
         key: PRNG key.
         num_samples: K, at least 1.
-        chunk: samples at a time, at least 1.
+        chunk: The samples in memory at a time, at least 1.
 
     Returns:
         f32[B], nats.
 
     Raises:
-        ValueError: if `num_samples` or `chunk` is less than 1.
+        ValueError: If `num_samples` or `chunk` is less than 1.
     """
     if min(num_samples, chunk) < 1:
         raise ValueError(f"num_samples and chunk must be at least 1, got {num_samples} and {chunk}")
@@ -202,8 +203,8 @@ def importance_bound(
         samples = index * chunk + jnp.arange(chunk)
         values = log_weights(jax.vmap(lambda i: jax.random.fold_in(key, i))(samples))
         values = jnp.where((samples < num_samples)[:, None], values, -jnp.inf)
-        found = jax.nn.logsumexp(values, axis=0)
-        return found if total is None else jnp.logaddexp(total, found)
+        of_chunk = jax.nn.logsumexp(values, axis=0)
+        return of_chunk if total is None else jnp.logaddexp(total, of_chunk)
 
     total = add(None, jnp.int32(0))
     total = lax.fori_loop(1, num_chunks, lambda i, total: add(total, jnp.int32(i)), total)
@@ -216,13 +217,13 @@ def iwae_loss(log_weights: Float[Array, "num_samples batch"]) -> Float[Array, " 
     Its gradient for the encoder fades beside its noise as K grows: see `dreg_loss`.
 
     Args:
-        log_weights: see `iwae_bound`.
+        log_weights: The log-weights of K samples, see `iwae_bound`.
 
     Returns:
         f32[B], nats.
 
     Raises:
-        ValueError: if `log_weights` is not [K, B] with K of at least 1.
+        ValueError: If `log_weights` is not [K, B] with K of at least 1.
     """
     return -iwae_bound(log_weights)
 
@@ -253,14 +254,14 @@ def dreg_loss(
     it is pure (dropout must have its key outside).
 
     Args:
-        log_weights: z -> log w, [K, B]; example [k, b] of log w depends on z[k, b] only.
-        z: reparameterized samples of q(z | x).
+        log_weights: `z -> log w`, [K, B], of which [k, b] depends on z[k, b] only.
+        z: Reparameterized samples of q(z | x).
 
     Returns:
         f32[B], nats.
 
     Raises:
-        ValueError: if `log_weights(z)` is not [K, B] with K of at least 1.
+        ValueError: If `log_weights(z)` is not [K, B] with K of at least 1.
     """
     values = jax.lax.stop_gradient(log_weights(z))
     if values.shape != z.shape[:2]:
@@ -291,18 +292,20 @@ def maximum_mean_discrepancy(
         "rbf"    exp(-d^2 / c), Gaussian
 
     Args:
-        x: points, such as latents of a batch.
-        y: points, such as samples of the prior.
-        kernel: "imq" or "rbf".
-        scale: c, positive; None for 2 * dims, the expected d^2 of two standard Gaussian points.
-        unbiased: leave out the pairs of a point with itself (the U-statistic: right in expectation,
-            may be negative); else keep them (the V-statistic: never negative, 0 of equal sets).
+        x: Points, such as latents of a batch.
+        y: Points, such as samples of the prior.
+        kernel: The kernel, "imq" or "rbf".
+        scale: The scale c, positive; None for 2 * dims, the expected d^2 of two standard Gaussian
+            points.
+        unbiased: Whether to leave out the pairs of a point with itself (the U-statistic: right in
+            expectation, may be negative) or to keep them (the V-statistic: never negative, 0 of
+            equal sets).
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: if the kernel is unknown, `scale` not positive, the points differ in dimension
+        ValueError: If the kernel is unknown, `scale` not positive, the points differ in dimension
             or there are too few: 1 a set, 2 if unbiased.
     """
     check_choice("kernel", kernel, KERNELS)
@@ -345,14 +348,14 @@ def perceptual_loss(features_x: Any, features_y: Any) -> Float[Array, " batch"]:
         >>> loss = perceptual_loss(network(reconstruction), network(batch["image"]))
 
     Args:
-        features_x: an array [B, ...], or a pytree of them, one per layer.
-        features_y: the same of the other images.
+        features_x: An array [B, ...], or a pytree of them, one per layer.
+        features_y: The features of the other images, of the same shapes.
 
     Returns:
         f32[B], without a unit.
 
     Raises:
-        ValueError: if the two differ in structure or shape, or hold no features.
+        ValueError: If the two differ in structure or shape, or hold no features.
     """
     shapes_x, shapes_y = (jax.tree.map(jnp.shape, f) for f in (features_x, features_y))
     if shapes_x != shapes_y or not jax.tree.leaves(features_x):

@@ -5,6 +5,5 @@
   `Extractor` of `features`, whose `extract` runs them;
 - of two sets of images, everything with its protocol: `report.compare_images`, or
   `python -m jaxgen.metrics`; `statistics` keeps a reference's side in a file;
-- `neighbours` looks for memorized training images, `classification` turns likelihoods into a
-  classifier and judges it.
+- `neighbours` looks for memorized training images, `classification` judges a classifier.
 """

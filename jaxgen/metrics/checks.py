@@ -10,7 +10,7 @@ class FewSamplesWarning(UserWarning):
 
 
 def warn_few(message: str) -> None:
-    """Warns, at the caller's caller, that a number rests on too few samples."""
+    """Warn, at the caller's caller, that a number rests on too few samples."""
     warnings.warn(message, FewSamplesWarning, stacklevel=3)
 
 
@@ -18,9 +18,9 @@ def check_features(name: str, features: np.ndarray, at_least: int = 1) -> np.nda
     """The features as a NumPy array [N, D] of float32 or float64.
 
     Args:
-        name: of the argument, for errors.
-        features: [N, D], any real floating-point type.
-        at_least: the fewest rows that will do.
+        name: Name of the argument, for errors.
+        features: Features [N, D], any real floating-point type.
+        at_least: Fewest rows that will do.
 
     Raises:
         TypeError: features that are not of a real floating-point type.
@@ -48,6 +48,11 @@ def check_pair(
     samples: np.ndarray, reference: np.ndarray, at_least: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
     """Both as `check_features` returns them, of one width and one type.
+
+    Args:
+        samples: Features [N, D].
+        reference: Features [M, D].
+        at_least: Fewest rows of each that will do.
 
     Raises:
         TypeError, ValueError: as `check_features`; ValueError also for widths that differ.

@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array
+from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.sources import Source
+from jaxgen.core import Aux, Batch, Family, Metrics, Optimizer, Phase, PyTree, Variables
+from jaxgen.data.sources import Source, decode
 from jaxgen.metrics.features import Extractor, extract, weights_checksum
 from jaxgen.models.classifier import MAX_SIZE, MIN_SIZE, SmallClassifier
+from jaxgen.training.fit import fit
+
+_NET = "classifier"
 
 
 def train_classifier(
@@ -25,28 +28,29 @@ def train_classifier(
     num_features: int = 64,
     seed: int = 0,
 ) -> Extractor:
-    """Trains a small classifier and makes an extractor of its last hidden layer.
+    """Train a small classifier and make an extractor of its last hidden layer.
 
     Adam on the cross-entropy, its learning rate falling to 0 by a cosine. On the embedded digits
     it takes a few seconds. The same seed gives the same weights on the same machine; the checksum
-    tells whether two numbers come from the same weights.
+    tells whether two numbers come from the same weights. The training images are held in memory.
 
     Args:
-        train: labelled images of 4 to 32 pixels a side.
-        test: labelled images for the accuracy in the protocol, or None.
-        steps: of the optimizer.
-        batch_size: examples a step.
-        learning_rate: its first value.
-        num_features: width of the features.
-        seed: of the weights and the order of examples.
+        train: Labelled images of 4 to 32 pixels a side.
+        test: Labelled images for the accuracy in the protocol, or None.
+        steps: Number of steps of the optimizer.
+        batch_size: Number of examples of a step.
+        learning_rate: Learning rate of the first step.
+        num_features: Width of the features.
+        seed: Seed of the weights and of the order of examples.
 
     Returns:
         An extractor with the outputs `features` f32[N, num_features], in units of their root mean
         square over `train`, and `logits`. Its distances are named `FD-classifier`.
 
     Raises:
-        ValueError: sources without images or labels, with fewer than two classes, of different
+        ValueError: Sources without images or labels, with fewer than two classes, of different
             shapes, of a size out of range; numbers out of range.
+        FloatingPointError: Every step was skipped because it was not finite.
     """
     _check_source("train", train)
     if (train.num_classes or 0) < 2:
@@ -62,7 +66,11 @@ def train_classifier(
             f"{steps}, {num_features} and {learning_rate}"
         )
     model = SmallClassifier(int(train.num_classes or 0), num_features)
-    weights = _fit(model, Pipeline(train, batch_size, seed=seed), steps, learning_rate, seed)
+    train = decode(train)
+    examples = {name: train.arrays[name] for name in ("image", "label")}
+    family = _family(model, steps, learning_rate)
+    fitted = fit(family, examples, steps, batch_size=batch_size, seed=seed)
+    weights = jax.device_get(fitted.variables.params[_NET])  # usable on whatever devices
     params = {"weights": weights, "scale": np.float32(1)}
     extractor = Extractor(
         name=f"small classifier trained on {train.name}",
@@ -72,7 +80,7 @@ def train_classifier(
         outputs=("features", "logits"),
         resizer="none",
         checksum=weights_checksum(weights),
-        check=lambda found: _check_shape(found, shape),
+        check=lambda other: _check_shape(other, shape),
         protocol={
             "trained on": train.protocol,
             "steps": steps,
@@ -94,28 +102,30 @@ def train_classifier(
     return extractor._replace(protocol={**extractor.protocol, **tested})
 
 
-def _fit(
-    model: SmallClassifier, pipeline: Pipeline, steps: int, learning_rate: float, seed: int
-) -> Any:
-    schedule = optax.cosine_decay_schedule(learning_rate, steps)
-    optimizer = optax.adam(schedule)
+def _family(model: SmallClassifier, steps: int, learning_rate: float) -> Family:
+    """The classifier as what `fit` trains: images at rest in, no samples out."""
 
-    def loss_fn(params: Any, batch: Any) -> Array:
-        _, logits = model.apply(params, _to_model_space(batch["image"]))
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return losses.mean()
+    def init(key: Key[Array, ""], batch: Batch, fixed: PyTree = None) -> Variables:
+        return Variables({_NET: model.init(key, _to_model_space(batch["image"]))})
 
-    @jax.jit
-    def update(params: Any, opt_state: Any, batch: Any) -> tuple[Any, Any]:
-        updates, opt_state = optimizer.update(jax.grad(loss_fn)(params, batch), opt_state)
-        return optax.apply_updates(params, updates), opt_state
+    def evaluate(
+        variables: Variables, batch: Batch, key: Key[Array, ""]
+    ) -> tuple[Float[Array, " batch"], Metrics]:
+        outputs: Any = model.apply(variables.params[_NET], _to_model_space(batch["image"]))
+        (_, logits), label = outputs, batch["label"]
+        right = jnp.argmax(logits, axis=1) == label
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+        return losses, {"accuracy": right.astype(jnp.float32)}
 
-    first = pipeline.host_batch(0)
-    params = model.init(jax.random.key(seed), _to_model_space(first["image"]))
-    opt_state = optimizer.init(params)
-    for step in range(steps):
-        params, opt_state = update(params, opt_state, pipeline.host_batch(step))
-    return params
+    def loss(
+        variables: Variables, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Float[Array, " batch"], Aux]:
+        losses, metrics = evaluate(variables, batch, key)
+        return losses, Aux(metrics)
+
+    adam = optax.adam(optax.cosine_decay_schedule(learning_rate, steps))
+    phase = Phase("classification", "classification", loss)
+    return Family(init, {"classification": Optimizer((_NET,), adam)}, (phase,), evaluate)
 
 
 @lru_cache
@@ -144,9 +154,9 @@ def _check_source(name: str, source: Source) -> None:
         )
 
 
-def _check_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
-    if tuple(found) != tuple(shape):
+def _check_shape(other: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if tuple(other) != tuple(shape):
         raise ValueError(
             f"the classifier was trained on images {shape} (height, width, channels), "
-            f"got {found}; give images of that shape"
+            f"got {other}; give images of that shape"
         )

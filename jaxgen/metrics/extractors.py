@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from jaxgen.checks import check_choice
 from jaxgen.metrics.features import Extractor
-from jaxgen.primitives import check_choice
 
 EXTRACTORS = ("inception", "lite0", "classifier")
 
@@ -19,13 +19,14 @@ def load_extractor(
     """An extractor by name.
 
     Args:
-        name: `inception` (of FID; `inception_extractor`), `lite0` (`lite0_extractor`), or
-            `classifier` (trained now, for images of at most 32 pixels; `train_classifier`).
-        weights: of `inception` or `lite0`; None downloads the first and keeps it, and takes the
-            second from the package of the extra `lite0`.
-        resizer: of `inception`.
-        train_on: the labelled data set of `classifier`.
-        data_dir: where that set lies.
+        name: Name of the extractor: `inception` (of FID; `inception_extractor`), `lite0`
+            (`lite0_extractor`), or `classifier` (trained now, for images of at most 32 pixels;
+            `train_classifier`).
+        weights: Weights of `inception` or `lite0`; None downloads the first and keeps it, and takes
+            the second from the package of the extra `lite0`.
+        resizer: Whose resizing `inception` sees, "tensorflow" or "pytorch".
+        train_on: Labelled data set that `classifier` is trained on.
+        data_dir: Directory of that data set.
 
     Raises:
         ValueError: another name, or weights for `classifier`; and as the function that it calls.

@@ -24,17 +24,18 @@ class Extractor(NamedTuple):
     """A network whose outputs stand for images, and everything a number from it must name.
 
     Attributes:
-        name: of the network and its weights.
-        suffix: names the distances, `FD-<suffix>`; empty for the one network of the true FID.
+        name: Name of the network and its weights.
+        suffix: What the distances are named by, `FD-<suffix>`; empty for the one network of the
+            true FID.
         apply: `(params, uint8 [N, H, W, C]) -> {output: f32[N, D]}`, a pure function that compiles;
             it prepares the images too. There is always an output `features`; `logits` and
             `spatial` where the network has them.
-        params: its weights.
-        outputs: the names of what `apply` returns.
-        resizer: how images come to the network's size, in words.
-        checksum: of the weights, SHA-256 in hexadecimal.
-        check: raises a ValueError for a shape (H, W, C) that the network cannot see.
-        protocol: what else a number must name.
+        params: Weights of the network.
+        outputs: Names of what `apply` returns.
+        resizer: How images come to the network's size, in words.
+        checksum: SHA-256 of the weights, in hexadecimal.
+        check: Raises a ValueError for a shape (H, W, C) that the network cannot see.
+        protocol: What else a number must name.
     """
 
     name: str
@@ -52,9 +53,10 @@ def as_source(images: Images, *, resize: Resize = None) -> Source:
     """Whatever holds images, as a source.
 
     Args:
-        images: uint8 [N, H, W, C]; a source; or a path: a folder of images, a `.npy` file, or a
-            `.npz` file whose key is one of `samples`, `images`, `image` and `arr_0`.
-        resize: center-crop and resize the images of a folder to a size or (height, width).
+        images: Images as uint8 [N, H, W, C]; a source; or a path: a folder of images, a `.npy`
+            file, or a `.npz` file whose key is one of `samples`, `images`, `image` and `arr_0`.
+        resize: Size or (height, width) that the images of a folder are center-cropped and resized
+            to; None for as they are.
 
     Raises:
         FileNotFoundError: no such path, or a folder without images.
@@ -113,11 +115,11 @@ def feature_batches(
     once. A batch is read while the one before is computed.
 
     Args:
-        extractor: the network.
-        images: see `as_source`.
-        outputs: which of the extractor's.
-        batch_size: images at once.
-        limit: the first so many images; None for all.
+        extractor: The network.
+        images: Whatever holds images; see `as_source`.
+        outputs: Names of the extractor's outputs to return.
+        batch_size: Number of images at once.
+        limit: Number of images, from the first on; None for all.
 
     Returns:
         An iterator over {output: f32[n, D]}.
@@ -140,11 +142,11 @@ def feature_batches(
         pending = None
         seen = 0
         for batch in batches:
-            made = _apply(extractor.apply, tuple(outputs), extractor.params, batch["image"])
+            values = _apply(extractor.apply, tuple(outputs), extractor.params, batch["image"])
             if pending is not None:
                 yield _to_host(*pending, extractor.name, seen)
                 seen += pending[1]
-            pending = made, int(batch["mask"].sum())
+            pending = values, int(batch["weight"].sum())
         assert pending is not None
         yield _to_host(*pending, extractor.name, seen)
 
@@ -153,12 +155,14 @@ def feature_batches(
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _apply(apply: Callable[..., Any], outputs: tuple[str, ...], params: Any, images: Array) -> Any:
-    made = apply(params, images)
-    return {name: made[name] for name in outputs}
+    values = apply(params, images)
+    return {name: values[name] for name in outputs}
 
 
-def _to_host(made: Mapping[str, Array], count: int, name: str, seen: int) -> dict[str, np.ndarray]:
-    arrays = {key: np.asarray(value)[:count] for key, value in made.items()}
+def _to_host(
+    values: Mapping[str, Array], count: int, name: str, seen: int
+) -> dict[str, np.ndarray]:
+    arrays = {key: np.asarray(value)[:count] for key, value in values.items()}
     for key, array in arrays.items():
         finite = np.isfinite(array).reshape(count, -1).all(axis=1)
         if not finite.all():
@@ -175,7 +179,10 @@ def extract(
     batch_size: int = 64,
     limit: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """All of `feature_batches`, together: {output: f32[N, D]}. Arguments and errors are its."""
+    """Features of all images together: {output: f32[N, D]}.
+
+    Arguments and errors are those of `feature_batches`.
+    """
     batches = list(
         feature_batches(extractor, images, outputs=outputs, batch_size=batch_size, limit=limit)
     )
@@ -199,6 +206,6 @@ def to_rgb(images: Array) -> Array:
 
 
 def check_gray_or_rgb(shape: tuple[int, ...]) -> None:
-    """Raises a ValueError unless images of this (H, W, C) are gray or RGB."""
+    """Raise a ValueError unless images of this (H, W, C) are gray or RGB."""
     if len(shape) != 3 or shape[2] not in (1, 3):
         raise ValueError(f"images must be gray or RGB, [H, W, 1 or 3], got {shape}")

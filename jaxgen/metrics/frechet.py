@@ -18,9 +18,9 @@ class Moments(NamedTuple):
     """Sufficient statistics of a Gaussian, which can be merged.
 
     Attributes:
-        num: N, the samples seen.
-        mean: f64[D].
-        scatter: f64[D, D], the sum over samples of `(x - mean)(x - mean)^T`.
+        num: Number N of samples seen.
+        mean: Mean of the samples, f64[D].
+        scatter: Sum over the samples of `(x - mean)(x - mean)^T`, f64[D, D].
     """
 
     num: int
@@ -46,8 +46,8 @@ def moments(features: np.ndarray | Iterable[np.ndarray], *, name: str = "feature
     as it does in `E[x x^T] - E[x] E[x]^T`.
 
     Args:
-        features: [N, D], or batches of them.
-        name: of the features, for errors.
+        features: Features [N, D], or batches of them.
+        name: Name of the features, for errors.
 
     Returns:
         Their moments.
@@ -85,6 +85,10 @@ def merge(a: Moments, b: Moments) -> Moments:
     $$M = M_a + M_b + \frac{n_a n_b}{n_a + n_b} \delta \delta^\top, \quad
     \delta = \bar x_b - \bar x_a$$
 
+    Args:
+        a: Moments of one set.
+        b: Moments of the other set, which has no sample in common with it.
+
     Raises:
         ValueError: widths that differ.
     """
@@ -114,8 +118,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     upwards by small samples, says little. It is computed, with a `FewSamplesWarning`.
 
     Args:
-        a: the moments of one set.
-        b: those of the other; the distance is symmetric.
+        a: Moments of one set.
+        b: Moments of the other set; the distance is symmetric.
 
     Returns:
         The distance, in squared units of the features; 0 for equal moments.

@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from jaxgen.files import open_atomically
 from jaxgen.metrics.features import Extractor, check_gray_or_rgb, to_rgb
 from jaxgen.metrics.torch_weights import WeightsError, folded_params, read_state_dict
 from jaxgen.models.inception import SIZE, InceptionV3
-from jaxgen.training.files import open_atomically
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
@@ -42,12 +42,13 @@ def inception_extractor(
     """The Inception-v3 of FID.
 
     Args:
-        path: the weights, `pt_inception-2015-12-05-6726825d.pth`. None looks for the file in the
+        path: File of the weights, `pt_inception-2015-12-05-6726825d.pth`. None looks for it in the
             cache directory (`$JAXGEN_CACHE`, by default `~/.cache/jaxgen`) and downloads it there.
-        resizer: "tensorflow", as the original and torch-fidelity, or "pytorch", as pytorch-fid.
-            The two give different distances, so it is part of every protocol.
-        allow_other_weights: take weights of the same network with another checksum. Their
-            distances are not named FID but after that checksum.
+        resizer: Whose resizing it is: "tensorflow", as the original and torch-fidelity, or
+            "pytorch", as pytorch-fid. The two give different distances, so it is part of every
+            protocol.
+        allow_other_weights: Whether weights of the same network with another checksum are taken
+            too. Their distances are not named FID but after that checksum.
 
     Returns:
         An extractor of gray or RGB images with the outputs `features` f32[N, 2048], `logits`
@@ -87,6 +88,9 @@ def inception_extractor(
 def load_inception(path: str | Path) -> dict[str, Any]:
     """The variables of `InceptionV3` from a PyTorch file.
 
+    Args:
+        path: File of the weights.
+
     Raises:
         FileNotFoundError, WeightsError: as `read_state_dict`; WeightsError also for tensors of
             another network.
@@ -108,7 +112,7 @@ def _places(tree: Any, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     """Where among the parameters there are layers."""
     if "kernel" in tree:
         return [place]
-    return [found for name, part in tree.items() for found in _places(part, (*place, name))]
+    return [inner for name, part in tree.items() for inner in _places(part, (*place, name))]
 
 
 def resize_bilinear(
@@ -117,10 +121,10 @@ def resize_bilinear(
     """Bilinear interpolation without antialiasing, as "tensorflow" (1.x) or "pytorch" does it.
 
     Args:
-        image: any range.
-        resizer: where a pixel lies: "tensorflow", pixel i of the result at `i * scale`;
+        image: Images of any range.
+        resizer: Where a pixel lies: "tensorflow", pixel i of the result at `i * scale`;
             "pytorch", at `(i + 0.5) * scale - 0.5`.
-        size: of the result.
+        size: Number of pixels a side of the result.
     """
     rows, columns = (_interpolation(n, size, resizer) for n in image.shape[1:3])
     x = jnp.einsum("oh,nhwc->nowc", rows, image, precision="highest")

@@ -9,7 +9,12 @@ from jaxgen.metrics.checks import check_features, warn_few
 
 
 class InceptionScore(NamedTuple):
-    """Mean and standard deviation (dividing by their number) over the splits."""
+    """The score over the parts of the samples.
+
+    Attributes:
+        mean: Mean over the parts.
+        std: Standard deviation over the parts (dividing by their number).
+    """
 
     mean: float
     std: float
@@ -26,9 +31,9 @@ def inception_score(
     it does not see that samples lack variety within a class, nor what they should look like.
 
     Args:
-        logits: [N, classes]; of the Inception network, 1008 without their bias.
-        num_splits: the score is the mean over so many parts of the samples.
-        seed: of the order in which samples fall into the parts; None for the order given.
+        logits: Logits [N, classes]; of the Inception network, 1008 without their bias.
+        num_splits: Number of parts of the samples, over which the score is the mean.
+        seed: Seed of the order in which samples fall into the parts; None for the order given.
 
     Returns:
         Mean and standard deviation over the parts.

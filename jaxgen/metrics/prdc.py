@@ -11,7 +11,14 @@ _BLOCK = 2048  # squared distances are held for so many pairs a side
 
 
 class PRDC(NamedTuple):
-    """Precision and recall in [0, 1], density from 0 to above 1, coverage in [0, 1]."""
+    """How far two sets lie within each other.
+
+    Attributes:
+        precision: Share of samples near a reference, in [0, 1].
+        recall: Share of references near a sample, in [0, 1].
+        density: Mean number of references that a sample is near, over k; from 0 to above 1.
+        coverage: Share of references that have a sample near them, in [0, 1].
+    """
 
     precision: float
     recall: float
@@ -34,9 +41,9 @@ def prdc(samples: np.ndarray, reference: np.ndarray, *, k: int = 5) -> PRDC:
     precision (float32 or float64), on features centred so that little cancels.
 
     Args:
-        samples: features [M, D].
-        reference: features [N, D].
-        k: the neighbour that the balls reach.
+        samples: Features [M, D].
+        reference: Features [N, D].
+        k: Number of the neighbour that the balls reach.
 
     Returns:
         The four numbers. All depend on M, N and k: compare like with like.

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgen.files import open_atomically
 from jaxgen.metrics.checks import FewSamplesWarning
 from jaxgen.metrics.features import Extractor, Images
 from jaxgen.metrics.frechet import frechet_distance
@@ -14,22 +15,21 @@ from jaxgen.metrics.inception_score import InceptionScore, inception_score
 from jaxgen.metrics.kernel import KernelDistance, kernel_distance
 from jaxgen.metrics.prdc import prdc
 from jaxgen.metrics.statistics import Statistics, image_statistics
-from jaxgen.training.files import open_atomically
 
 
 class Result(NamedTuple):
     """Numbers and what they are of.
 
     Attributes:
-        metrics: name -> number.
-        protocol: data, counts, extractor, checksum, resizer, seed, and warnings.
+        metrics: Name -> number.
+        protocol: Data, counts, extractor, checksum, resizer, seed, and warnings.
     """
 
     metrics: dict[str, float]
     protocol: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Writes both as JSON, replacing the file at once."""
+        """Write both as JSON, replacing the file at once."""
         with open_atomically(path) as file:
             file.write((json.dumps(self._asdict(), indent=2, allow_nan=False) + "\n").encode())
 
@@ -54,16 +54,17 @@ def compare_images(
     compare with nothing but themselves.
 
     Args:
-        samples: images (see `as_source`), or their `image_statistics`.
-        reference: likewise.
-        extractor: the network. Of statistics it must be the one that they were made by.
-        k: neighbours of precision, recall, density and coverage (`prdc`).
-        max_prdc: take at most so many features of each set for those, the first of a random order.
-        num_subsets: of the kernel distance.
-        subset_size: of the kernel distance; the size of the smaller set where that is less.
-        num_splits: of the Inception score.
-        seed: of subsets and splits.
-        batch_size: images at once.
+        samples: Images (see `as_source`), or their `image_statistics`.
+        reference: Images to compare them with, or their statistics.
+        extractor: The network. Of statistics it must be the one that they were made by.
+        k: Number of neighbours of precision, recall, density and coverage (`prdc`).
+        max_prdc: Greatest number of features of each set for those, the first of a random order.
+        num_subsets: Number of subsets of the kernel distance.
+        subset_size: Number of images in a subset of the kernel distance; the size of the smaller
+            set where that is less.
+        num_splits: Number of parts of the Inception score.
+        seed: Seed of subsets and parts.
+        batch_size: Number of images at once.
 
     Returns:
         The numbers and their protocol. Warnings of too few samples are given, and kept in it.
@@ -116,10 +117,10 @@ def _statistics(
 ) -> Statistics:
     if not isinstance(images, Statistics):
         images = image_statistics(extractor, images, batch_size=batch_size)
-    found = (images.protocol["extractor"], images.protocol["weights"])
-    if found != (extractor.name, extractor.checksum):
+    network, weights = images.protocol["extractor"], images.protocol["weights"]
+    if (network, weights) != (extractor.name, extractor.checksum):
         raise ValueError(
-            f"{name} are statistics of {found[0]!r} with weights {found[1]}, not of "
+            f"{name} are statistics of {network!r} with weights {weights}, not of "
             f"{extractor.name!r} with weights {extractor.checksum}"
         )
     if images.moments.num < 2:

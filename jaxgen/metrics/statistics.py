@@ -8,20 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgen.files import open_atomically
 from jaxgen.metrics.features import Extractor, Images, as_source, feature_batches
 from jaxgen.metrics.frechet import Moments, merge, moments
-from jaxgen.training.files import open_atomically
 
 
 class Statistics(NamedTuple):
     """A set of images as one extractor sees it.
 
     Attributes:
-        moments: of all features.
-        features: f32[n, D], all of them or a fixed random choice.
-        spatial: moments of the spatial features, where the extractor has them.
-        logits: f32[n, classes], of the same images as `features`, where it has them.
-        protocol: what the numbers are of: extractor, weights, resizer, data, counts.
+        moments: Moments of all features.
+        features: Features of all images or of a fixed random choice, f32[n, D].
+        spatial: Moments of the spatial features, where the extractor has them.
+        logits: Logits of the same images as `features`, f32[n, classes], where it has them.
+        protocol: What the numbers are of: extractor, weights, resizer, data, counts.
     """
 
     moments: Moments
@@ -40,16 +40,17 @@ def image_statistics(
     spatial: bool = True,
     batch_size: int = 64,
 ) -> Statistics:
-    """Runs images through an extractor once and keeps what the metrics need.
+    """Run images through an extractor once and keeps what the metrics need.
 
     Args:
-        extractor: the network.
-        images: see `as_source`.
-        limit: the first so many images; None for all.
-        max_features: keep features (and logits) of at most so many images, chosen at random by a
-            fixed seed; the moments are of all images.
-        spatial: keep the moments of spatial features too, where the extractor has them.
-        batch_size: images at once.
+        extractor: The network.
+        images: Whatever holds images; see `as_source`.
+        limit: Number of images, from the first on; None for all.
+        max_features: Greatest number of images of which features (and logits) are kept, chosen at
+            random by a fixed seed; the moments are of all images.
+        spatial: Whether the moments of spatial features are kept too, where the extractor has
+            them.
+        batch_size: Number of images at once.
 
     Returns:
         The statistics.
@@ -115,9 +116,13 @@ def cached_statistics(
     """`image_statistics`, computed once and kept in a file.
 
     Args:
-        path: a `.npz` file. If it exists it is read and its protocol compared with what would be
-            computed; otherwise it is written, whole or not at all.
-        extractor, images, limit, max_features, batch_size: as `image_statistics`.
+        path: Name of a `.npz` file. If it exists it is read and its protocol compared with what
+            would be computed; otherwise it is written, whole or not at all.
+        extractor: The network.
+        images: Whatever holds images; see `as_source`.
+        limit: Number of images, from the first on; None for all.
+        max_features: Greatest number of images of which features (and logits) are kept.
+        batch_size: Number of images at once.
 
     Returns:
         The statistics.
@@ -131,20 +136,20 @@ def cached_statistics(
         raise ValueError(f"path must end in .npz, got {path}")
     source = as_source(images)
     if not path.exists():
-        made = image_statistics(
+        statistics = image_statistics(
             extractor, source, limit=limit, max_features=max_features, batch_size=batch_size
         )
-        save_statistics(path, made)
-        return made
+        save_statistics(path, statistics)
+        return statistics
     count = len(source) if limit is None else min(limit, len(source))
     kept = np.ones(min(count, max_features), bool)
     shape = source.spec["image"][0]
     expected = _plain(_protocol(extractor, source.protocol, shape, count, kept))
-    found = load_statistics(path)
+    saved = load_statistics(path)
     differing = [
-        f"{key}: {found.protocol.get(key)!r} there, {expected.get(key)!r} here"
-        for key in {**found.protocol, **expected}
-        if found.protocol.get(key) != expected.get(key)
+        f"{key}: {saved.protocol.get(key)!r} there, {expected.get(key)!r} here"
+        for key in {**saved.protocol, **expected}
+        if saved.protocol.get(key) != expected.get(key)
     ]
     if differing:
         raise ValueError(
@@ -152,11 +157,16 @@ def cached_statistics(
             + "\n  ".join(differing)
             + "\nName another file, or remove this one"
         )
-    return found
+    return saved
 
 
 def save_statistics(path: str | Path, statistics: Statistics) -> None:
-    """Writes statistics and their protocol to a `.npz` file, whole or not at all."""
+    """Write statistics and their protocol to a `.npz` file, whole or not at all.
+
+    Args:
+        path: Name of the file.
+        statistics: What to keep.
+    """
     arrays: dict[str, Any] = {"features": statistics.features}
     for name, part in (("moments", statistics.moments), ("spatial", statistics.spatial)):
         if part is not None:
@@ -168,7 +178,10 @@ def save_statistics(path: str | Path, statistics: Statistics) -> None:
 
 
 def load_statistics(path: str | Path) -> Statistics:
-    """Reads what `save_statistics` wrote.
+    """Read what `save_statistics` wrote.
+
+    Args:
+        path: Name of the file.
 
     Raises:
         FileNotFoundError: no such file.

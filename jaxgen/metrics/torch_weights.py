@@ -37,10 +37,10 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
     """The tensors of a saved `state_dict`.
 
     Args:
-        path: a file made by `torch.save(module.state_dict(), path)`.
+        path: A file made by `torch.save(module.state_dict(), path)`.
 
     Returns:
-        name -> array, in the file's order.
+        Name -> array, in the file's order.
 
     Raises:
         FileNotFoundError: no such file.
@@ -52,7 +52,7 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"there is no file of weights {path}")
     try:
         with path.open("rb") as file:
-            found = _read_zip(path) if zipfile.is_zipfile(file) else _read_legacy(path)
+            tensors = _read_zip(path) if zipfile.is_zipfile(file) else _read_legacy(path)
     except (
         ArithmeticError,
         AttributeError,
@@ -70,18 +70,23 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise WeightsError(
             f"{path} is truncated, broken, or no PyTorch file of weights: {error}"
         ) from error
-    if not isinstance(found, Mapping) or not found:
-        raise WeightsError(f"{path} holds no dictionary of tensors, but {type(found).__name__}")
-    for name, value in found.items():
+    if not isinstance(tensors, Mapping) or not tensors:
+        raise WeightsError(f"{path} holds no dictionary of tensors, but {type(tensors).__name__}")
+    for name, value in tensors.items():
         if not isinstance(name, str) or not isinstance(value, np.ndarray):
             raise WeightsError(f"{path} holds under {name!r} no tensor, but {type(value).__name__}")
-    return dict(found)
+    return dict(tensors)
 
 
 def check_names(
     weights: Mapping[str, np.ndarray], shapes: Mapping[str, tuple[int, ...]], path: str | Path
 ) -> None:
-    """Raises unless `weights` holds exactly the named tensors of these shapes.
+    """Raise unless `weights` holds exactly the named tensors of these shapes.
+
+    Args:
+        weights: Tensors by name.
+        shapes: Name -> shape of what is expected.
+        path: Name of the file, for errors.
 
     Raises:
         WeightsError: says what is missing, unknown or of another shape, and names the file.
@@ -107,10 +112,10 @@ def fold_batch_norm(
     """A convolution and the batch normalization after it, as one convolution with a bias.
 
     Args:
-        weights: of the network, by PyTorch's names.
-        conv: the convolution's name; it has no bias.
-        norm: the normalization's.
-        epsilon: added to its variance.
+        weights: Weights of the network, by PyTorch's names.
+        conv: Name of the convolution; it has no bias.
+        norm: Name of the normalization.
+        epsilon: Number added to its variance.
 
     Returns:
         `kernel` f32[*space, in, out] and `bias` f32[out], folded in float64.
@@ -139,13 +144,14 @@ def folded_params(
     """The parameters of a Flax network whose batch normalizations are folded, from PyTorch's.
 
     Args:
-        weights: of the PyTorch network: convolutions without bias, normalizations, dense layers.
-        expected: the Flax network's parameters, or their shapes.
-        layers: place among them -> (convolution, batch normalization).
-        dense: place of a dense layer, without a bias or with one -> its name. In PyTorch it has
+        weights: Weights of the PyTorch network: convolutions without bias, normalizations, dense
+            layers.
+        expected: Parameters of the Flax network, or their shapes.
+        layers: Place among them -> (convolution, batch normalization).
+        dense: Place of a dense layer, without a bias or with one -> its name. In PyTorch it has
             one.
-        path: of the file, for errors.
-        epsilon: of the normalizations.
+        path: Name of the file, for errors.
+        epsilon: Number added to the variances of the normalizations.
 
     Raises:
         WeightsError: as `check_names`.
@@ -215,13 +221,13 @@ def _read_legacy(path: Path) -> Any:
         unpickle(file)  # the container's version: there is only one
         if not unpickle(file)["little_endian"]:
             raise ValueError("its byte order is not little-endian")
-        found = unpickle(file)
+        tensors = unpickle(file)
         for key in unpickle(file):
             (count,) = struct.unpack("<q", file.read(8))
             array = storages[key]
             if count != array.size or file.readinto(array.view(np.uint8).data) != array.nbytes:
                 raise ValueError(f"storage {key} is cut off")
-    return found
+    return tensors
 
 
 class _Kind:

@@ -3,7 +3,7 @@
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.models.conv import Conv
+from jaxgen.models.conv.layers import Conv
 
 MIN_SIZE, MAX_SIZE = 4, 32
 
@@ -12,9 +12,9 @@ class SmallClassifier(nn.Module):
     """Two or three 3x3 convolutions, one dense layer, and the logits.
 
     Attributes:
-        num_classes: classes.
-        num_features: width of the last hidden layer.
-        channels: of the first convolution; the others have twice as many.
+        num_classes: Number of classes.
+        num_features: Width of the last hidden layer.
+        channels: Channels of the first convolution; the others have twice as many.
     """
 
     num_classes: int
@@ -28,7 +28,7 @@ class SmallClassifier(nn.Module):
         """Features (after their ReLU) and logits of images in model space, [-1, 1].
 
         Raises:
-            ValueError: images smaller than 4 or larger than 32 pixels a side.
+            ValueError: Images smaller than 4 or larger than 32 pixels a side.
         """
         size = image.shape[1:3]
         if min(size) < MIN_SIZE or max(size) > MAX_SIZE:

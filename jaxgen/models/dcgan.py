@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.models.conv import Conv, ConvTranspose
-from jaxgen.models.gan_layers import (
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.models.blocks.gan_layers import (
     ConditionalBatchNorm,
     Verdict,
     VerdictHead,
     minibatch_stddev,
 )
+from jaxgen.models.conv.layers import Conv, ConvTranspose
 
 _normal = nn.initializers.normal(0.02)
 
@@ -29,8 +30,12 @@ def _around_one(key, shape, dtype=jnp.float32):
 def levels(image_size: int, min_size: int = 4) -> tuple[int, int]:
     """`(b, k)` with `image_size = b 2^k`, `min_size <= b < 2 min_size`, and k at least 1.
 
+    Args:
+        image_size: Height and width of the images, in pixels.
+        min_size: Least side b of the innermost image.
+
     Raises:
-        ValueError: if there is none, or `min_size` is below 1.
+        ValueError: There is no such pair, or `min_size` is below 1.
     """
     if min_size < 1:
         raise ValueError(f"min_size must be at least 1, got {min_size}")
@@ -50,14 +55,14 @@ class Generator(nn.Module):
     """From latents to images in [-1, 1]; transposed 4x4 convolutions of stride 2.
 
     Attributes:
-        image_size: height and width of the images.
-        out_channels: of the images.
-        channels: of the last hidden layer; each one before it has twice as many.
-        latent_dim: width of the latents.
-        min_size: least side of the first image, see `levels`.
-        momentum: of batch normalization.
-        axis_name: the mapped axis over which the batch is spread (pmap), or None.
-        dtype: of the computation; parameters and statistics are float32.
+        image_size: Height and width of the images, in pixels.
+        out_channels: Channels of the images.
+        channels: Channels of the last hidden layer; each one before it has twice as many.
+        latent_dim: Width of the latents.
+        min_size: Least side of the first image, see `levels`.
+        momentum: Weight of the old running statistics in batch normalization.
+        axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
+        dtype: Type of the computation; parameters and statistics are float32.
 
     Example:
         >>> generator = Generator(image_size=8, out_channels=1, channels=8)
@@ -80,15 +85,25 @@ class Generator(nn.Module):
     def __call__(
         self,
         z: Float[Array, "batch latent"],
-        e: Float[Array, "batch told"] | None = None,
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Float[Array, "batch height width channels"]:
-        """Makes an image of each latent; a condition's vector `e` is appended to the latent.
+        """Makes an image of each latent; a condition's vector is appended to the latent.
+
+        Args:
+            z: Latents.
+            condition: One vector an example, or None for an unconditional network.
+            train: Normalize by the batch's statistics and update the running ones.
+
+        Returns:
+            Images in [-1, 1], float32.
 
         Raises:
-            ValueError: an image size that the network cannot make, or `z` of another width.
+            ValueError: An image size that the network cannot make, latents of another width, or a
+                condition with tokens.
         """
+        e = vector_of(condition)
         base, doublings = levels(self.image_size, self.min_size)
         if z.shape[-1] != self.latent_dim:
             raise ValueError(f"z must be [B, {self.latent_dim}], got {list(z.shape)}")
@@ -133,13 +148,13 @@ class Discriminator(nn.Module):
     """From images to verdicts; 4x4 convolutions of stride 2, leaky ReLU of slope 0.2.
 
     Attributes:
-        channels: of the first layer; each one after it has twice as many.
-        stddev_group: examples a group of `minibatch_stddev` before the last layer; 0 for none.
-        num_classes: of the auxiliary classifier, or None for none.
-        min_size: least side of the last image, see `levels`.
-        momentum: of batch normalization.
-        axis_name: the mapped axis over which the batch is spread (pmap), or None.
-        dtype: of the computation.
+        channels: Channels of the first layer; each one after it has twice as many.
+        stddev_group: Size of a group of `minibatch_stddev` before the last layer; 0 for none.
+        num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
+        min_size: Least side of the last image, see `levels`.
+        momentum: Weight of the old running statistics in batch normalization.
+        axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
+        dtype: Type of the computation; parameters, statistics and verdicts are float32.
     """
 
     channels: int = 128
@@ -156,16 +171,22 @@ class Discriminator(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch height width channels"],
-        e: Float[Array, "batch told"] | None = None,
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Verdict:
-        """Judges images, given the vectors `e` of what they should show.
+        """Judges images, given what they should show.
+
+        Args:
+            x: Images in [-1, 1].
+            condition: One vector an example, or None for an unconditional network.
+            train: Normalize by the batch's statistics and update the running ones.
 
         Raises:
-            ValueError: images that are not square or of a size that the network cannot halve, or
-                a batch that `stddev_group` does not divide.
+            ValueError: Images that are not square or of a size that the network cannot halve, a
+                batch that `stddev_group` does not divide, or a condition with tokens.
         """
+        e = vector_of(condition)
         _, height, width, _ = x.shape
         if height != width:
             raise ValueError(f"images must be square, got {height}x{width}")

@@ -7,7 +7,7 @@ inference only.
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from jaxgen.models.conv import Conv
+from jaxgen.models.conv.layers import Conv
 
 SIZE = 224
 NUM_FEATURES = 1280
@@ -54,10 +54,10 @@ class InvertedBottleneck(nn.Module):
     """1x1 to more channels, depthwise, 1x1 to fewer; added to the input where shapes agree.
 
     Attributes:
-        features: channels of the output.
-        kernel: side of the depthwise kernel.
-        stride: of the depthwise convolution.
-        expansion: channels within, as a multiple of the input's.
+        features: Channels of the output.
+        kernel: Side of the depthwise kernel.
+        stride: Stride of the depthwise convolution.
+        expansion: Channels within, as a multiple of the input's.
     """
 
     features: int

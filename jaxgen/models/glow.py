@@ -5,7 +5,7 @@ from functools import partial
 from flax import linen as nn
 from jax.typing import DTypeLike
 
-from jaxgen.models.bijectors import (
+from jaxgen.models.bijectors.algebra import (
     ActNorm,
     Bijector,
     MultiScale,
@@ -13,10 +13,17 @@ from jaxgen.models.bijectors import (
     Squeeze,
     chain,
 )
-from jaxgen.models.conditioners import ConvNet
-from jaxgen.models.conv import Conv
-from jaxgen.models.coupling import Additive, Affine, Coupling, Prior, Split, Transform
-from jaxgen.models.invertible_linear import InvertibleLinear
+from jaxgen.models.bijectors.conditioners import ConvNet
+from jaxgen.models.bijectors.coupling import (
+    Additive,
+    Affine,
+    Coupling,
+    LearnedPrior,
+    Split,
+    Transform,
+)
+from jaxgen.models.bijectors.linear import InvertibleLinear
+from jaxgen.models.conv.layers import Conv
 
 
 def glow(
@@ -34,23 +41,24 @@ def glow(
 
     A level is a squeeze and K steps, each `ActNorm`, an invertible 1x1 convolution and a coupling
     of half of the channels; between levels half of the channels is factored out. The priors of the
-    latents are learned; a condition goes into the couplings' networks and into the last prior.
+    latents are learned; a condition's vector goes into the couplings' networks and into the last
+    prior.
 
     Args:
-        num_levels: L; the paper has 3 for CIFAR-10.
-        num_steps: K steps a level, 32 in the paper.
-        width: hidden channels of the couplings' networks, 512 in the paper.
-        coupling: "affine" or "additive".
-        lu: 1x1 convolutions as LU products.
-        bound: of the log-scales, see `Affine`.
-        remat: recompute within steps for the gradient, to save memory.
-        dtype: of the networks; None for the data's.
+        num_levels: Number L of levels; the paper has 3 for CIFAR-10.
+        num_steps: Number K of steps a level, 32 in the paper.
+        width: Hidden channels of the couplings' networks, 512 in the paper.
+        coupling: Kind of the couplings, "affine" or "additive".
+        lu: Whether the 1x1 convolutions are kept as LU products.
+        bound: Greatest size of the log-scales, see `Affine`.
+        remat: Whether to recompute within steps for the gradient, to save memory.
+        dtype: Type of the networks' computation; None for the data's.
 
     Returns:
         A bijector from images, whose sides 2^L divides, to a tuple of L latents.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
 
     Example:
         >>> flow = glow(2, 2, 8)
@@ -72,7 +80,7 @@ def glow(
         return (Squeeze(), Repeat(step, num_steps, remat))
 
     levels = [chain(*level()) for _ in range(num_levels - 1)]
-    levels.append(chain(*level(), Prior(Affine(bound))))
+    levels.append(chain(*level(), LearnedPrior(Affine(bound))))
     splits = tuple(Split(prior, Affine(bound)) for _ in levels[1:])
     return MultiScale(tuple(levels), splits)
 
@@ -84,6 +92,6 @@ class _SplitPrior(nn.Module):
     dtype: DTypeLike | None = None
 
     @nn.compact
-    def __call__(self, x, e=None):
+    def __call__(self, x, condition=None):
         init = nn.initializers.zeros
         return Conv(self.features, (3, 3), kernel_init=init, dtype=self.dtype, name="conv")(x)

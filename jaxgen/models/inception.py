@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from jaxgen.models.conv import Conv
+from jaxgen.models.conv.layers import Conv
 
 SIZE = 299
 NUM_FEATURES = 2048
@@ -31,7 +31,7 @@ class InceptionV3(nn.Module):
         """Runs the network.
 
         Args:
-            image: in [-1, 1].
+            image: Images in [-1, 1].
 
         Returns:
             `features` f32[B, 2048], the average of the last block; `logits` f32[B, 1008], without

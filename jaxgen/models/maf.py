@@ -2,9 +2,17 @@
 
 from jax.typing import DTypeLike
 
-from jaxgen.models.bijectors import ActNorm, Bijector, Invert, Permute, Repeat, Reverse, chain
-from jaxgen.models.coupling import Affine, Transform
-from jaxgen.models.made import MaskedAutoregressive
+from jaxgen.models.bijectors.algebra import (
+    ActNorm,
+    Bijector,
+    Invert,
+    Permute,
+    Repeat,
+    Reverse,
+    chain,
+)
+from jaxgen.models.bijectors.coupling import Affine, Transform
+from jaxgen.models.bijectors.made import MaskedAutoregressive
 
 
 def maf(
@@ -22,19 +30,20 @@ def maf(
     `MaskedAutoregressive` and another order of the variables.
 
     Args:
-        num_layers: layers.
-        hidden: widths of each MADE's hidden layers.
-        transform: of each variable; `Affine()` by default, `jaxgen.models.splines.Spline()` for an
-            autoregressive spline flow.
-        shuffle: random orders; otherwise each layer's is the reverse of the one before it.
-        remat: recompute within layers for the gradient, to save memory.
-        dtype: of the networks; None for the data's.
+        num_layers: Number of layers.
+        hidden: Widths of each MADE's hidden layers.
+        transform: Transform of each variable; `Affine()` by default,
+            `jaxgen.models.bijectors.splines.Spline()` for an autoregressive spline flow.
+        shuffle: Whether the orders are random; otherwise each layer's is the reverse of the one
+            before it.
+        remat: Whether to recompute within layers for the gradient, to save memory.
+        dtype: Type of the networks' computation; None for the data's.
 
     Returns:
         A bijector of f32[B, D].
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
     order = Permute() if shuffle else Reverse()
     layer = chain(ActNorm(), MaskedAutoregressive(transform or Affine(), hidden, dtype), order)
@@ -56,18 +65,19 @@ def iaf(
     given data takes D of them, and so does a training step on data.
 
     Args:
-        num_layers: layers.
-        hidden: widths of each MADE's hidden layers.
-        transform: of each variable, as `maf`'s.
-        shuffle: random orders; otherwise each layer's is the reverse of the one before it.
-        remat: recompute within layers for the gradient, to save memory.
-        dtype: of the networks; None for the data's.
+        num_layers: Number of layers.
+        hidden: Widths of each MADE's hidden layers.
+        transform: Transform of each variable, as `maf` takes it.
+        shuffle: Whether the orders are random; otherwise each layer's is the reverse of the one
+            before it.
+        remat: Whether to recompute within layers for the gradient, to save memory.
+        dtype: Type of the networks' computation; None for the data's.
 
     Returns:
         A bijector of f32[B, D].
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
     return Invert(
         maf(num_layers, hidden, transform=transform, shuffle=shuffle, remat=remat, dtype=dtype)

@@ -2,14 +2,17 @@
 
 Every network of this kind (`jaxgen.models.pixelcnnpp` too) has three methods:
 
-- `__call__(x, e, *, train)`: images in [-1, 1] to the parameters of each pixel's distribution;
-- `row(above, e, at)`: the work of a row, from the row above it, zeros for the first: whatever the
-  row's pixels need of it, or None;
-- `pixel(left, current, features, e, at)`: the parameters of one pixel, `[B, 1, 1, ...]`, from the
-  pixel left of it, zeros for the first, what is known of its own channels, and `row`'s features.
+- `__call__(x, condition, *, train)`: images in [-1, 1] to the parameters of each pixel's
+  distribution;
+- `row(above, condition, at)`: the work of a row, from the row above it, zeros for the first:
+  whatever the row's pixels need of it, or None;
+- `pixel(left, current, features, condition, at)`: the parameters of one pixel, `[B, 1, 1, ...]`,
+  from the pixel left of it, zeros for the first, what is known of its own channels, and `row`'s
+  features.
 
 The last two keep what they know of former positions in the collection `cache`, see
-`jaxgen.models.masked_conv`; `prime` makes it. `e` are the vectors of a condition.
+`jaxgen.models.blocks.masked_conv`; `prime` begins it. `condition` is a
+`jaxgen.conditioning.base.Condition` of one vector an example, or None.
 """
 
 from typing import Any
@@ -20,7 +23,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.models.masked_conv import (
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.models.blocks.masked_conv import (
     At,
     DownShiftedConv,
     Images,
@@ -29,21 +33,25 @@ from jaxgen.models.masked_conv import (
     shift_down,
 )
 
-Vectors = Float[Array, "batch told"]
+Vectors = Float[Array, "batch width"]
 Logits = Float[Array, "batch rows columns channels values"]
 
 
 def prime(
-    network: Any, params: Any, batch: int, image_shape: tuple[int, ...], e: Vectors | None
+    network: Any,
+    params: Any,
+    batch: int,
+    image_shape: tuple[int, ...],
+    condition: Condition | None,
 ) -> tuple[Any, Any]:
     """What sampling by position begins with: `(folded, cache)`.
 
     Args:
-        network: of this module's kind.
-        params: its parameters.
-        batch: images at a time.
-        image_shape: (height, width, channels).
-        e: vectors of the condition, or None.
+        network: Network of this module's kind.
+        params: Parameters of the network.
+        batch: Number of images at a time.
+        image_shape: Shape (height, width, channels) of an image.
+        condition: Condition of the images, or None.
 
     Returns:
         The collections `folded`, what the positions need of the parameters, and `cache`, zeros.
@@ -53,11 +61,18 @@ def prime(
     variables = {"params": params}
     row, pixel = (jnp.zeros((batch, 1, n, channels)) for n in (width, 1))
     collections = ["cache", "folded"]
-    features, made = network.apply(variables, row, e, at, method="row", mutable=collections)
-    _, made = network.apply(
-        {**variables, **made}, pixel, pixel, features, e, at, method="pixel", mutable=collections
+    features, new = network.apply(variables, row, condition, at, method="row", mutable=collections)
+    _, new = network.apply(
+        {**variables, **new},
+        pixel,
+        pixel,
+        features,
+        condition,
+        at,
+        method="pixel",
+        mutable=collections,
     )
-    return made.get("folded", {}), jax.tree.map(jnp.zeros_like, made.get("cache", {}))
+    return new.get("folded", {}), jax.tree.map(jnp.zeros_like, new.get("cache", {}))
 
 
 class PixelCNN(nn.Module):
@@ -69,12 +84,12 @@ class PixelCNN(nn.Module):
     condition.
 
     Attributes:
-        channels: of the images.
-        num_values: values of a channel, evenly spaced from -1 to 1.
-        features: of the residual blocks; half of them divisible by `channels`.
-        num_layers: residual blocks.
-        head_features: of the two last layers; divisible by `channels`.
-        dtype: of the computation; logits are float32.
+        channels: Channels of the images.
+        num_values: Number of values of a channel, evenly spaced from -1 to 1.
+        features: Features of the residual blocks; half of them divisible by `channels`.
+        num_layers: Number of residual blocks.
+        head_features: Features of the last two layers; divisible by `channels`.
+        dtype: Type of the computation; logits are float32.
     """
 
     channels: int
@@ -84,28 +99,35 @@ class PixelCNN(nn.Module):
     head_features: int = 1024
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Images, e: Vectors | None = None, *, train: bool = False) -> Logits:
+    def __call__(
+        self, x: Images, condition: Condition | None = None, *, train: bool = False
+    ) -> Logits:
         """Logits of every value of every channel, `[B, H, W, C, V]`.
 
+        Args:
+            x: Pixels in [-1, 1].
+            condition: None; the network takes none.
+            train: Whether it is a training step, which changes nothing here.
+
         Raises:
-            ValueError: sizes that do not fit, or a condition.
+            ValueError: Sizes that do not fit, or a condition.
         """
         _check_images(x, self.channels)
-        return self._body(x, e, None)
+        return self._body(x, condition, None)
 
-    def row(self, above: Images, e: Vectors | None, at: At) -> None:
-        """Nothing, but that the first layer learns the whole row above."""
-        self._body(above, e, at._replace(column=None))
+    def row(self, above: Images, condition: Condition | None, at: At) -> None:
+        """Nothing, but that the first layer takes in the whole row above."""
+        self._body(above, condition, at._replace(column=None))
 
     def pixel(
-        self, left: Images, current: Images, features: None, e: Vectors | None, at: At
+        self, left: Images, current: Images, features: None, condition: Condition | None, at: At
     ) -> Logits:
         """Logits of one pixel."""
-        return self._body(jnp.concatenate([left, current], axis=2), e, at)
+        return self._body(jnp.concatenate([left, current], axis=2), condition, at)
 
     @nn.compact
-    def _body(self, x: Images, e: Vectors | None, at: At | None) -> Any:
-        if e is not None:
+    def _body(self, x: Images, condition: Condition | None, at: At | None) -> Any:
+        if condition is not None:
             raise ValueError("PixelCNN takes no condition: use GatedPixelCNN")
         shared: dict[str, Any] = {"num_groups": self.channels, "dtype": self.dtype}
         half = self.features // 2
@@ -125,21 +147,21 @@ class GatedPixelCNN(nn.Module):
     r"""Gated PixelCNN (van den Oord et al. 2016b, section 2), with or without a condition.
 
     A vertical stack sees all rows above a pixel, a horizontal one what is left of it and, layer by
-    layer, the vertical one; each layer is gated (eq. 2, 4):
+    layer, the vertical one; each layer is gated (eq. 2, 4), with e the condition's vector:
 
     $$y = \tanh(W_f * x + V_f e) \odot \sigma(W_g * x + V_g e)$$
 
     and the horizontal stack residual.
 
     Attributes:
-        channels: of the images.
-        num_values: values of a channel, evenly spaced from -1 to 1.
-        features: of each stack; divisible by `channels`.
-        num_layers: gated layers, the first included.
-        kernel_size: of the layers but the first, odd; the first has 7.
-        head_features: of the last hidden layer; divisible by `channels`.
-        dropout: rate after the horizontal stack's gates; the paper has none.
-        dtype: of the computation; logits are float32.
+        channels: Channels of the images.
+        num_values: Number of values of a channel, evenly spaced from -1 to 1.
+        features: Features of each stack; divisible by `channels`.
+        num_layers: Number of gated layers, the first included.
+        kernel_size: Kernel size of the layers but the first, odd; the first has 7.
+        head_features: Features of the last hidden layer; divisible by `channels`.
+        dropout: Rate of dropout after the horizontal stack's gates; the paper has none.
+        dtype: Type of the computation; logits are float32.
     """
 
     channels: int
@@ -151,24 +173,38 @@ class GatedPixelCNN(nn.Module):
     dropout: float = 0.0
     dtype: DTypeLike = jnp.float32
 
-    def __call__(self, x: Images, e: Vectors | None = None, *, train: bool = False) -> Logits:
+    def __call__(
+        self, x: Images, condition: Condition | None = None, *, train: bool = False
+    ) -> Logits:
         """Logits of every value of every channel, `[B, H, W, C, V]`.
 
+        Args:
+            x: Pixels in [-1, 1].
+            condition: Condition of one vector an example, or None.
+            train: Whether to drop, by the random numbers `dropout`.
+
         Raises:
-            ValueError: sizes that do not fit.
+            ValueError: Sizes that do not fit, or a condition with tokens.
         """
+        e = vector_of(condition)
         _check_images(x, self.channels)
         return self._across(x, self._down(shift_down(x), e, None), e, None, train)
 
-    def row(self, above: Images, e: Vectors | None, at: At) -> list[Array]:
-        """What the vertical stack tells each layer of the horizontal one, of a row."""
-        return self._down(above, e, at._replace(column=None))
+    def row(self, above: Images, condition: Condition | None, at: At) -> list[Array]:
+        """What the vertical stack gives each layer of the horizontal one, of a row."""
+        return self._down(above, vector_of(condition), at._replace(column=None))
 
     def pixel(
-        self, left: Images, current: Images, features: list[Array], e: Vectors | None, at: At
+        self,
+        left: Images,
+        current: Images,
+        features: list[Array],
+        condition: Condition | None,
+        at: At,
     ) -> Logits:
         """Logits of one pixel."""
-        return self._across(jnp.concatenate([left, current], axis=2), features, e, at, False)
+        pair, e = jnp.concatenate([left, current], axis=2), vector_of(condition)
+        return self._across(pair, features, e, at, False)
 
     def setup(self) -> None:
         if self.kernel_size % 2 == 0 or self.kernel_size < 1:
@@ -188,31 +224,37 @@ class GatedPixelCNN(nn.Module):
             MaskedConv(double, (1, n), kind="B" if i else "A", **self.shared)
             for i, n in enumerate(sizes)
         ]
-        self.told_down = [nn.Dense(double, use_bias=False, **common) for _ in sizes]
-        self.told_across = [nn.Dense(double, use_bias=False, **common) for _ in sizes]
+        self.conditions_down = [
+            nn.Dense(double, use_bias=False, name=f"told_down_{i}", **common)
+            for i in range(len(sizes))
+        ]
+        self.conditions_across = [
+            nn.Dense(double, use_bias=False, name=f"told_across_{i}", **common)
+            for i in range(len(sizes))
+        ]
         self.residual = [MaskedConv(self.features, **self.shared) for _ in sizes]
         self.drop = nn.Dropout(self.dropout)
         self.head = MaskedConv(self.head_features, **self.shared)
         self.logits = MaskedConv(self.channels * self.num_values, **self.shared)
 
-    def _down(self, x: Array, e: Array | None, at: At | None) -> list[Array]:
-        told = []
+    def _down(self, x: Array, e: Vectors | None, at: At | None) -> list[Array]:
+        features = []
         for layer, across, condition in zip(
-            self.vertical, self.across, self.told_down, strict=True
+            self.vertical, self.across, self.conditions_down, strict=True
         ):
             y = layer(x, at)
-            told.append(across(y))
+            features.append(across(y))
             x = _gated(y, condition, e)
-        return told
+        return features
 
     def _across(
-        self, x: Array, told: list[Array], e: Array | None, at: At | None, train: bool
+        self, x: Array, features: list[Array], e: Vectors | None, at: At | None, train: bool
     ) -> Logits:
         h: Any = None
         for i, (layer, residual, condition) in enumerate(
-            zip(self.horizontal, self.residual, self.told_across, strict=True)
+            zip(self.horizontal, self.residual, self.conditions_across, strict=True)
         ):
-            y = layer(x if i == 0 else h, at) + here(told[i], at)
+            y = layer(x if i == 0 else h, at) + here(features[i], at)
             out = residual(self.drop(_gated(y, condition, e), deterministic=not train), at)
             h = out if i == 0 else h + out
         h = nn.relu(self.head(nn.relu(h), at))

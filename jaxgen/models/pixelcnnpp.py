@@ -9,8 +9,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.discretized import mixture_of_logistics_rows
-from jaxgen.models.masked_conv import (
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.distributions.logistic import mixture_of_logistics_rows
+from jaxgen.models.blocks.masked_conv import (
     At,
     DownRightShiftedConv,
     DownRightShiftedConvTranspose,
@@ -26,7 +27,13 @@ Params = Float[Array, "batch rows columns params mixtures"]
 
 
 class Level(NamedTuple):
-    """What the blocks of one resolution gave, in their order; `inner` is the next one's."""
+    """The outputs of a stream's blocks at one resolution, each list in the order of the blocks.
+
+    Attributes:
+        down: Outputs of the blocks on the way down.
+        inner: Outputs at the next smaller resolution, or None at the last.
+        up: Outputs of the blocks on the way up.
+    """
 
     down: list[Array]
     inner: "Level | None"
@@ -43,13 +50,13 @@ class PixelCNNPP(nn.Module):
     are, with a channel of ones that tells the image from the zeros around it.
 
     Attributes:
-        channels: of the images, at least 1.
-        features: of every layer.
-        num_res_blocks: in each level of each way.
-        num_levels: resolutions; the sides must be divisible by `2 ** (num_levels - 1)`.
-        num_mixtures: logistics a pixel.
-        dropout: rate within the blocks.
-        dtype: of the computation; parameters of the mixtures are float32.
+        channels: Channels of the images, at least 1.
+        features: Features of every layer.
+        num_res_blocks: Number of residual blocks in each level of each way.
+        num_levels: Number of resolutions; the sides must be divisible by `2 ** (num_levels - 1)`.
+        num_mixtures: Number of logistics of a pixel's mixture.
+        dropout: Rate of dropout within the blocks.
+        dtype: Type of the computation; parameters of the mixtures are float32.
     """
 
     channels: int
@@ -76,17 +83,20 @@ class PixelCNNPP(nn.Module):
         self.rows = mixture_of_logistics_rows(self.channels)
         self.head = DownRightShiftedConv(self.rows * self.num_mixtures, **shared)
 
-    def __call__(self, x: Images, e: Vectors | None = None, *, train: bool = False) -> Params:
+    def __call__(
+        self, x: Images, condition: Condition | None = None, *, train: bool = False
+    ) -> Params:
         """Rows of parameters of every pixel's mixture, `[B, H, W, rows, mixtures]`.
 
         Args:
-            x: pixels in [-1, 1].
-            e: vectors of the condition, or None.
-            train: whether to drop, by the random numbers `dropout`.
+            x: Pixels in [-1, 1].
+            condition: Condition of one vector an example, or None.
+            train: Whether to drop, by the random numbers `dropout`.
 
         Raises:
-            ValueError: sizes that do not fit.
+            ValueError: Sizes that do not fit, or a condition with tokens.
         """
+        e = vector_of(condition)
         if x.shape[-1] != self.channels:
             raise ValueError(f"images must have {self.channels} channels, got {x.shape[-1]}")
         step = 2 ** (self.num_levels - 1)
@@ -95,30 +105,30 @@ class PixelCNNPP(nn.Module):
                 f"{self.num_levels} levels need sides divisible by {step}, got {x.shape[1:3]}"
             )
         padded = _with_ones(x, 1.0)
-        told = self._down(shift_down(padded), e, None, train)
-        return self._across(shift_right(padded), told, e, None, train)
+        features = self._down(shift_down(padded), e, None, train)
+        return self._across(shift_right(padded), features, e, None, train)
 
-    def row(self, above: Images, e: Vectors | None, at: At) -> Any:
+    def row(self, above: Images, condition: Condition | None, at: At) -> Any:
         """The vertical stream's features of a row."""
         above = _with_ones(above, jnp.where(at.row > 0, 1.0, 0.0))
-        return self._down(above, e, at._replace(column=None), False)
+        return self._down(above, vector_of(condition), at._replace(column=None), False)
 
     def pixel(
-        self, left: Images, current: Images, features: Any, e: Vectors | None, at: At
+        self, left: Images, current: Images, features: Any, condition: Condition | None, at: At
     ) -> Params:
         """The mixture of one pixel; `current` is not looked at: a mixture is of whole pixels."""
         assert at.column is not None
         left = _with_ones(left, jnp.where(at.column > 0, 1.0, 0.0))
-        return self._across(left, features, e, at, False)
+        return self._across(left, features, vector_of(condition), at, False)
 
-    def _down(self, above: Array, e: Array | None, at: At | None, train: bool) -> Any:
+    def _down(self, above: Array, e: Vectors | None, at: At | None, train: bool) -> Any:
         _, levels = self.vertical(self.first_vertical(above, at), None, e, at, train)
         return self.first_row(above, at), levels
 
     def _across(
-        self, left: Array, told: Any, e: Array | None, at: At | None, train: bool
+        self, left: Array, features: Any, e: Vectors | None, at: At | None, train: bool
     ) -> Params:
-        first, levels = told
+        first, levels = features
         x = here(first, at) + self.first_column(left, at)
         h, _ = self.horizontal(x, levels, e, at, train)
         y = self.head(nn.elu(h), at)
@@ -126,7 +136,7 @@ class PixelCNNPP(nn.Module):
 
 
 class _Stream(nn.Module):
-    """One stream, down and up; told, if horizontal, what the vertical one's blocks gave."""
+    """One stream, down and up; a horizontal one takes the outputs of the vertical one's blocks."""
 
     features: int
     num_res_blocks: int
@@ -137,35 +147,35 @@ class _Stream(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, told: Level | None, e: Array | None, at: At | None, train: bool
+        self, x: Array, vertical: Level | None, e: Vectors | None, at: At | None, train: bool
     ) -> tuple[Array, Level]:
-        return self._level(x, told, e, at, train, 0)
+        return self._level(x, vertical, e, at, train, 0)
 
     def _level(
-        self, x: Array, told: Level | None, e: Any, at: At | None, train: bool, level: int
+        self, x: Array, vertical: Level | None, e: Any, at: At | None, train: bool, level: int
     ) -> tuple[Array, Level]:
         skips, inner = [x], None
         down: list[Array] = []
         up: list[Array] = []
         for i in range(self.num_res_blocks):
-            guide = None if told is None else here(told.down[i], at)
+            guide = None if vertical is None else here(vertical.down[i], at)
             x = self._block(f"down{level}_{i}")(x, guide, e, at, train)
             down.append(x)
         skips += down
         if level + 1 == self.num_levels:
             y = skips.pop()
         else:
-            y, inner = self._inner(x, told, e, at, train, level + 1)
+            y, inner = self._inner(x, vertical, e, at, train, level + 1)
         while skips:
             guide = skips.pop()
-            if told is not None:
-                guide = jnp.concatenate([here(told.up[len(up)], at), guide], axis=-1)
+            if vertical is not None:
+                guide = jnp.concatenate([here(vertical.up[len(up)], at), guide], axis=-1)
             y = self._block(f"up{level}_{len(up)}")(y, guide, e, at, train)
             up.append(y)
         return y, Level(down, inner, up)
 
     def _inner(
-        self, x: Array, told: Level | None, e: Any, at: At | None, train: bool, level: int
+        self, x: Array, vertical: Level | None, e: Any, at: At | None, train: bool, level: int
     ) -> tuple[Array, Level | None]:
         """Half the size and back: by position, worked out where a half-size position begins."""
         shared: dict[str, Any] = {"weight_norm": True, "dtype": self.dtype}
@@ -173,28 +183,26 @@ class _Stream(nn.Module):
         size = (2, 2) if self.horizontal else (2, 3)
         back: Any = DownRightShiftedConvTranspose if self.horizontal else DownShiftedConvTranspose
         x = conv(self.features, size, strides=2, name=f"halve{level}", **shared)(x, at)
-        told = None if told is None else told.inner
+        vertical = None if vertical is None else vertical.inner
 
         def work(stream: Any) -> Any:
             smaller = None if at is None else at.halved()
-            return stream._level(x, told, e, smaller, train, level)
+            return stream._level(x, vertical, e, smaller, train, level)
 
-        found = work(self) if at is None else self._held(work, at, level)
-        y = back(self.features, name=f"double{level}", **shared)(found[0], at)
-        return y, found[1]
+        y, inner = work(self) if at is None else self._held(work, at, level)
+        return back(self.features, name=f"double{level}", **shared)(y, at), inner
 
     def _held(self, work: Callable[[Any], Any], at: At, level: int) -> Any:
         """`work` at even rows (and columns); elsewhere what it gave at the one before."""
         name, half = f"held{level}", at.halved()
         if self.is_mutable_collection("folded"):
-            found = work(self)
-            kept = self.variable("cache", name, lambda: _row_of(found, half, self.horizontal))
-            return found
+            result = work(self)
+            kept = self.variable("cache", name, lambda: _blank_row(result, half, self.horizontal))
+            return result
         kept = self.variable("cache", name, lambda: None)
         if not self.horizontal:
-            found = nn.cond(at.row % 2 == 0, work, lambda stream: kept.value, self)
-            kept.value = found
-            return found
+            kept.value = nn.cond(at.row % 2 == 0, work, lambda stream: kept.value, self)
+            return kept.value
         assert at.column is not None
         assert half.column is not None
         active = (at.row % 2 == 0) & (at.column % 2 == 0)
@@ -217,7 +225,7 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, guide: Array | None, e: Array | None, at: At | None, train: bool
+        self, x: Array, guide: Array | None, e: Vectors | None, at: At | None, train: bool
     ) -> Array:
         conv: Any = DownRightShiftedConv if self.horizontal else DownShiftedConv
         size = (2, 2) if self.horizontal else (2, 3)
@@ -229,8 +237,8 @@ class _Block(nn.Module):
         # Near zero at first, so that a block begins as the identity.
         h = conv(2 * self.features, size, name="conv2", init_scale=0.1, **shared)(h, at)
         if e is not None:
-            told = nn.Dense(2 * self.features, use_bias=False, dtype=self.dtype, name="told")(e)
-            h = h + told[:, None, None]
+            shift = nn.Dense(2 * self.features, use_bias=False, dtype=self.dtype, name="told")(e)
+            h = h + shift[:, None, None]
         value, gate = jnp.split(h, 2, axis=-1)
         return x + value * nn.sigmoid(gate)
 
@@ -244,9 +252,9 @@ def _with_ones(x: Array, one: Any) -> Array:
     return jnp.concatenate([x, ones], axis=-1)
 
 
-def _row_of(found: Any, half: At, horizontal: bool) -> Any:
-    """Room for what is held: of a horizontal stream its results along a row."""
+def _blank_row(result: Any, half: At, horizontal: bool) -> Any:
+    """An array for what is held: of a horizontal stream its results along a row."""
     if not horizontal:
-        return found
-    y = found[0]
+        return result
+    y = result[0]
     return jnp.zeros((y.shape[0], 1, half.width, y.shape[-1]), y.dtype)

@@ -6,28 +6,36 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from jaxgen.models.bijectors import (
+from jaxgen.conditioning.base import Condition
+from jaxgen.models.bijectors.algebra import (
     ActNorm,
     Bijector,
-    Condition,
     LogDet,
     MultiScale,
     Repeat,
     Squeeze,
     chain,
 )
-from jaxgen.models.conditioners import MLP, ResNet
-from jaxgen.models.coupling import Additive, Affine, Conditioner, Coupling, Mask, Split, Transform
+from jaxgen.models.bijectors.conditioners import MLP, ResNet
+from jaxgen.models.bijectors.coupling import (
+    Additive,
+    Affine,
+    Conditioner,
+    Coupling,
+    Mask,
+    Split,
+    Transform,
+)
 
 
 class Layer(Bijector):
     """One layer of NICE and RealNVP: an `ActNorm`, if wanted, and a coupling.
 
     Attributes:
-        conditioner: of the coupling.
-        transform: of the coupling.
-        mask: of the coupling.
-        normalize: whether there is an `ActNorm`.
+        conditioner: Maker of the coupling's network, see `Coupling`.
+        transform: Transform of the coupling.
+        mask: Mask of the coupling.
+        normalize: Whether there is an `ActNorm` before the coupling.
     """
 
     conditioner: Conditioner
@@ -39,7 +47,7 @@ class Layer(Bijector):
     def __call__(
         self,
         x: Float[Array, "batch *dims"],
-        e: Condition = None,
+        condition: Condition | None = None,
         *,
         reverse: bool = False,
         swap: bool | Bool[Array, ""] = False,
@@ -48,7 +56,7 @@ class Layer(Bijector):
         layer: Bijector = Coupling(self.conditioner, self.transform, self.mask, swap)
         if self.normalize:
             layer = chain(ActNorm(), layer)
-        return layer(x, e, reverse=reverse)
+        return layer(x, condition, reverse=reverse)
 
 
 def alternating(
@@ -63,15 +71,18 @@ def alternating(
     """Couplings whose mask is turned over each time, in one compiled loop.
 
     Args:
-        num_couplings: at least 1.
-        conditioner: of each, see `Coupling`.
-        transform: of each.
-        mask: of the first.
-        normalize: an `ActNorm` before each.
-        remat: recompute within couplings for the gradient.
+        num_couplings: Number of couplings, at least 1.
+        conditioner: Maker of each coupling's network, see `Coupling`.
+        transform: Transform of each coupling.
+        mask: Mask of the first coupling.
+        normalize: Whether there is an `ActNorm` before each coupling.
+        remat: Whether to recompute within couplings for the gradient, to save memory.
+
+    Returns:
+        A bijector of the shapes that the mask takes.
 
     Raises:
-        ValueError: no couplings.
+        ValueError: No couplings.
     """
     if num_couplings < 1:
         raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
@@ -89,16 +100,16 @@ def nice(
     """NICE on vectors (Dinh et al. 2015): additive couplings, then one scale for each variable.
 
     Args:
-        num_couplings: the paper has 4.
-        hidden: widths of each conditioner's hidden layers.
-        remat: recompute within couplings for the gradient, to save memory.
-        dtype: of the conditioners; None for the data's.
+        num_couplings: Number of couplings, 4 in the paper.
+        hidden: Widths of each conditioner's hidden layers.
+        remat: Whether to recompute within couplings for the gradient, to save memory.
+        dtype: Type of the conditioners' computation; None for the data's.
 
     Returns:
         A bijector of f32[B, D], D at least 2.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
     conditioner = partial(MLP, hidden=hidden, dtype=dtype)
     couplings = alternating(
@@ -118,17 +129,17 @@ def realnvp(
     """RealNVP on vectors: affine couplings of one half and of the other.
 
     Args:
-        num_couplings: layers.
-        hidden: widths of each conditioner's hidden layers.
-        bound: of the log-scales, see `Affine`.
-        remat: recompute within couplings for the gradient, to save memory.
-        dtype: of the conditioners; None for the data's.
+        num_couplings: Number of couplings.
+        hidden: Widths of each conditioner's hidden layers.
+        bound: Greatest size of the log-scales, see `Affine`.
+        remat: Whether to recompute within couplings for the gradient, to save memory.
+        dtype: Type of the conditioners' computation; None for the data's.
 
     Returns:
         A bijector of f32[B, D], D at least 2.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
     conditioner = partial(MLP, hidden=hidden, dtype=dtype)
     return alternating(num_couplings, conditioner, Affine(bound), "halves", remat=remat)
@@ -153,20 +164,20 @@ def realnvp_image(
     `Logit()`, as the paper does.
 
     Args:
-        num_levels: levels; the paper has 2 ("downscale only once") for CIFAR-10.
-        width: hidden channels of the first level's conditioners, doubled at each squeeze.
-        num_blocks: residual blocks of each conditioner.
-        num_couplings: couplings of each kind in a level, 3 in the paper.
-        num_last: couplings of the last level, 4 in the paper.
-        bound: of the log-scales, see `Affine`.
-        remat: recompute within couplings for the gradient, to save memory.
-        dtype: of the conditioners; None for the data's.
+        num_levels: Number of levels; the paper has 2 ("downscale only once") for CIFAR-10.
+        width: Hidden channels of the first level's conditioners, doubled at each squeeze.
+        num_blocks: Residual blocks of each conditioner.
+        num_couplings: Couplings of each kind in a level, 3 in the paper.
+        num_last: Couplings of the last level, 4 in the paper.
+        bound: Greatest size of the log-scales, see `Affine`.
+        remat: Whether to recompute within couplings for the gradient, to save memory.
+        dtype: Type of the conditioners' computation; None for the data's.
 
     Returns:
         A bijector from images, whose sides 2^(num_levels - 1) divides, to a tuple of latents.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: An argument out of its range.
     """
     if num_levels < 1:
         raise ValueError(f"num_levels must be at least 1, got {num_levels}")

@@ -11,15 +11,16 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.models.conv import Conv
-from jaxgen.models.gan_layers import (
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.models.blocks.gan_layers import (
     ConditionalBatchNorm,
-    SelfAttention,
+    NonLocalBlock,
     SpectralConv,
     Verdict,
     VerdictHead,
     minibatch_stddev,
 )
+from jaxgen.models.conv.layers import Conv
 
 SIZES = (32, 64, 128)
 _glorot = nn.initializers.glorot_uniform()
@@ -27,10 +28,14 @@ _he_like = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")  # glorot
 
 
 def generator_channels(image_size: int, channels: int) -> tuple[int, ...]:
-    """Channels at 4x4 and after each doubling; `channels` is those at full size.
+    """Channels at 4x4 and after each doubling.
+
+    Args:
+        image_size: Height and width of the images, in pixels.
+        channels: Channels at full size.
 
     Raises:
-        ValueError: if `image_size` is none of 32, 64 and 128.
+        ValueError: `image_size` is none of 32, 64 and 128.
     """
     _check_size(image_size)
     if image_size == 32:
@@ -40,10 +45,14 @@ def generator_channels(image_size: int, channels: int) -> tuple[int, ...]:
 
 
 def discriminator_channels(image_size: int, channels: int) -> tuple[tuple[int, bool], ...]:
-    """(channels, whether it halves the image) of each block; `channels` is the first block's.
+    """(channels, whether it halves the image) of each block.
+
+    Args:
+        image_size: Height and width of the images, in pixels.
+        channels: Channels of the first block.
 
     Raises:
-        ValueError: if `image_size` is none of 32, 64 and 128.
+        ValueError: `image_size` is none of 32, 64 and 128.
     """
     _check_size(image_size)
     if image_size == 32:
@@ -132,14 +141,15 @@ class Generator(nn.Module):
     """From latents to images in [-1, 1], through residual blocks that double the size.
 
     Attributes:
-        image_size: 32, 64 or 128.
-        out_channels: of the images.
-        channels: of the hidden layers on 32 pixels, of the last of them on 64 and 128 (64 there).
-        latent_dim: width of the latents.
-        attention_size: the size at which a SAGAN attention block stands, or None for none.
-        momentum: of batch normalization.
-        axis_name: the mapped axis over which the batch is spread (pmap), or None.
-        dtype: of the computation; parameters and statistics are float32.
+        image_size: Height and width of the images, 32, 64 or 128 pixels.
+        out_channels: Channels of the images.
+        channels: Channels of all hidden layers on 32 pixels, of the last one on 64 and 128 (64 in
+            SNGAN).
+        latent_dim: Width of the latents.
+        attention_size: Image size at which a `NonLocalBlock` stands (SAGAN), or None for none.
+        momentum: Weight of the old running statistics in batch normalization.
+        axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
+        dtype: Type of the computation; parameters and statistics are float32.
 
     Example:
         >>> generator = Generator(channels=8, latent_dim=4)
@@ -162,15 +172,25 @@ class Generator(nn.Module):
     def __call__(
         self,
         z: Float[Array, "batch latent"],
-        e: Float[Array, "batch told"] | None = None,
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Float[Array, "batch height width channels"]:
-        """Makes an image of each latent; a condition's vector `e` sets the norms' gains and biases.
+        """Makes an image of each latent; a condition's vector sets the norms' gains and biases.
+
+        Args:
+            z: Latents.
+            condition: One vector an example, or None for an unconditional network.
+            train: Normalize by the batch's statistics and update the running ones.
+
+        Returns:
+            Images in [-1, 1], float32.
 
         Raises:
-            ValueError: an image size that the network cannot make, or `z` of another width.
+            ValueError: An image size that the network cannot make, latents of another width, or a
+                condition with tokens.
         """
+        e = vector_of(condition)
         if z.shape[-1] != self.latent_dim:
             raise ValueError(f"z must be [B, {self.latent_dim}], got {list(z.shape)}")
         first, *channels = generator_channels(self.image_size, self.channels)
@@ -182,7 +202,7 @@ class Generator(nn.Module):
             )
             x = block(x, e, train=train)
             if x.shape[1] == self.attention_size:
-                attention = SelfAttention(normalize=False, dtype=self.dtype, name="attention")
+                attention = NonLocalBlock(normalize=False, dtype=self.dtype, name="attention")
                 x = attention(x, train=train)
         norm = ConditionalBatchNorm(
             momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype, name="norm"
@@ -196,13 +216,13 @@ class Discriminator(nn.Module):
     """From images to verdicts, through residual blocks that halve the size.
 
     Attributes:
-        channels: of the hidden layers on 32 pixels, of the first of them on 64 and 128.
-        normalize: spectral normalization of every layer (SNGAN); without it, WGAN-GP's critic.
-        pool: "sum" (SNGAN) or "mean" (WGAN-GP) over the last positions.
-        attention_size: the size at which a SAGAN attention block stands, or None for none.
-        stddev_group: examples a group of `minibatch_stddev` before the last ReLU; 0 for none.
-        num_classes: of the auxiliary classifier, or None for none.
-        dtype: of the computation.
+        channels: Channels of all hidden layers on 32 pixels, of the first one on 64 and 128.
+        normalize: Spectral normalization of every layer (SNGAN); without it, WGAN-GP's critic.
+        pool: Pooling over the last positions, "sum" (SNGAN) or "mean" (WGAN-GP).
+        attention_size: Image size at which a `NonLocalBlock` stands (SAGAN), or None for none.
+        stddev_group: Size of a group of `minibatch_stddev` before the last ReLU; 0 for none.
+        num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
+        dtype: Type of the computation; parameters and verdicts are float32.
     """
 
     channels: int = 128
@@ -222,16 +242,23 @@ class Discriminator(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch height width channels"],
-        e: Float[Array, "batch told"] | None = None,
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Verdict:
-        """Judges images, given the vectors `e` of what they should show.
+        """Judges images, given what they should show.
+
+        Args:
+            x: Images in [-1, 1].
+            condition: One vector an example, or None for an unconditional network.
+            train: Advance the power iteration of spectral normalization by one step.
 
         Raises:
-            ValueError: images that are not square or of another size than 32, 64 and 128, a `pool`
-                that is unknown, or a batch that `stddev_group` does not divide.
+            ValueError: Images that are not square or of another size than 32, 64 and 128, a `pool`
+                that is unknown, a batch that `stddev_group` does not divide, or a condition with
+                tokens.
         """
+        e = vector_of(condition)
         _, height, width, _ = x.shape
         if height != width:
             raise ValueError(f"images must be square, got {height}x{width}")
@@ -244,7 +271,7 @@ class Discriminator(nn.Module):
             )
             x = block(x, train=train)
             if x.shape[1] == self.attention_size:
-                attention = SelfAttention(self.normalize, self.dtype, name="attention")
+                attention = NonLocalBlock(self.normalize, self.dtype, name="attention")
                 x = attention(x, train=train)
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)

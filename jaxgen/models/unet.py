@@ -10,30 +10,31 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, Int, Integer
+from jaxtyping import Array, Float, Num
 
-from jaxgen.models.conv import Conv
-from jaxgen.models.layers import (
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.models.blocks.layers import (
     Downsample,
     Dropout,
     GroupNorm,
-    LabelEmbedding,
     SelfAttention,
     Upsample,
     near_zero_init,
     scaled_init,
     timestep_embedding,
 )
+from jaxgen.models.conv.layers import Conv
 
 
 class ResidualBlock(nn.Module):
     """Two normalized 3x3 convolutions beside a shortcut; the time enters between them.
 
     Attributes:
-        channels: of the output; where the input has others, the shortcut is a 1x1 convolution.
-        dropout: rate before the second convolution.
-        deterministic: no dropout.
-        dtype: of the computation.
+        channels: Channels of the output; where the input has others, the shortcut is a 1x1
+            convolution.
+        dropout: Rate of the dropout before the second convolution.
+        deterministic: Whether there is no dropout.
+        dtype: Type of the computation.
     """
 
     channels: int
@@ -68,20 +69,21 @@ class UNet(nn.Module):
     for layer and in the initialization too: every residual branch and the output start near zero.
 
     Attributes:
-        channels: of the first level; even, at least 4. The time embedding is four times as wide.
-        multipliers: channels of each level as multiples of `channels`. Each level but the last
+        channels: Channels of the first level; even, at least 4. The time embedding is four times as
+            wide.
+        multipliers: Channels of each level as multiples of `channels`. Each level but the last
             halves the image.
-        num_res_blocks: residual blocks a level on the way down; one more on the way up.
-        attention_resolutions: image heights at which each block is followed by self-attention.
+        num_res_blocks: Residual blocks a level on the way down; one more on the way up.
+        attention_resolutions: Image heights at which each block is followed by self-attention.
             The middle of the network always has one.
-        dropout: rate inside the residual blocks.
-        num_heads: attention heads.
-        out_channels: None for as many as the image has; twice that for a learned variance.
-        num_classes: None for no class condition.
-        dtype: of the computation. Parameters, normalization statistics, softmax and output are
+        dropout: Rate of the dropout inside the residual blocks.
+        num_heads: Number of attention heads.
+        out_channels: Channels of the output: None for as many as the image has; twice that for a
+            learned variance.
+        dtype: Type of the computation. Parameters, normalization statistics, softmax and output are
             float32.
-        remat: recompute each block in the backward pass instead of keeping its activations: less
-            memory for about a third more time.
+        remat: Whether to compute each block again in the backward pass instead of keeping its
+            activations: less memory for about a third more time.
 
     Example:
         >>> model = UNet(channels=8, multipliers=(1, 2))
@@ -98,7 +100,6 @@ class UNet(nn.Module):
     dropout: float = 0.1
     num_heads: int = 1
     out_channels: int | None = None
-    num_classes: int | None = None
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -117,11 +118,9 @@ class UNet(nn.Module):
             raise ValueError(f"num_heads must be positive, got {self.num_heads}")
         if self.out_channels is not None and self.out_channels < 1:
             raise ValueError(f"out_channels must be positive, got {self.out_channels}")
-        if self.num_classes is not None and self.num_classes < 1:
-            raise ValueError(f"num_classes must be positive, got {self.num_classes}")
 
-    def _check_inputs(self, x: Array, t: Array, condition: Array | None) -> None:
-        """Shapes and the pairing of labels with classes, before anything is computed."""
+    def _check_inputs(self, x: Array, t: Array, vector: Array | None) -> None:
+        """Checks the shapes before anything is computed."""
         batch, height, width, _ = x.shape
         multiple = 2 ** (len(self.multipliers) - 1)
         if height % multiple or width % multiple:
@@ -132,42 +131,36 @@ class UNet(nn.Module):
             )
         if t.shape != (batch,):
             raise ValueError(f"t must have shape ({batch},), one time an image, got {t.shape}")
-        if self.num_classes is None and condition is not None:
-            raise ValueError("condition was given to a UNet without classes; set num_classes")
-        if self.num_classes is not None and condition is None:
-            raise ValueError(
-                f"condition must be given to a UNet with num_classes={self.num_classes}; "
-                f"the label {self.num_classes} stands for no class"
-            )
-        if condition is not None and condition.shape != (batch,):
-            raise ValueError(f"condition must have shape ({batch},), got {condition.shape}")
+        if vector is not None and vector.shape[0] != batch:
+            raise ValueError(f"condition must be of {batch} examples, got {vector.shape[0]}")
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "batch height width image_channels"],
-        t: Int[Array, "..."],
-        condition: Integer[Array, "..."] | None = None,
+        t: Num[Array, "..."],
+        condition: Condition | None = None,
         *,
         train: bool,
     ) -> Float[Array, "batch height width out_channels"]:
         """Predicts from the image `x` at time `t`.
 
         Args:
-            x: noisy images.
-            t: i32[batch], steps counted from 0.
-            condition: i32[batch], labels in 0..num_classes, where `num_classes` stands for no
-                class; exactly when the model has classes.
-            train: whether to drop out, which needs the rng "dropout".
+            x: Noisy images.
+            t: Times [batch]: steps of a chain, counted from 0.
+            condition: Condition of each image, one vector, or None for a network without. Zeros
+                stand for no condition: the vector goes through a linear map without bias.
+            train: Whether to drop out, which needs the rng "dropout".
 
         Returns:
             f32[batch, height, width, out_channels].
 
         Raises:
             ValueError: if the image cannot be halved often enough, a shape is wrong, the heads do
-                not divide the channels, or labels are missing or not wanted.
+                not divide the channels, or the condition has tokens.
         """
-        self._check_inputs(x, t, condition)
+        vector = vector_of(condition)
+        self._check_inputs(x, t, vector)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         remat: Any = nn.remat if self.remat else lambda module: module
         block = partial(
@@ -179,9 +172,9 @@ class UNet(nn.Module):
 
         embedding = dense(name="time1")(timestep_embedding(t, self.channels))
         embedding = dense(name="time2")(nn.silu(embedding))
-        if self.num_classes is not None and condition is not None:
-            labels = LabelEmbedding(self.num_classes, 4 * self.channels, name="label")
-            embedding = embedding + labels(condition).astype(self.dtype)
+        if vector is not None:  # of a class: its row of the kernel, a learned embedding
+            embed = partial(dense, use_bias=False, kernel_init=nn.initializers.normal(1.0))
+            embedding = embedding + embed(name="condition")(vector)
         embedding = nn.silu(embedding)  # every block begins with it; the paper's has it inside
 
         h = conv(self.channels, kernel_init=scaled_init, name="conv_in")(x)

@@ -1,9 +1,9 @@
 """Encoders and decoders of autoencoders and VAEs: dense ones and convolutional ones.
 
 Encoders turn images into the mean and log-variance of a Gaussian over latents, decoders turn
-latents into the numbers that a likelihood of images needs. Both take the vectors `e` of a condition
-(`jaxgen.conditioning`), appended to what they flatten. There is no batch normalization: the bound
-of one example must not depend on the others.
+latents into the numbers that a likelihood of images needs. Both take a condition by one vector an
+example (`jaxgen.conditioning`), appended to what they flatten. There is no batch normalization: the
+bound of one example must not depend on the others.
 """
 
 import math
@@ -15,14 +15,14 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from jaxgen.models.conv import Conv, ConvTranspose
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.models.conv.layers import Conv, ConvTranspose
 from jaxgen.models.dcgan import levels
 
 # e^15 is 3e6: far from any posterior, and its exponential far from overflow.
 _MAX_LOG_VARIANCE = 15.0
 
 Images = Float[Array, "batch height width channels"]
-Vectors = Float[Array, "batch told"]
 Latents = Float[Array, "batch latent"]
 Posterior = tuple[Latents, Latents | None]
 
@@ -31,11 +31,12 @@ class DenseEncoder(nn.Module):
     """From images to a Gaussian over latents, through fully connected layers.
 
     Attributes:
-        latent_dim: numbers in a latent.
-        features: of the hidden layers, from the image on; Burda et al. 2016 have two of 200.
-        activation: after each of them.
-        stochastic: False for a plain autoencoder, which needs no variance.
-        dtype: of the computation; parameters, mean and log-variance are float32.
+        latent_dim: The numbers in a latent.
+        features: The widths of the hidden layers, from the image on; Burda et al. 2016 have two of
+            200.
+        activation: The function after each hidden layer.
+        stochastic: Whether there is a variance; a plain autoencoder needs none.
+        dtype: The type of the computation; parameters, mean and log-variance are float32.
 
     Example:
         >>> encoder = DenseEncoder(latent_dim=5)
@@ -52,12 +53,13 @@ class DenseEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images, e: Vectors | None = None) -> Posterior:
-        """`(mean, log_variance)` of q(z | x, e), each [B, latent_dim]; None for no variance.
+    def __call__(self, x: Images, condition: Condition | None = None) -> Posterior:
+        """`(mean, log_variance)` of q(z | x, condition), each [B, latent_dim], or `(mean, None)`.
 
         Raises:
-            ValueError: if `latent_dim` is below 1.
+            ValueError: If `latent_dim` is below 1, or the condition has tokens.
         """
+        e = vector_of(condition)
         h = _beside(x.reshape(x.shape[0], -1).astype(self.dtype), e)
         for i, features in enumerate(self.features):
             h = self.activation(nn.Dense(features, dtype=self.dtype, name=f"hidden{i}")(h))
@@ -68,12 +70,12 @@ class DenseDecoder(nn.Module):
     """From latents to a likelihood's parameters, through fully connected layers.
 
     Attributes:
-        image_size: (height, width) of the images.
-        num_params: numbers a pixel, `likelihood.num_params(channels)`; the channels of a plain
-            autoencoder's images.
-        features: of the hidden layers, from the latents on.
-        activation: after each of them.
-        dtype: of the computation; parameters and results are float32.
+        image_size: The height and width of the images.
+        num_params: The numbers a pixel, `likelihood.num_params(channels)`; of a plain autoencoder
+            the channels.
+        features: The widths of the hidden layers, from the latents on.
+        activation: The function after each hidden layer.
+        dtype: The type of the computation; parameters and results are float32.
     """
 
     image_size: tuple[int, int]
@@ -84,9 +86,14 @@ class DenseDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Latents, e: Vectors | None = None
+        self, z: Latents, condition: Condition | None = None
     ) -> Float[Array, "batch height width params"]:
-        """Parameters of p(x | z, e), [B, height, width, num_params]."""
+        """Parameters of p(x | z, condition), [B, height, width, num_params].
+
+        Raises:
+            ValueError: If the condition has tokens.
+        """
+        e = vector_of(condition)
         shape = (*self.image_size, self.num_params)
         h = _beside(z.astype(self.dtype), e)
         for i, features in enumerate(self.features):
@@ -99,13 +106,13 @@ class ConvEncoder(nn.Module):
     """From square images to a Gaussian over latents: 4x4 convolutions of stride 2, a dense layer.
 
     Attributes:
-        latent_dim: numbers in a latent.
-        channels: of the first layer; each one after it has twice as many.
-        hidden: features of the dense layer.
-        min_size: least side of the last image, see `jaxgen.models.dcgan.levels`.
-        activation: after each layer.
-        stochastic: False for a plain autoencoder, which needs no variance.
-        dtype: of the computation; parameters, mean and log-variance are float32.
+        latent_dim: The numbers in a latent.
+        channels: The channels of the first layer; each one after it has twice as many.
+        hidden: The width of the dense layer.
+        min_size: The least side of the last image, see `jaxgen.models.dcgan.levels`.
+        activation: The function after each layer.
+        stochastic: Whether there is a variance; a plain autoencoder needs none.
+        dtype: The type of the computation; parameters, mean and log-variance are float32.
     """
 
     latent_dim: int
@@ -117,13 +124,14 @@ class ConvEncoder(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Images, e: Vectors | None = None) -> Posterior:
-        """`(mean, log_variance)` of q(z | x, e), each [B, latent_dim]; None for no variance.
+    def __call__(self, x: Images, condition: Condition | None = None) -> Posterior:
+        """`(mean, log_variance)` of q(z | x, condition), each [B, latent_dim], or `(mean, None)`.
 
         Raises:
-            ValueError: images that are not square or of a size that the network cannot halve, or
-                a `latent_dim` below 1.
+            ValueError: Images that are not square or of a size that the network cannot halve, a
+                `latent_dim` below 1, or a condition with tokens.
         """
+        e = vector_of(condition)
         _, height, width, _ = x.shape
         if height != width:
             raise ValueError(f"images must be square, got {height}x{width}")
@@ -148,13 +156,14 @@ class ConvDecoder(nn.Module):
     """`ConvEncoder` turned round: dense layers, then transposed 4x4 convolutions of stride 2.
 
     Attributes:
-        image_size: height and width of the images, `b 2^k` as `jaxgen.models.dcgan.levels` has it.
-        num_params: numbers a pixel, `likelihood.num_params(channels)`.
-        channels: of the last hidden layer; each one before it has twice as many.
-        hidden: features of the dense layer after the latents.
-        min_size: least side of the first image.
-        activation: after each layer but the last.
-        dtype: of the computation; parameters and results are float32.
+        image_size: The height and width of the images, `b 2^k` as `jaxgen.models.dcgan.levels` has
+            it.
+        num_params: The numbers a pixel, `likelihood.num_params(channels)`.
+        channels: The channels of the last hidden layer; each one before it has twice as many.
+        hidden: The width of the dense layer after the latents.
+        min_size: The least side of the first image.
+        activation: The function after each layer but the last.
+        dtype: The type of the computation; parameters and results are float32.
     """
 
     image_size: int
@@ -167,13 +176,14 @@ class ConvDecoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, z: Latents, e: Vectors | None = None
+        self, z: Latents, condition: Condition | None = None
     ) -> Float[Array, "batch height width params"]:
-        """Parameters of p(x | z, e), [B, image_size, image_size, num_params].
+        """Parameters of p(x | z, condition), [B, image_size, image_size, num_params].
 
         Raises:
-            ValueError: an image size that the network cannot make.
+            ValueError: An image size that the network cannot make, or a condition with tokens.
         """
+        e = vector_of(condition)
         base, doublings = levels(self.image_size, self.min_size)
         features = self.channels * 2 ** (doublings - 1)
         h = _beside(z.astype(self.dtype), e)

@@ -8,45 +8,45 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Shaped
 
-from jaxgen.models.causal_conv import CausalConv1D
-from jaxgen.models.conv import Conv
+from jaxgen.conditioning.base import Condition, vector_of
+from jaxgen.models.blocks.causal_conv import CausalConv1D
+from jaxgen.models.conv.layers import Conv
 
 Values = Shaped[Array, "batch time"]
-Vectors = Float[Array, "batch embedding"]
 Frames = Float[Array, "batch frames features"]
 Outputs = Float[Array, "batch time outputs"]
 Cache = tuple[Float[Array, "_ batch channels"], ...]
 
 
-class Told(NamedTuple):
-    """What the layers are told, made once for a whole sequence.
+class Conditions(NamedTuple):
+    """The conditions of a whole sequence, as far as they can be computed beforehand.
 
     Attributes:
-        shifts: of a vector, what each layer adds before its gates, [B, 2 channels]; or None.
-        local: features at the rate of the audio, [B, T, F]; or None.
+        shifts: Vectors [B, 2 channels] that each layer adds before its gates; or None.
+        local: Features at the rate of the audio, [B, T, F]; or None.
     """
 
     shifts: tuple[Float[Array, "batch gates"], ...] | None = None
     local: Float[Array, "batch time features"] | None = None
 
 
-UNTOLD = Told()
+UNCONDITIONED = Conditions()
 
 
 class GatedLayer(nn.Module):
-    r"""A residual layer with gates (van den Oord et al. 2016, eq. 2, and eq. 3 where told).
+    r"""A residual layer with gates (van den Oord et al. 2016, eq. 2, and eq. 3 with conditions).
 
     $$z = \tanh(W_f * h + V_f e + U_f l) \odot \sigma(W_g * h + V_g e + U_g l)$$
 
     and, by 1x1 convolutions of z, the next layer's input and the layer's part of the output.
 
     Attributes:
-        channels: of h.
-        skip_channels: of the part of the output.
-        kernel_size: taps of the causal convolution.
-        dilation: of the causal convolution.
-        is_last: no layer follows, so that only the part of the output is made.
-        dtype: of the computation; None for the input's.
+        channels: Channels of the input h.
+        skip_channels: Channels of the part of the output.
+        kernel_size: Taps of the causal convolution.
+        dilation: Dilation of the causal convolution.
+        is_last: Whether no layer follows, so that only the part of the output is computed.
+        dtype: Type of the computation; None for the input's.
     """
 
     channels: int
@@ -59,7 +59,7 @@ class GatedLayer(nn.Module):
     def setup(self) -> None:
         gates = 2 * self.channels
         self.conv = CausalConv1D(gates, self.kernel_size, self.dilation, dtype=self.dtype)
-        self.told = nn.Dense(gates, use_bias=False, dtype=self.dtype)
+        self.condition = nn.Dense(gates, use_bias=False, dtype=self.dtype, name="told")
         self.local = Conv(gates, (1,), use_bias=False, dtype=self.dtype)
         residual = 0 if self.is_last else self.channels
         self.out = Conv(residual + self.skip_channels, (1,), dtype=self.dtype)
@@ -98,27 +98,28 @@ class WaveNet(nn.Module):
     classes, which are embedded, or numbers. Before the first sample there are zeros in the place
     of its embedding.
 
-    It may be told a vector e for the whole of a sequence (global conditioning: a speaker, a word)
-    and features at a lower rate (local conditioning), of which one frame stands for `hop` samples.
-    Outputs at t depend on the frame of t, number `t // hop`, and on those before, not on later
-    ones: what should be known ahead belongs into the frame.
+    It takes a condition's vector e for the whole of a sequence (global conditioning: a speaker, a
+    word) and features at a lower rate (local conditioning), of which one frame stands for `hop`
+    samples. Outputs at t depend on the frame of t, number `t // hop`, and on those before, not on
+    later ones: what should be known ahead belongs into the frame.
 
     `step` does the work of one position (Le Paine et al. 2016): each layer keeps a ring buffer of
     the inputs that its dilation reaches back to. It gives what the whole network gives, up to
     rounding.
 
     Attributes:
-        num_outputs: numbers a position: logits of a softmax, or three for each logistic.
-        num_values: classes of the input; None for an input of numbers.
-        stacks: how often the dilations are gone through.
-        layers: of a stack.
-        channels: of the residual layers.
-        skip_channels: of the sum and of the last two convolutions.
-        kernel_size: taps of each causal convolution.
-        hop: samples a frame of local features.
-        upsample: "repeat" each frame hop times, or "learned": a transposed convolution of stride
-            and kernel size hop, so that each frame makes its own samples' features.
-        dtype: of the computation; None for float32.
+        num_outputs: Numbers a position: logits of a softmax, or three for each logistic.
+        num_values: Number of classes of the input; None for an input of numbers.
+        stacks: Number of times that the dilations are gone through.
+        layers: Number of layers of a stack.
+        channels: Channels of the residual layers.
+        skip_channels: Channels of the sum and of the last two convolutions.
+        kernel_size: Taps of each causal convolution.
+        hop: Samples a frame of local features.
+        upsample: Way from frames to samples: "repeat" each frame hop times, or "learned", a
+            transposed convolution of stride and kernel size hop, by which each frame has features
+            for its own samples.
+        dtype: Type of the computation; None for float32.
 
     Example:
         >>> network = WaveNet(num_outputs=256, stacks=2, layers=4, channels=16)
@@ -154,7 +155,7 @@ class WaveNet(nn.Module):
 
     @property
     def dilations(self) -> tuple[int, ...]:
-        """Of the layers, in order."""
+        """The dilations of the layers, in order."""
         return tuple(2**i for i in range(self.layers)) * self.stacks
 
     @property
@@ -179,45 +180,50 @@ class WaveNet(nn.Module):
         self.out = Conv(self.num_outputs, (1,), dtype=self.dtype)
 
     def __call__(
-        self, values: Values, e: Vectors | None = None, local: Frames | None = None
+        self, values: Values, condition: Condition | None = None, local: Frames | None = None
     ) -> Outputs:
         """The parameters of each sample's distribution.
 
         Args:
-            values: classes i32[B, T], or numbers f32[B, T] where `num_values` is None.
-            e: vectors [B, E], for a network that is told some; by its first call.
-            local: features [B, ceil(T / hop), F], likewise.
+            values: Classes i32[B, T], or numbers f32[B, T] where `num_values` is None.
+            condition: Condition of one vector a sequence, or None; always or never, as in the
+                first call.
+            local: Features [B, ceil(T / hop), F], or None; always or never, likewise.
 
         Returns:
             f32[B, T, num_outputs]; those of position t by `values[:, :t]` alone.
 
         Raises:
-            ValueError: local features of another number of frames.
-            TypeError: numbers where classes are taken, or the other way round.
+            ValueError: Local features of another number of frames, or a condition with tokens.
+            TypeError: Numbers where classes are taken, or the other way round.
         """
-        told = self.tell(values.shape[1], e, local)
+        conditions = self.conditions(values.shape[1], condition, local)
         h = self._embed(values)
         h = jnp.pad(h, ((0, 0), (1, 0), (0, 0)))[:, :-1]
         total = jnp.zeros((), h.dtype)
         for i, layer in enumerate(self.residual):
-            h, part = layer(h, None if told.shifts is None else told.shifts[i], told.local)
+            shift = None if conditions.shifts is None else conditions.shifts[i]
+            h, part = layer(h, shift, conditions.local)
             total = part if i == 0 else total + part
         return self._finish(total)
 
-    def tell(self, num_samples: int, e: Vectors | None, local: Frames | None) -> Told:
-        """What `step` is told: the conditions, as far as they can be computed beforehand.
+    def conditions(
+        self, num_samples: int, condition: Condition | None, local: Frames | None
+    ) -> Conditions:
+        """The conditions as `step` takes them, computed once for a sequence.
 
         Args:
-            num_samples: T, of the whole sequence.
-            e: vectors [B, E], or None.
-            local: features [B, ceil(T / hop), F], or None.
+            num_samples: Length T of the whole sequence.
+            condition: Condition of one vector a sequence, or None.
+            local: Features [B, ceil(T / hop), F], or None.
 
         Raises:
-            ValueError: local features of another number of frames.
+            ValueError: Local features of another number of frames, or a condition with tokens.
         """
-        shifts = None if e is None else tuple(layer.told(e) for layer in self.residual)
+        e = vector_of(condition)
+        shifts = None if e is None else tuple(layer.condition(e) for layer in self.residual)
         if local is None:
-            return Told(shifts)
+            return Conditions(shifts)
         frames = -(-num_samples // self.hop)
         if local.ndim != 3 or local.shape[1] != frames:
             raise ValueError(
@@ -228,10 +234,10 @@ class WaveNet(nn.Module):
             fine = jnp.repeat(local, self.hop, axis=1)
         else:
             fine = self._upsample(local)
-        return Told(shifts, fine[:, :num_samples])
+        return Conditions(shifts, fine[:, :num_samples])
 
     def init_cache(self, batch: int) -> Cache:
-        """What `step` knows before the first position: a ring buffer of zeros for each layer."""
+        """The cache of `step` before the first position: a ring buffer of zeros for each layer."""
         dtype = jnp.dtype(self.dtype or jnp.float32)
         sizes = [(self.kernel_size - 1) * dilation + 1 for dilation in self.dilations]
         return tuple(jnp.zeros((size, batch, self.channels), dtype) for size in sizes)
@@ -241,25 +247,27 @@ class WaveNet(nn.Module):
         cache: Cache,
         previous: Shaped[Array, " batch"],
         t: Int[Array, ""] | int,
-        told: Told = UNTOLD,
+        conditions: Conditions = UNCONDITIONED,
     ) -> tuple[Float[Array, "batch outputs"], Cache]:
         """The parameters of position t's distribution: a turn of `jaxgen.sampling.autoregressive`.
 
         Args:
-            cache: of `init_cache`, or from the step of position t - 1.
-            previous: the sample at t - 1; at t = 0 anything.
-            t: the position, from 0.
-            told: what `tell` returned.
+            cache: Cache of `init_cache`, or from the step of position t - 1.
+            previous: Sample at t - 1; at t = 0 anything.
+            t: Position, from 0.
+            conditions: Conditions of the sequence, from the method `conditions`.
 
         Returns:
             f32[B, num_outputs], and the cache.
         """
         h = self._embed(previous)
         h = jnp.where(t > 0, h, jnp.zeros_like(h))
-        local = None if told.local is None else lax.dynamic_index_in_dim(told.local, t, 1, False)
+        local = conditions.local
+        if local is not None:
+            local = lax.dynamic_index_in_dim(local, t, 1, False)
         total, caches = jnp.zeros((), h.dtype), []
         for i, (layer, past) in enumerate(zip(self.residual, cache, strict=True)):
-            shift = None if told.shifts is None else told.shifts[i]
+            shift = None if conditions.shifts is None else conditions.shifts[i]
             (h, part), past = layer.step(past, h, t, shift, local)
             total = part if i == 0 else total + part
             caches.append(past)

@@ -1,9 +1,10 @@
 """Ancestral sampling, one position after another: with a cache, and without.
 
 A network that gives each position's distribution from those before it is sampled by drawing the
-positions in order. `ancestral` asks for the work of one position at a time, from a cache that the
-network keeps, and `ancestral_by_row` for that of a row now and then; `naive_ancestral` runs the
-whole network at each. With one key all draw the same values. A value may be a number or a pixel.
+positions in order. `ancestral` needs the work of one position at a time, from a cache that the
+network keeps, and `ancestral_by_row` that of a row now and then; `naive_ancestral` runs the whole
+network at each position. With one key all of them draw the same values. A value may be a number or
+a pixel.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from jaxgen.discretized import mixture_of_logistics_rows, mixture_of_logistics_sample
-from jaxgen.distributions import categorical_sample
+from jaxgen.distributions.elementwise import categorical_sample
+from jaxgen.distributions.logistic import mixture_of_logistics_rows, mixture_of_logistics_sample
 
 Cache = Any
 Step = Callable[[Cache, Array, Array], tuple[Array, Cache]]
@@ -42,25 +43,25 @@ def ancestral(
     cache and last value of the part before it, is the one drawn at once.
 
     Args:
-        step: `(cache, previous, t) -> (params, cache)`, the network's turn: it takes in the value
-            of position t - 1, [B, ...], and returns the parameters [B, ...] of position t's
+        step: The network's work `(cache, previous, t) -> (params, cache)`: it takes in the value
+            [B, ...] of position t - 1, and returns the parameters [B, ...] of position t's
             distribution.
-        cache: what the network knows before `first`.
-        start: the value before `first`: the last one drawn, or whatever the network takes for the
-            position before the first.
-        key: PRNG key.
-        num_steps: positions to draw, at least 1.
-        draw: `(key, params) -> values` [B, ...], of the shape and dtype of `start`.
-        first: the number t of the first of them.
-        given: values that stand already, `[batch, num_steps, ...]`; `known` must say which.
-        known: `[batch, num_steps]`, true where `given` is taken in place of a draw.
+        cache: Cache of the network before the position `first`.
+        start: Value before the position `first`: the last one drawn, or whatever the network takes
+            for the position before the first.
+        key: PRNG key of all draws.
+        num_steps: Number of positions to draw, at least 1.
+        draw: Function `(key, params) -> values` [B, ...], of the shape and dtype of `start`.
+        first: Number t of the first position to draw.
+        given: Values `[batch, num_steps, ...]` to keep where `known` says so, or None.
+        known: Mask `[batch, num_steps]`, true where `given` is taken in place of a draw, or None.
 
     Returns:
         The values `[batch, num_steps, ...]` and the cache after them, in which the last value is
         not yet taken in.
 
     Raises:
-        ValueError: no steps, or `given` and `known` of wrong shapes or one without the other.
+        ValueError: No steps, or `given` and `known` of wrong shapes or one without the other.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
@@ -94,15 +95,16 @@ def ancestral_by_row(
     The same values as by `ancestral`, with position t = row * columns + column.
 
     Args:
-        begin_row: `(cache, values of the row above [batch, columns, ...], row) -> (step, cache)`;
-            `step` as in `ancestral`, for the positions of that row.
-        cache: what the network knows before the first row.
-        blank: any values of the wanted shape and dtype; what the first row has above it, and the
-            first position before it.
-        key: PRNG key.
-        draw: `(key, params) -> values` [B, ...].
-        given: values that stand already, of `blank`'s shape; `known` must say which.
-        known: true where `given` is taken in place of a draw, of the shape of the positions.
+        begin_row: The network's work of a row, `(cache, values of the row above
+            [batch, columns, ...], row) -> (step, cache)`; `step` as in `ancestral`, for the
+            positions of that row.
+        cache: Cache of the network before the first row.
+        blank: Any values of the wanted shape and dtype; they stand above the first row and before
+            the first position.
+        key: PRNG key of all draws.
+        draw: Function `(key, params) -> values` [B, ...].
+        given: Values of `blank`'s shape to keep where `known` says so, or None.
+        known: Mask of the positions' shape, true where `given` is taken instead of a draw, or None.
 
     Returns:
         The values, of `blank`'s shape.
@@ -145,13 +147,13 @@ def naive_ancestral(
     """Draws every position by a whole forward pass each: what `ancestral` is checked against.
 
     Args:
-        forward: values `[batch, positions, ...]` -> parameters `[batch, positions, ...]`, those of
-            a position by the values before it alone.
-        blank: any values of the wanted shape and dtype; overwritten in order.
-        key: PRNG key.
-        draw: `(key, params of one position) -> values` [B, ...].
-        given: values that stand already, of `blank`'s shape; `known` must say which.
-        known: true where `given` is taken in place of a draw, of the shape of the positions.
+        forward: The network: values `[batch, positions, ...]` to parameters
+            `[batch, positions, ...]`, those of a position by the values before it alone.
+        blank: Any values of the wanted shape and dtype; overwritten in order.
+        key: PRNG key of all draws.
+        draw: Function `(key, params of one position) -> values` [B, ...].
+        given: Values of `blank`'s shape to keep where `known` says so, or None.
+        known: Mask of the positions' shape, true where `given` is taken instead of a draw, or None.
 
     Returns:
         The values, of `blank`'s shape.
@@ -171,8 +173,18 @@ def naive_ancestral(
 
 
 def check_completion(given: Any, known: Any, shape: tuple[int, ...], positions: int = 1) -> None:
-    """Raises a ValueError unless `given` has `shape` and `known` that of the batch and the axes of
-    positions, or both are None."""
+    """Checks what a completion is given, or that it is given nothing.
+
+    Args:
+        given: Values to keep, or None.
+        known: Mask of the positions that are kept, or None.
+        shape: Shape of the values, `(batch, *positions, *value)`.
+        positions: Number of axes of positions.
+
+    Raises:
+        ValueError: `given` without `shape`, `known` without that of the batch and the positions,
+            or one without the other.
+    """
     if (given is None) != (known is None):
         raise ValueError("given and known must be given together, or neither")
     if given is None:
@@ -188,13 +200,13 @@ def draw_categorical(temperature: float = 1.0) -> Draw:
     """Draws classes by logits divided by a temperature: below 1 the likely become likelier.
 
     Args:
-        temperature: at least 0; at 0 the likeliest class is taken.
+        temperature: Divisor of the logits, at least 0; at 0 the likeliest class is taken.
 
     Returns:
-        `(key, logits [..., V]) -> i32[...]`.
+        A function `(key, logits [..., V]) -> i32[...]`.
 
     Raises:
-        ValueError: a negative temperature.
+        ValueError: A temperature that is negative or not finite.
     """
     _check_temperature(temperature)
     if temperature == 0:
@@ -210,14 +222,14 @@ def draw_mixture_of_logistics(temperature: float = 1.0, num_bins: int = 256) -> 
     """Draws pixels by PixelCNN++'s mixtures: logits divided, and scales multiplied, by T.
 
     Args:
-        temperature: T, positive.
-        num_bins: values a channel can take.
+        temperature: Temperature T, positive and finite.
+        num_bins: Number of values that a channel can take.
 
     Returns:
-        `(key, params [..., rows, M]) -> pixels [..., C]` of bin centres in [-1, 1].
+        A function `(key, params [..., rows, M]) -> pixels [..., C]` of bin centres in [-1, 1].
 
     Raises:
-        ValueError: a temperature that is not positive.
+        ValueError: A temperature that is not positive, or not finite.
     """
     _check_temperature(temperature)
     if temperature == 0:

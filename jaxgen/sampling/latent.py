@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from jaxgen.primitives import check_choice, standard_normal
+from jaxgen.checks import check_choice
+from jaxgen.core import LatentSpace
+from jaxgen.distributions.elementwise import standard_normal
 
 PATHS = ("linear", "spherical")
 
@@ -19,9 +21,9 @@ def normal_latents(
 
     Args:
         key: PRNG key.
-        num: how many.
-        width: numbers each.
-        truncation: the threshold, positive; None for no truncation.
+        num: The number of latents.
+        width: The numbers in a latent.
+        truncation: The threshold, positive; None for no truncation.
 
     Raises:
         ValueError: a count below 1, or a truncation that is not positive.
@@ -50,10 +52,10 @@ def interpolate(
     parallel latents, where that is 0/0, it is linear.
 
     Args:
-        start: a, `[..., width]`.
-        end: b, of the same shape.
-        num: latents on the way, at least 2.
-        path: "linear" or "spherical".
+        start: The latent a, `[..., width]`.
+        end: The latent b, of the shape of a.
+        num: The latents on the way, at least 2.
+        path: The path, "linear" or "spherical".
 
     Returns:
         `[num, ..., width]`, t from 0 to 1 along the first axis.
@@ -83,3 +85,15 @@ def interpolate(
     safe = jnp.where(parallel, 1.0, sine)
     spherical = (jnp.sin((1 - t) * omega) * a + jnp.sin(t * omega) * b) / safe
     return jnp.where(parallel, linear, spherical)
+
+
+def normal_space(width: int, truncation: float | None = None) -> LatentSpace:
+    """The space of latents f32[B, width] under `N(0, I)`, whose paths are spherical.
+
+    Args:
+        width: The numbers in a latent.
+        truncation: The threshold of `normal_latents`, or None.
+    """
+    return LatentSpace(
+        interpolate, lambda key, num: normal_latents(key, num, width, truncation), width
+    )

@@ -1,4 +1,4 @@
-"""Sound for ears and eyes: WAV files, and spectrograms of them as pictures."""
+"""Sound as output: WAV files, and their spectrograms as pictures."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,8 +8,8 @@ from jaxtyping import Float, Int16, UInt8
 from PIL import Image, ImageDraw
 from scipy.io import wavfile
 
-from jaxgen.training.experiment import SampleFiles
-from jaxgen.training.files import open_atomically
+from jaxgen.files import open_atomically
+from jaxgen.training.experiment import Medium
 from jaxgen.training.images import check_output
 
 FLOOR = -80.0  # dB below the loudest that a picture shows
@@ -27,19 +27,19 @@ def save_wav(
     *,
     overwrite: bool = False,
 ) -> None:
-    """Writes sounds one after another, a quarter of a second between, as 16-bit mono.
+    """Writes sounds one after another, a quarter of a second apart, as 16-bit mono.
 
-    The file is whole or not there at all; parent directories are made.
+    The file is written whole or not at all; parent directories are created.
 
     Args:
-        path: a name that ends in `.wav`.
-        audio: int16 [N, T].
-        sample_rate: in Hz.
-        overwrite: replace an existing file.
+        path: Path of the file, which ends in `.wav`.
+        audio: Sounds, int16 [N, T].
+        sample_rate: Number of samples a second, in Hz.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        ValueError: another suffix, nothing in `audio`, or a rate below 1.
-        FileExistsError: `path` exists.
+        ValueError: Another suffix, no samples in `audio`, or a rate below 1.
+        FileExistsError: If `path` exists.
     """
     check_output(path, overwrite=overwrite, accepted=(".wav",))
     _check(audio, sample_rate)
@@ -55,19 +55,19 @@ def spectrogram(
     """The loudness of each frequency over time: `20 log10 |STFT|`, in dB of full scale.
 
     Hann windows, scaled so that a sine of full scale has 0 dB at its frequency. The sound begins
-    and ends with half a window of silence, so that every sample is seen.
+    and ends with half a window of silence, so that windows cover every sample.
 
     Args:
-        audio: int16 samples.
-        window: samples of a window, even.
-        hop: samples from window to window; a quarter of a window by default.
+        audio: Samples of one sound, int16.
+        window: Number of samples in a window, an even number.
+        hop: Number of samples from window to window; a quarter of a window by default.
 
     Returns:
         dB, at least -120, `[window / 2 + 1, frames]`: frequency i is `i / window` of the sample
         rate.
 
     Raises:
-        ValueError: no audio, a window that is not even and positive, or a hop below 1.
+        ValueError: No audio, a window that is not even and positive, or a hop below 1.
     """
     hop = window // 4 if hop is None else hop
     if window < 2 or window % 2 or hop < 1:
@@ -91,14 +91,14 @@ def spectrogram_picture(
     yellow.
 
     Args:
-        audio: int16 [N, T]; the first eight are drawn.
-        sample_rate: in Hz.
+        audio: Sounds, int16 [N, T]; the first eight are drawn.
+        sample_rate: Number of samples a second, in Hz.
 
     Returns:
         One RGB image.
 
     Raises:
-        ValueError: nothing in `audio`, or a rate below 1.
+        ValueError: No samples in `audio`, or a rate below 1.
     """
     _check(audio, sample_rate)
     window = max(32, 2 ** round(np.log2(0.032 * sample_rate)))
@@ -106,23 +106,23 @@ def spectrogram_picture(
     return np.concatenate(rows)
 
 
-def wav_files(
+def sound(
     sample_rate: int, to_int16: Callable[[np.ndarray], Int16[np.ndarray, "samples time"]]
-) -> SampleFiles:
-    """For `Experiment.sample_files`: samples as a WAV file with a picture of their spectrograms.
+) -> Medium:
+    """Sound as a medium: samples as a WAV file with a picture of their spectrograms.
 
     Args:
-        sample_rate: in Hz.
-        to_int16: what the family draws -> int16 [N, T].
+        sample_rate: Number of samples a second, in Hz.
+        to_int16: Function from the family's samples to int16 [N, T].
     """
 
     def save(path: Path, samples: np.ndarray) -> None:
         save_wav(path, to_int16(samples), sample_rate, overwrite=True)
 
-    def picture(samples: np.ndarray) -> np.ndarray:
+    def picture(samples: np.ndarray, columns: int | None) -> np.ndarray:
         return spectrogram_picture(to_int16(samples), sample_rate)
 
-    return SampleFiles(".wav", save, picture)
+    return Medium("windows", lambda x: x, (1, 4), picture, ".wav", save)
 
 
 def _draw(decibels: np.ndarray, sound: np.ndarray, sample_rate: int) -> np.ndarray:

@@ -1,10 +1,10 @@
-"""Checkpoints that are either sound or said not to be: Orbax, with checksums and a way back.
+"""Checkpoints that are verified when they are read: Orbax, with checksums and a fallback.
 
 Orbax writes a step asynchronously and atomically, but a byte that flips on the disk comes back as a
 wrong weight without an error, and a step that cannot be read stops a run although older ones are
-fine. So each checkpoint here carries a manifest with a fingerprint of every array; `restore`
-verifies it, falls back to the newest sound step, and says so. This is the only file of the package
-that imports Orbax.
+intact. So each checkpoint here has a manifest with a fingerprint of every array; `restore` verifies
+it, falls back to the newest sound step, and warns. This is the only file of the package that
+imports Orbax.
 """
 
 import logging
@@ -35,14 +35,14 @@ class CheckpointWarning(UserWarning):
 
 
 class _DamageError(Exception):
-    """Why one checkpoint cannot be used."""
+    """One checkpoint cannot be used; the message is the reason."""
 
 
 class _KeepBest:
     """Preserves the `count` steps of lowest score.
 
     Orbax has a policy for this, but it reads the scores from a file of its own for each step, and a
-    damaged one stops the manager from opening; ours come from the manifests.
+    damaged file stops the manager from opening; these scores come from the manifests.
     """
 
     def __init__(self, count: int):
@@ -78,11 +78,16 @@ class Checkpoints:
         100
 
     Args:
-        directory: a local or mounted directory; made if missing, unless `read_only`.
-        keep: how many of the newest steps to keep, at least 1.
-        keep_best: how many of the best steps to keep beside them.
-        best_metric: the name in `metrics` that ranks steps, lower is better; None keeps no best.
-        read_only: never write, clean up or move anything: for a reader beside a training process.
+        directory: Directory of the checkpoints; created if it is missing, unless `read_only`.
+        keep: Number of the newest steps to keep, at least 1.
+        keep_best: Number of the best steps to keep as well.
+        best_metric: Name of the metric that ranks steps, lower is better; None keeps no best steps.
+        read_only: Whether nothing may be written, cleaned up or moved: for a reader while another
+            process trains.
+
+    Raises:
+        ValueError: If a number of steps to keep is out of range.
+        NotADirectoryError: If `directory` is a file.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class Checkpoints:
             warnings.warn(str(failure), CheckpointWarning, stacklevel=2)  # `error` matters more
 
     def steps(self) -> list[int]:
-        """The steps on the disk, oldest first; one that is not waited for is not among them."""
+        """The steps on the disk, oldest first, without one that is still being saved."""
         return [step for step in sorted(self._manager.all_steps()) if step != self._saving]
 
     def latest_step(self) -> int | None:
@@ -152,7 +157,7 @@ class Checkpoints:
         """Blocks until the last save is on the disk.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: If it could not be written.
         """
         if self._saving is None:
             return
@@ -180,18 +185,20 @@ class Checkpoints:
     ) -> None:
         """Copies `state` off the device and writes it in the background.
 
-        The state may be donated or changed as soon as this returns. A step already written with the
-        same arrays is left as it is.
+        The state may be donated or changed as soon as this returns. A step already written with
+        equal arrays is not written again.
 
         Args:
-            step: updates done.
-            state: a tree of arrays.
-            metrics: numbers to keep beside it; `best_metric` ranks by one of them.
-            wait: return only when the checkpoint is on the disk.
+            step: Number of updates done.
+            state: Tree of arrays.
+            metrics: Numbers to keep with the arrays; `best_metric` is the name of one of them.
+            wait: Whether to return only when the checkpoint is on the disk.
 
         Raises:
-            CheckpointError: this save, or the one before it, failed: no space, an I/O error, or
-                another state under the same step. Earlier checkpoints are intact.
+            ValueError: If the step is negative.
+            TypeError: If `state` has a leaf that is not an array.
+            CheckpointError: If this save, or the one before it, failed: no space, an I/O error, or
+                another state of this step. Earlier checkpoints are intact.
         """
         if self._read_only:
             raise CheckpointError(f"{self.directory} was opened read_only: nothing can be saved")
@@ -204,7 +211,7 @@ class Checkpoints:
         if step in self._manager.all_steps():
             self._require_same(step, manifest)
             return
-        # Orbax refuses empty arrays; their shape, in the manifest, is all there is to them.
+        # Orbax refuses empty arrays; their shape, in the manifest, is all they consist of.
         stored = {name: array for name, array in arrays.items() if array.size}
         self._note_score(step, manifest.metrics)  # before Orbax decides what to keep
         try:
@@ -214,7 +221,7 @@ class Checkpoints:
                     state=ocp.args.PyTreeSave(stored),
                     manifest=ocp.args.JsonSave(manifest.to_json()),
                 ),
-                force=True,  # Orbax would skip a step older than the newest without a word
+                force=True,  # Orbax would silently skip a step older than the newest
             )
         except Exception as error:
             raise self._not_written(step, str(error)) from error
@@ -236,20 +243,22 @@ class Checkpoints:
         a sound one has been read, moved to `damaged/`; if none is sound, nothing is moved.
 
         Args:
-            target: a tree of `jax.ShapeDtypeStruct` or of arrays; their shardings say where the
-                result goes, whatever devices the checkpoint came from. Without one: the first.
-            step: read exactly this step.
-            best: read the best step by `best_metric` instead of the newest.
-            partial: `target` may lack some of the stored arrays, which are then not read: a
+            target: Tree of `jax.ShapeDtypeStruct` or of arrays, whose shardings place the result,
+                whatever devices the checkpoint came from; without a sharding it is placed on the
+                first device.
+            step: Step to read; None for the newest.
+            best: Whether to read the best step by `best_metric` instead of the newest.
+            partial: Whether `target` may lack some of the stored arrays, which are then not read: a
                 `State` with `opt_state={}` reads no optimizer.
 
         Returns:
             The step and the state, or None where there is no checkpoint at all.
 
         Raises:
-            ValueError: the checkpoint is of another model or optimizer: names, shapes or dtypes.
-            FileNotFoundError: there is no checkpoint of `step`.
-            CheckpointError: there are checkpoints, but none that can be used.
+            ValueError: If the checkpoint is of another model or optimizer (names, shapes or dtypes
+                differ), or `step` and `best` are both given.
+            FileNotFoundError: If there is no checkpoint of `step`.
+            CheckpointError: If there are checkpoints, but none that can be used.
         """
         self.wait()
         self._manager.reload()
@@ -322,7 +331,7 @@ class Checkpoints:
         try:
             read = self._manager.restore(step, args=ocp.args.Composite(state=item))["state"]
         except (PermissionError, MemoryError, jax.errors.JaxRuntimeError):
-            raise  # the machine's trouble, not the checkpoint's
+            raise  # a fault of the machine, not of the checkpoint
         except Exception as error:
             raise _DamageError(f"its arrays cannot be read ({_brief(error)})") from error
         arrays = {
@@ -332,7 +341,7 @@ class Checkpoints:
             for name, struct in structs.items()
         }
         for name, array in arrays.items():
-            # Damaged metadata can make Orbax hand back something else than the array asked for.
+            # Damaged metadata can make Orbax return something else than the requested array.
             if not isinstance(array, jax.Array) or Leaf.of(array) != manifest.leaves[name]:
                 raise _DamageError(f"{name} cannot be read")
         for name, value in fingerprints(arrays).items():

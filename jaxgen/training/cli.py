@@ -3,25 +3,27 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import jax
+import numpy as np
 import tyro
 
-from jaxgen.core import State
+from jaxgen.core import Variables
+from jaxgen.files import held_alone
 from jaxgen.training import config as configs
-from jaxgen.training import evaluation, loop
+from jaxgen.training import evaluation, loop, runs
 from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.config import RunConfig
-from jaxgen.training.experiment import Experiment
-from jaxgen.training.files import LOCK, held_alone
+from jaxgen.training.experiment import IMAGES, Experiment, Medium
 from jaxgen.training.images import check_output, save_png, save_samples
+from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import JitStrategy, make_strategy
-from jaxgen.training.writers import append_json_line, describe_environment, write_json
+from jaxgen.training.writers import append_json_line, describe_environment
 
 C = TypeVar("C", bound=RunConfig)
 Flat = tyro.conf.arg(name="")
@@ -44,14 +46,16 @@ class Sample(Generic[C]):
     num: int = 64
     """Number of samples."""
     picture: str = "samples"
-    """Samples, or one of the experiment's pictures, such as `interpolation`."""
+    """Name of what is drawn: `samples`, or an experiment's picture, such as `interpolation`."""
     columns: int | None = None
-    """Images a row of a .png; a picture of `num` images has num / columns rows."""
+    """Number of images in a row of a .png; a picture of `num` images has num / columns rows."""
     out: Path | None = None
-    """A .png file for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C]); of audio
-    .wav, with a .png of its spectrograms. By default samples.png, or samples.wav."""
+    """File to write: .png for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C]);
+    for audio .wav, with a .png of its spectrograms. By default samples.png, or samples.wav."""
     step: int | None = None
-    """The checkpoint to use; the newest by default."""
+    """Step of the checkpoint to use; the newest by default."""
+    average: str | None = None
+    """Name of the average of the parameters to use; the first one by default."""
 
 
 @dataclass(frozen=True)
@@ -60,32 +64,28 @@ class Evaluate(Generic[C]):
 
     config: Annotated[C, Flat]
     step: int | None = None
-    """The checkpoint to use; the newest by default."""
+    """Step of the checkpoint to use; the newest by default."""
+    average: str | None = None
+    """Name of the average of the parameters to use; the first one by default."""
 
 
-def main(
-    config_type: type[C],
-    build: Callable[[C], Experiment],
-    args: Sequence[str] | None = None,
-) -> None:
-    """Run an experiment from the command line, and exit.
+def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
+    """Run a recipe from the command line, and exit.
 
     `[train]` trains, or resumes where the run directory exists; `sample` and `evaluate` read a run
     directory. The flags are the fields of the config; for an existing run directory their defaults
     are its own. Bad input ends in one line on stderr and exit code 2, a run that failed in 1.
 
     Args:
-        config_type: a frozen dataclass derived from `RunConfig`, with a default for each field.
-        build: makes the experiment.
-        args: the command line, `sys.argv[1:]` by default.
+        recipe: Recipe to run, which its module holds by the name `recipe`.
+        args: Arguments of the command line, `sys.argv[1:]` by default.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     verb = arguments.pop(0) if arguments and arguments[0] in VERBS else "train"
-    module = sys.modules[config_type.__module__]
-    name = module.__spec__.name if module.__spec__ else Path(str(module.__file__)).stem
     command = {"train": _train, "sample": _sample, "evaluate": _evaluate}[verb]
+    doc = recipe.module().__doc__ or ""
     try:
-        sys.exit(command(_Invocation(name, module.__doc__ or "", config_type, build, arguments)))
+        sys.exit(command(_Invocation(recipe.name(), doc, recipe, arguments)))
     except (CheckpointError, loop.NonFiniteError) as error:
         _fail(error, 1)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
@@ -104,19 +104,18 @@ def _fail(error: Exception, code: int) -> None:
 
 @dataclass(frozen=True)
 class _Invocation:
-    """One call of an experiment's module: what it is, and its flags, not yet parsed."""
+    """One call of an experiment's module, with flags that are not yet parsed."""
 
     name: str
     doc: str
-    config_type: type[Any]
-    build: Callable[[Any], Experiment]
+    recipe: Recipe
     arguments: list[str]
 
     def parse(self, verb: type[Any], *, must_exist: bool) -> tuple[Any, RunConfig | None]:
         """The flags, with the run directory's own config (returned too) as their defaults."""
-        default = self.config_type()
+        default = self.recipe.config
         flags = self._parse(verb, default)
-        saved = load_config(Path(flags.config.run_dir), self.name, default)
+        saved = runs.load_config(Path(flags.config.run_dir), self.name, default)
         if flags.config.distributed:
             _join_processes()
         if saved is None:
@@ -140,7 +139,7 @@ class _Invocation:
 
 
 def _join_processes() -> None:
-    """Start JAX as one of several processes; before anything else asks it for its devices."""
+    """Start JAX as one of several processes; call this before anything uses its devices."""
     if "JAX_NUM_PROCESSES" in os.environ:
         jax.distributed.initialize(
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
@@ -150,52 +149,25 @@ def _join_processes() -> None:
         jax.distributed.initialize()
 
 
-def load_config(run_dir: Path, name: str, default: C) -> C | None:
-    """The config that a run directory was made by, or None where there is no such directory.
-
-    Raises:
-        FileExistsError: if the directory holds something else.
-        ValueError: if the run is another experiment's or its config cannot be read.
-    """
-    path = run_dir / "config.json"
-    if not path.exists():
-        if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()):
-            raise FileExistsError(
-                f"--run-dir {run_dir} exists and is no run directory (it has no config.json): "
-                "name a new directory"
-            )
-        if run_dir.exists() and not run_dir.is_dir():
-            raise FileExistsError(f"--run-dir {run_dir} is a file: name a directory")
-        return None
-    try:
-        saved = json.loads(path.read_text())
-        experiment, values = saved["experiment"], saved["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as a run's config: {error!r}") from error
-    if experiment != name:
-        raise ValueError(f"--run-dir {run_dir} is a run of {experiment}, not of {name}")
-    values["run_dir"] = str(run_dir)  # it may have been moved since
-    return configs.from_dict(default, values)
-
-
 def _train(invocation: _Invocation) -> int:
     flags, saved = invocation.parse(Train, must_exist=False)
     config = flags.config
-    if saved is not None and (found := configs.differences(saved, config)):
+    if saved is not None and (differences := configs.differences(saved, config)):
         raise ValueError(
             f"--run-dir {config.run_dir} was made by another config:\n  "
-            + "\n  ".join(found)
+            + "\n  ".join(differences)
             + "\nUse another --run-dir for a new run, or drop these flags to resume this one"
         )
-    experiment = invocation.build(config)
+    experiment = invocation.recipe.build(config)
     loop.check_batch(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
     run_dir = Path(config.run_dir)
+    if saved is not None:
+        runs.check_fixed(run_dir, experiment.family.fixed)
     with ExitStack() as stack:
         if jax.process_index() == 0:
             run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held_alone(run_dir))
-            saved_config = {"experiment": invocation.name, "config": configs.to_dict(config)}
-            write_json(run_dir / "config.json", saved_config)
+            runs.save_config(run_dir, invocation.name, config, experiment.family.fixed)
             session = {"arguments": invocation.arguments, **describe_environment()}
             append_json_line(run_dir / "sessions.jsonl", session)
         state = loop.train(experiment, config)
@@ -212,46 +184,66 @@ def _sample(invocation: _Invocation) -> int:
         raise ValueError(f"--num must be at least 1, got {flags.num}")
     if flags.columns is not None and flags.columns < 1:
         raise ValueError(f"--columns must be at least 1, got {flags.columns}")
-    experiment = invocation.build(flags.config)
-    files = experiment.sample_files if flags.picture == "samples" else None
-    out = flags.out or Path(f"samples{'.png' if files is None else files.suffix}")
-    check_output(out, accepted=(".png" if files is None else files.suffix, ".npz"))
-    in_files = files is not None and out.suffix.lower() == files.suffix
-    if in_files:
-        check_output(out.with_suffix(".png"))
-    strategy, state = _restore(experiment, flags)
-    key = jax.random.key(flags.config.seed)
+    experiment = invocation.recipe.build(flags.config)
+    strategy = make_strategy("jit", fsdp=flags.config.fsdp)
+    is_picture = flags.picture != "samples"
+    medium = IMAGES if is_picture else experiment.medium
+    out = _output(flags.out, medium)
     columns = flags.columns
-    if flags.picture == "samples":
-        images = evaluation.make_sample(experiment, strategy)(state, key, flags.num)
-    else:
+    if is_picture:
         columns = 8 if columns is None else columns
         rows = max(1, flags.num // columns)
-        images = evaluation.make_picture(experiment, flags.picture)(state, key, rows, columns)
-    if files is not None and in_files:
-        files.save(out, images)
-        save_png(out.with_suffix(".png"), files.picture(images))
+        picture = evaluation.make_picture(experiment, flags.picture)
     else:
-        save_samples(out, images, columns=columns)
+        sample = evaluation.make_sample(experiment, strategy)
+    _, variables = _restore(invocation, experiment, strategy, flags)
+    key = jax.random.key(flags.config.seed)
+    if is_picture:
+        samples = picture(variables, key, rows, columns)
+    else:
+        samples = sample(variables, key, flags.num)
+    _save(out, samples, columns, medium)
     print(f"{flags.picture}: {out}")
     return 0
 
 
+def _output(out: Path | None, medium: Medium) -> Path:
+    """The file that samples are written to, after a check that it can be written."""
+    suffix = medium.suffix or (".npz" if medium.picture is None else ".png")
+    out = out or Path(f"samples{suffix}")
+    check_output(out, accepted=tuple(dict.fromkeys((suffix, ".npz"))))
+    if suffix not in (".png", ".npz") and out.suffix.lower() == suffix:
+        check_output(out.with_suffix(".png"))
+    return out
+
+
+def _save(out: Path, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
+    """Write samples at rest: as they are, or as the medium shows them."""
+    if out.suffix.lower() == ".npz" or medium.picture is None:
+        save_samples(out, samples)
+        return
+    if medium.save is not None:
+        medium.save(out, samples)
+    save_png(out.with_suffix(".png"), medium.picture(samples, columns))
+
+
 def _evaluate(invocation: _Invocation) -> int:
     flags, _ = invocation.parse(Evaluate, must_exist=True)
-    experiment = invocation.build(flags.config)
-    strategy, state = _restore(experiment, flags)
-    metrics = evaluation.make_evaluate(experiment, strategy, flags.config.seed)(state)
-    found = evaluation.held_out_likelihood(experiment, metrics)
+    experiment = invocation.recipe.build(flags.config)
+    strategy = make_strategy("jit", fsdp=flags.config.fsdp)
+    step, variables = _restore(invocation, experiment, strategy, flags)
+    metrics = evaluation.make_evaluate(experiment, strategy, flags.config.seed)(variables)
+    likelihood = evaluation.held_out_likelihood(experiment, metrics)
     environment = describe_environment()
+    average = flags.average or next(iter(experiment.averages), None)
     result = {
         "experiment": invocation.name,
-        "step": int(state.step),
+        "step": step,
         **metrics,
-        **({} if found is None else {"likelihood": found._asdict()}),
+        **({} if likelihood is None else {"likelihood": likelihood._asdict()}),
         "protocol": {
             **experiment.protocol,
-            "parameters": "average" if state.ema else "last",
+            "parameters": "last" if average is None else f"average {average!r}",
             "seed": flags.config.seed,
             "precision": flags.config.precision,
             "environment": environment,
@@ -262,8 +254,13 @@ def _evaluate(invocation: _Invocation) -> int:
     return 0
 
 
-def _restore(experiment: Experiment, flags: Any) -> tuple[JitStrategy, State]:
-    """The state of one of a run directory's checkpoints, and the devices that it lies on."""
-    strategy = make_strategy("jit", fsdp=flags.config.fsdp)
+def _restore(
+    invocation: _Invocation, experiment: Experiment, strategy: JitStrategy, flags: Any
+) -> tuple[int, Variables]:
+    """The step of one of a run directory's checkpoints, and the variables for the family."""
+    fixed = experiment.family.fixed
+    runs.check_fixed(Path(flags.config.run_dir), fixed)
     state = loop.restore(experiment, flags.config, strategy, step=flags.step)
-    return strategy, state
+    placed = strategy.put_replicated(fixed)
+    variables = evaluation.variables_of(state, experiment.averages, placed, flags.average)
+    return int(state.step), variables

@@ -1,6 +1,7 @@
-"""The flags that every experiment shares, as dataclasses, and their way to JSON and back."""
+"""The flags that every experiment shares, as dataclasses, and their conversion to JSON and back."""
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -8,63 +9,64 @@ T = TypeVar("T")
 
 
 def operational(default: Any) -> Any:
-    """A field that may change when a run is resumed: it does not enter the mathematics."""
+    """A field that may change when a run is resumed, because it does not change the mathematics."""
     return field(default=default, metadata={"operational": True})
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the examples come from."""
+    """Flags of the data."""
 
     name: str = "digits"
-    """`digits` (embedded), `folder`, or any TFDS image set, such as `cifar10`."""
+    """Name of the data set: `digits` (embedded), `folder`, or any TFDS image set, say `cifar10`."""
     dir: str | None = operational(None)
-    """The TFDS data directory, or the folder of images. None: TFDS's own default."""
+    """Directory of the TFDS sets, or the folder of images; None for TFDS's own default."""
     split: str | None = "train"
-    """The examples to train on: a split of the set, a subfolder of the folder, or None for all."""
+    """Split to train on: a split of the set, a subfolder, or None for all examples."""
     held_out: str | None = operational("test")
-    """The examples to evaluate on, likewise."""
+    """Split to evaluate on: a split of the set, a subfolder, or None for all examples."""
     resize: int | None = None
-    """Center-crop and resize every image to this many pixels a side."""
+    """Number of pixels a side to which every image is cropped and resized; None for no change."""
     stream: bool = operational(False)
-    """Feed batches from the host even where the set would fit on the device."""
+    """Whether to feed batches from the host even where the set would fit on the device."""
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """What every experiment can be told."""
+    """Flags of every experiment."""
 
     run_dir: str = operational("runs/unnamed")
-    """Everything that the run writes; resumed if it exists."""
+    """Directory of everything that the run writes; a run that it holds is resumed."""
     steps: int = operational(10_000)
-    """Training steps in all."""
+    """Number of training steps in total."""
     batch_size: int = 128
-    """Examples a step, over all devices and hosts."""
+    """Number of examples in a step, over all devices and hosts."""
     seed: int = 0
-    """Of parameters, data order and noise."""
+    """Seed of the parameters, the order of the data and the noise."""
     strategy: Literal["jit", "pmap"] = operational("jit")
-    """How a step is compiled for several devices."""
+    """Method of compiling a step for several devices."""
     fsdp: int = operational(1)
-    """Devices over which parameters and optimizer state are sharded (strategy jit)."""
+    """Number of devices over which parameters and optimizer state are sharded (strategy jit)."""
     distributed: bool = operational(False)
-    """One of several processes: give the same command on each host. Slurm, MPI and TPU pods are
-    recognised; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+    """Whether to run as one of several processes: give the command on each host. Slurm, MPI and TPU
+    pods are recognised; elsewhere set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES, JAX_PROCESS_ID.
+    """
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of the network's arithmetic; parameters and losses stay float32."""
+    """Type of the network's arithmetic; parameters and losses stay float32."""
     accumulate: int = 1
-    """Micro-batches per update: less memory, the same gradient."""
+    """Number of micro-batches in an update: less memory, an unchanged gradient."""
     log_every: int = operational(100)
-    """Steps between rows of metrics."""
+    """Number of steps between rows of metrics."""
     sample_every: int = operational(1000)
-    """Steps between sample grids; 0 for none."""
+    """Number of steps between pictures of samples; 0 for none."""
     evaluate_every: int = operational(0)
-    """Steps between evaluations on the held-out split; 0 for none."""
+    """Number of steps between evaluations on the held-out split; 0 for none."""
     checkpoint_every: int = operational(1000)
-    """Steps between checkpoints; one is always written at the end and on SIGTERM."""
+    """Number of steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep: int = operational(3)
-    """Newest checkpoints to keep, beside the best one where evaluations are made."""
+    """Number of the newest checkpoints to keep, and the best one where there are evaluations."""
     max_nonfinite: int = operational(10)
-    """Stop after so many steps in a row were skipped because they were not finite."""
+    """Number of steps in a row that are skipped, as not finite, after which the run stops."""
     data: DataConfig = DataConfig()
 
     def __post_init__(self):
@@ -90,19 +92,20 @@ def from_dict(default: T, values: dict[str, Any]) -> T:
     """A config of the type of `default` with the given values, as read from JSON.
 
     Args:
-        default: a frozen dataclass whose fields all have defaults; fields that `values` lacks
-            keep its own.
-        values: names to JSON values; nested dataclasses as nested objects, tuples as lists.
+        default: Frozen dataclass whose fields all have defaults; it gives the fields that `values`
+            lacks.
+        values: Name of each field -> its JSON value; nested dataclasses as nested objects, tuples
+            as lists.
 
     Raises:
-        ValueError: if `values` has a field that the config does not.
+        ValueError: If `values` has a field that the config does not.
     """
     names = [f.name for f in dataclasses.fields(default)]  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ValueError(
             f"unknown fields {unknown} for {type(default).__name__}, which has {names}: "
-            "was the run made by another version or another experiment?"
+            "is the run of another version or another experiment?"
         )
 
     def convert(old: Any, new: Any) -> Any:
@@ -114,21 +117,45 @@ def from_dict(default: T, values: dict[str, Any]) -> T:
     return dataclasses.replace(default, **new)  # type: ignore[type-var]
 
 
+def replace(config: T, changes: Mapping[str, Any]) -> T:
+    """A config with some fields replaced.
+
+    Args:
+        config: Dataclass of flags.
+        changes: Name of each field to replace -> its new value.
+
+    Raises:
+        ValueError: If the config has no field of a name in `changes`.
+    """
+    names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
+    if unknown := sorted(set(changes) - set(names)):
+        raise ValueError(f"unknown fields {unknown} for {type(config).__name__}, which has {names}")
+    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config as JSON has it; `from_dict` reads it back."""
+    """A config as a JSON object, which `from_dict` reads."""
     return dataclasses.asdict(config)
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """What makes two configs different runs: `--name: old -> new`, operational fields aside."""
-    found = []
+    """The differences that make two configs different runs, each as `--name: old -> new`.
+
+    Operational fields may differ.
+
+    Args:
+        old: Config of a run.
+        new: Config to compare with it, of the same type.
+        prefix: Text before each name: the path of a nested config.
+    """
+    result = []
     for f in dataclasses.fields(old):
         a, b = getattr(old, f.name), getattr(new, f.name)
         if f.metadata.get("operational") or a == b:
             continue
         name = prefix + f.name.replace("_", "-")
         if dataclasses.is_dataclass(a):
-            found += differences(a, b, name + ".")
+            result += differences(a, b, name + ".")
         else:
-            found.append(f"--{name}: {a} -> {b}")
-    return found
+            result.append(f"--{name}: {a} -> {b}")
+    return result

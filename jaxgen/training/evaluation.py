@@ -1,4 +1,4 @@
-"""Samples and held-out metrics from a state, on whatever devices it lies."""
+"""Samples, pictures and held-out metrics from a model's variables, wherever these are placed."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -8,119 +8,164 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import Batch, State
+from jaxgen.core import Batch, PyTree, State, Variables
 from jaxgen.data.pipeline import eval_batches
-from jaxgen.losses.reduce import masked_sum
-from jaxgen.metrics.likelihood import Likelihood, likelihood
+from jaxgen.data.transforms import to_uint8
+from jaxgen.losses.reduce import weighted_sum
+from jaxgen.training import pictures
+from jaxgen.training.averages import Average
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.likelihood import HeldOutLikelihood, likelihood
 from jaxgen.training.step import Metrics
 from jaxgen.training.strategies import JitStrategy
 
 _SQUARES = "squares of the loss"
 
 
-def averaged(state: State) -> Mapping[str, Any]:
-    """The parameters to sample and evaluate with: the averages where they are kept."""
-    return {**state.params, **state.ema}
+def variables_of(
+    state: State,
+    averages: Mapping[str, Average],
+    fixed: PyTree = None,
+    name: str | None = None,
+) -> Variables:
+    """The variables for sampling and evaluation: with averaged parameters where they are kept.
+
+    Args:
+        state: Training state.
+        averages: Averages that the state keeps, by name.
+        fixed: Pretrained arrays of the family.
+        name: Name of the average to use; the first one by default.
+
+    Raises:
+        ValueError: If no average has the name.
+    """
+    if name is not None and name not in averages:
+        raise ValueError(f"average must be one of {sorted(averages)}, got {name!r}")
+    name = name if name is not None else next(iter(averages), None)
+    averaged = {} if name is None else state.averages[name]
+    return Variables({**state.params, **averaged}, state.state, fixed if fixed is not None else {})
 
 
 def make_sample(
     experiment: Experiment, strategy: JitStrategy, *, batch_size: int = 256, preview: bool = False
-) -> Callable[[State, jax.Array, int], np.ndarray]:
-    """`sample(state, key, num) -> uint8 [num, H, W, C]`, with the averaged parameters.
+) -> Callable[[Variables, jax.Array, int], np.ndarray]:
+    """`sample(variables, key, num) -> samples at rest`, such as uint8 [num, H, W, C].
 
-    At most `batch_size` samples at once, spread over the devices; each batch is one compiled call.
-    With `preview` they come from the experiment's quick sampler, where it has one.
+    Each batch is one compiled call, spread over the devices. The conditions of a conditional family
+    are its sweep, each for an equal number of consecutive samples.
+
+    Args:
+        experiment: Experiment whose family is sampled.
+        strategy: Strategy whose devices compute.
+        batch_size: Greatest number of samples in a batch.
+        preview: Whether to use the experiment's quick sampler, where it has one.
+
+    Raises:
+        ValueError: If the family has no prior; by `sample`, if `num` is below 1.
     """
     family_sample = (preview and experiment.preview) or experiment.family.sample
+    if family_sample is None:
+        raise ValueError(
+            "this model has no prior to sample from: draw one of the pictures "
+            f"{sorted(drawable(experiment))}"
+        )
 
-    def draw(params: Any, model_state: Any, key: jax.Array, num: int, condition: Any):
-        x = family_sample(params, model_state, key, num, condition=condition)
-        return experiment.to_images(x) if experiment.samples_are_images else x
+    def draw(variables: Variables, key: jax.Array, num: int, condition: Any):
+        return experiment.medium.at_rest(family_sample(variables, key, num, condition=condition))
 
-    compiled = jax.jit(draw, static_argnums=3, out_shardings=strategy.batched)
+    compiled = jax.jit(draw, static_argnums=2, out_shardings=strategy.batched)
 
-    def sample(state: State, key: jax.Array, num: int) -> np.ndarray:
+    def sample(variables: Variables, key: jax.Array, num: int) -> np.ndarray:
         if num < 1:
             raise ValueError(f"the number of samples must be at least 1, got {num}")
         devices = strategy.num_devices
         size = -(-min(num, max(batch_size, devices)) // devices) * devices
-        conditions = None
-        if experiment.sample_condition is not None:
-            conditions = np.asarray(experiment.sample_condition(-(-num // size) * size))
-        images = []
+        conditions = pictures.in_turn(experiment.family, -(-num // size) * size)
+        samples = []
         for index, begin in enumerate(range(0, num, size)):
             condition = None if conditions is None else conditions[begin : begin + size]
-            x = compiled(
-                averaged(state),
-                state.model_state,
-                jax.random.fold_in(key, index),
-                size,
-                condition,
-            )
-            images.append(_to_host(x))
-        return np.concatenate(images)[:num]
+            x = compiled(variables, jax.random.fold_in(key, index), size, condition)
+            samples.append(_to_host(x))
+        return np.concatenate(samples)[:num]
 
     return sample
 
 
+def drawable(experiment: Experiment) -> Mapping[str, pictures.Picture]:
+    """The pictures of an experiment by name: those that its family has, and its own.
+
+    With another medium than images an experiment has only its own.
+    """
+    general = pictures.of(experiment.family) if experiment.medium.unit == "images" else {}
+    return {**general, **experiment.pictures}
+
+
 def make_picture(
     experiment: Experiment, name: str
-) -> Callable[[State, jax.Array, int, int], np.ndarray]:
-    """`draw(state, key, rows, columns) -> uint8 [N, H, W, C]`, one of the experiment's pictures.
+) -> Callable[[Variables, jax.Array, int, int], np.ndarray]:
+    """`draw(variables, key, rows, columns) -> uint8 [N, H, W, C]`, one of the pictures.
+
+    Args:
+        experiment: Experiment to draw.
+        name: Name of the picture, a key of `drawable(experiment)`.
 
     Raises:
-        ValueError: if the experiment has no such picture; `draw`, for rows or columns below 1.
+        ValueError: If the experiment has no such picture; by `draw`, if `rows` or `columns` is
+            below 1.
     """
-    if name not in experiment.pictures:
-        raise ValueError(
-            f"--picture must be 'samples' or one of {sorted(experiment.pictures)}, got {name!r}"
-        )
-    picture = experiment.pictures[name]
+    choices = drawable(experiment)
+    if name not in choices:
+        raise ValueError(f"--picture must be 'samples' or one of {sorted(choices)}, got {name!r}")
+    picture = choices[name]
 
-    def pixels(params: Any, model_state: Any, raw: Batch, key: jax.Array, rows: int, columns: int):
+    def pixels(variables: Variables, raw: Batch, key: jax.Array, rows: int, columns: int):
         prepare_key, draw_key = jax.random.split(key)
         batch = experiment.prepare(prepare_key, raw, False)
-        return experiment.to_images(picture(params, model_state, batch, draw_key, rows, columns))
+        return to_uint8(picture(variables, batch, draw_key, rows, columns))
 
-    compiled = jax.jit(pixels, static_argnums=(4, 5))
+    compiled = jax.jit(pixels, static_argnums=(3, 4))
 
-    def draw(state: State, key: jax.Array, rows: int, columns: int) -> np.ndarray:
+    def draw(variables: Variables, key: jax.Array, rows: int, columns: int) -> np.ndarray:
         if rows < 1 or columns < 1:
             raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
         raw = next(eval_batches(experiment.held_out, rows * columns))
-        del raw["mask"]
-        return _to_host(compiled(averaged(state), state.model_state, raw, key, rows, columns))
+        del raw["weight"]
+        return _to_host(compiled(variables, raw, key, rows, columns))
 
     return draw
 
 
 def make_evaluate(
     experiment: Experiment, strategy: JitStrategy, seed: int, *, batch_size: int = 128
-) -> Callable[[State], dict[str, float]]:
-    """`evaluate(state) -> metrics`: means over the held-out examples, averaged parameters.
+) -> Callable[[Variables], dict[str, float]]:
+    """`evaluate(variables) -> metrics`: means over the held-out examples.
 
-    The noise of the i-th batch is a function of (seed, i): two models are compared on the same.
-    Of a family with a `log_prob` there is also `standard_error`, of the mean loss, from the spread
-    over the examples.
+    The noise of the i-th batch is a function of (seed, i), so that models are compared on equal
+    noise. For a family with a `bound` the metrics include `standard_error`, that of the mean loss,
+    from the spread over the examples.
+
+    Args:
+        experiment: Experiment to evaluate.
+        strategy: Strategy whose devices compute.
+        seed: Seed of the noise.
+        batch_size: Number of examples in a batch, rounded up to a multiple of the devices.
     """
     size = -(-batch_size // strategy.num_devices) * strategy.num_devices
 
-    def totals(params: Any, model_state: Any, raw: Batch, key: jax.Array):
+    def totals(variables: Variables, raw: Batch, key: jax.Array):
         prepare_key, loss_key = jax.random.split(key)
-        mask = raw["mask"]
-        batch = experiment.prepare(prepare_key, {k: raw[k] for k in raw if k != "mask"}, False)
-        batch = {**batch, "mask": mask}
-        loss, aux = experiment.family.evaluate(params, model_state, batch, loss_key, train=False)
-        found = {"loss": loss, **aux.metrics}
+        weight = raw["weight"]
+        batch = experiment.prepare(prepare_key, {k: raw[k] for k in raw if k != "weight"}, False)
+        batch = {**batch, "weight": weight}
+        loss, metrics = experiment.family.evaluate(variables, batch, loss_key)
+        values = {"loss": loss, **metrics}
         if experiment.family.bound is not None:
-            found[_SQUARES] = jnp.square(loss)
-        return {k: masked_sum(v, mask) for k, v in found.items()}
+            values[_SQUARES] = jnp.square(loss)
+        return {k: weighted_sum(v, weight) for k, v in values.items()}
 
     compiled = jax.jit(totals, out_shardings=strategy.replicated)
 
-    def evaluate(state: State) -> dict[str, float]:
-        params = averaged(state)
+    def evaluate(variables: Variables) -> dict[str, float]:
         sums: Metrics = {}
         batches = eval_batches(
             experiment.held_out,
@@ -131,7 +176,7 @@ def make_evaluate(
         )
         for index, raw in enumerate(batches):
             key = jax.random.fold_in(jax.random.key(seed), index)
-            pairs = compiled(params, state.model_state, strategy.put_global(raw), key)
+            pairs = compiled(variables, strategy.put_global(raw), key)
             sums = pairs if not sums else jax.tree.map(jnp.add, sums, pairs)
         count = float(sums["loss"][1])
         means = {name: float(total) / float(weight) for name, (total, weight) in sums.items()}
@@ -144,8 +189,15 @@ def make_evaluate(
     return evaluate
 
 
-def held_out_likelihood(experiment: Experiment, metrics: Mapping[str, float]) -> Likelihood | None:
-    """The likelihood among what `make_evaluate` found, with its protocol; None where none is."""
+def held_out_likelihood(
+    experiment: Experiment, metrics: Mapping[str, float]
+) -> HeldOutLikelihood | None:
+    """The likelihood among an evaluation's metrics, with its protocol; None if there is none.
+
+    Args:
+        experiment: Experiment that was evaluated.
+        metrics: Metrics from the function of `make_evaluate`.
+    """
     if experiment.family.bound is None:
         return None
     return likelihood(

@@ -1,77 +1,83 @@
-"""What a recipe builds and the loop trains."""
+"""The value that a recipe builds and the loop trains."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array
 
-from jaxgen.core import Batch, Family, Params
+from jaxgen.core import Batch, Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
+from jaxgen.data.transforms import to_uint8
+from jaxgen.training.averages import Average
+from jaxgen.training.images import grid
+from jaxgen.training.pictures import Picture
 
-# (params, model_state, batch, key, rows, columns) -> images in model space, row by row, `columns` a
-# row. `batch` holds `rows * columns` held-out examples.
-Picture = Callable[..., Array]
 
-
-class SampleFiles(NamedTuple):
-    """How samples that are no images are written.
+class Medium(NamedTuple):
+    """The kind of the examples, and how samples of them are stored and shown.
 
     Attributes:
-        suffix: of the file: ".wav".
-        save: `(path, samples)`: writes samples, as the family draws them, replacing the file.
-        picture: samples -> uint8 [H, W, 3], which goes into a `.png` file beside it.
+        unit: Name of an example, in the plural: "images".
+        at_rest: Function from samples in model space to their stored form, such as uint8 images. It
+            is pure, and compiled with the sampler.
+        grid: Numbers of rows and columns that training shows.
+        picture: `(samples at rest, columns or None) -> uint8 [H, W, 3]`, or None where samples have
+            no picture.
+        suffix: Suffix of a file with the samples, written beside their picture, or None.
+        save: `(path, samples at rest)`, which writes or replaces the file of that suffix.
     """
 
-    suffix: str
-    save: Callable[[Path, np.ndarray], None]
-    picture: Callable[[np.ndarray], np.ndarray]
+    unit: str
+    at_rest: Callable[[Array], Array]
+    grid: tuple[int, int]
+    picture: Callable[[np.ndarray, int | None], np.ndarray] | None = None
+    suffix: str | None = None
+    save: Callable[[Path, np.ndarray], None] | None = None
+
+
+IMAGES = Medium("images", to_uint8, (8, 8), grid)
+"""Images in [-1, 1], kept as bytes and shown in grids."""
+
+VECTORS = Medium("vectors", lambda x: x, (1, 3))
+"""Vectors as they are, without a picture of their own."""
 
 
 class Experiment(NamedTuple):
-    """A model, its data and what to say of its numbers.
+    """A model, its data, and what the family cannot know.
+
+    The pictures that can be drawn follow from the family (`jaxgen.training.pictures.of`).
 
     Attributes:
-        family: the model.
-        pipeline: the training batches.
-        held_out: the examples that `evaluate` reads.
-        prepare: `(key, raw batch, train) -> batch`: bytes to model space, augmented when training.
-        to_images: images in model space -> uint8 [N, H, W, C], a pure function.
-        samples_are_images: whether samples go through `to_images` too, and to a grid; otherwise
-            they are kept as they are, in `.npz` files and those of `sample_files`.
-        sample_files: how samples that are no images are written, by `sample` and in training; None
-            for `.npz` files only, and nothing in training.
-        preview: `family.sample`'s signature, for the grids of training where it should be quicker
-            than `family.sample`; None for that.
-        ema: decay of the parameters' average.
-        ema_of: the networks to average (top-level keys of the parameters); None for all.
-        sample_condition: `num -> condition` of `num` samples for a grid, or None.
-        grid: rows and columns of the grids of training.
-        pictures: what else `sample --picture NAME` can draw.
-        grid_picture: the one of them that training writes in the place of a grid of samples.
-        watch: a row of averaged metrics -> warnings for the user, none where all is well.
-        check: raises a ValueError for parameters, read from a checkpoint, that cannot be used.
-        num_evaluated: the first so many held-out examples are evaluated; None for all.
-        protocol: what a number from `evaluate` must name: bound, dequantization, preprocessing...
+        family: Model that is trained.
+        pipeline: Pipeline of the training batches.
+        held_out: Source of the examples to evaluate on.
+        prepare: `(key, raw batch, train) -> batch`, from bytes to model space, augmented when
+            training.
+        medium: Kind of the examples.
+        averages: Moving averages of the parameters to keep, by name; samples and evaluations use
+            the first one.
+        preview: Quicker sampler of `family.sample`'s signature, for the samples that training
+            shows; None for `family.sample`.
+        pictures: Pictures that need more than the family, by name: a density beside its data, a
+            direction between two classes of examples.
+        shown: Name of the picture that training shows instead of samples; None for samples, or for
+            reconstructions where there is no prior.
+        num_evaluated: Number of held-out examples to evaluate, from the first on; None for all.
+        protocol: Facts that are stored with every evaluation: bound, dequantization,
+            preprocessing...
     """
 
     family: Family
     pipeline: Pipeline
     held_out: Source
     prepare: Callable[[Array, Batch, bool], Batch]
-    to_images: Callable[[Array], Array]
-    samples_are_images: bool = True
-    sample_files: SampleFiles | None = None
+    medium: Medium = IMAGES
+    averages: Mapping[str, Average] = {}
     preview: Callable[..., Array] | None = None
-    ema: float = 0.9999
-    ema_of: tuple[str, ...] | None = None
-    sample_condition: Callable[[int], Array] | None = None
-    grid: tuple[int, int] = (8, 8)
     pictures: Mapping[str, Picture] = {}
-    grid_picture: str | None = None
-    watch: Callable[[Mapping[str, float]], Sequence[str]] = lambda metrics: ()
-    check: Callable[[Params], None] = lambda params: None
+    shown: str | None = None
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from jaxgen.training.files import open_atomically
+from jaxgen.files import open_atomically
 
 SUFFIXES = {
     ".png": "a grid of the samples",
@@ -27,19 +27,19 @@ def grid(
     """Lays images out in rows, left to right, on white.
 
     Args:
-        images: uint8 [N, H, W, C], C being 1 (grey) or 3.
-        columns: images a row; by default the grid is about square.
-        padding: pixels between the images and around them.
-        scale: each pixel becomes a square of `scale` pixels a side; by default as many as make
-            the longer side 32 pixels, so that 8x8 digits can be read.
+        images: Images, uint8 [N, H, W, C], with C = 1 (grey) or 3.
+        columns: Number of images in a row; by default the grid is about square.
+        padding: Number of pixels between the images and around them.
+        scale: Factor by which each image is enlarged; by default the least at which the longer side
+            has 32 pixels, so that 8x8 digits are legible.
 
     Returns:
         One RGB image of `rows * (H scale + padding) + padding` by
         `columns * (W scale + padding) + padding` pixels.
 
     Raises:
-        TypeError: `images` is not a uint8 array.
-        ValueError: it is empty or of another shape, or a number is out of range.
+        TypeError: If `images` is not a uint8 array.
+        ValueError: If `images` is empty or of another shape, or a number is out of range.
 
     Example:
         >>> grid(np.zeros((10, 8, 8, 1), np.uint8)).shape
@@ -68,16 +68,17 @@ def grid(
 
 
 def save_png(path: str | Path, image: np.ndarray, *, overwrite: bool = False) -> None:
-    """Writes one image as a PNG file, whole or not at all; parent directories are made.
+    """Writes one image as a PNG file, whole or not at all; parent directories are created.
 
     Args:
-        path: a name that ends in `.png`.
-        image: uint8 [H, W, C], C being 1 (grey) or 3.
-        overwrite: replace an existing file.
+        path: Path of the file, which ends in `.png`.
+        image: Image, uint8 [H, W, C], with C = 1 (grey) or 3.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        TypeError, ValueError: as for `grid`, and for another suffix.
-        FileExistsError: `path` exists.
+        TypeError: If `image` is not a uint8 array.
+        ValueError: If `image` is empty or of another shape, or `path` has another suffix.
+        FileExistsError: If `path` exists.
     """
     check_output(path, overwrite=overwrite, accepted=(".png",))
     if not isinstance(image, np.ndarray) or image.ndim != 3:
@@ -95,17 +96,18 @@ def save_samples(
     columns: int | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Writes samples as the suffix of `path` says: `.png`, a grid; `.npz`, the samples themselves.
+    """Writes samples in the form that the suffix of `path` chooses: `.png`, a grid; `.npz`, arrays.
 
     Args:
-        path: where to; parent directories are made.
-        images: uint8 [N, H, W, C]; for an `.npz` file any array [N, ...].
-        columns: images a row of a grid, see `grid`.
-        overwrite: replace an existing file.
+        path: Path of the file; parent directories are created.
+        images: Samples, uint8 [N, H, W, C]; for an `.npz` file any array [N, ...].
+        columns: Number of images in a row of the grid; by default the grid is about square.
+        overwrite: Whether to replace an existing file.
 
     Raises:
-        TypeError, ValueError: as for `grid`, and for another suffix.
-        FileExistsError: `path` exists.
+        TypeError: If the images of a grid are not a uint8 array.
+        ValueError: If the samples are empty or of another shape, or `path` has another suffix.
+        FileExistsError: If `path` exists.
     """
     check_output(path, overwrite=overwrite)
     if Path(path).suffix.lower() == ".png":
@@ -120,12 +122,17 @@ def save_samples(
 def check_output(
     path: str | Path, *, overwrite: bool = False, accepted: tuple[str, ...] = (".png", ".npz")
 ) -> None:
-    """Raises unless samples can be written to `path`: to be asked before they are computed.
+    """Checks that samples can be written to a path, before they are computed.
+
+    Args:
+        path: Path of the output file.
+        overwrite: Whether an existing file may be replaced.
+        accepted: Suffixes that are accepted.
 
     Raises:
-        ValueError: the suffix is not among the `accepted`.
-        FileExistsError: `path` exists and `overwrite` is False, or is a directory.
-        PermissionError: its directory cannot be written.
+        ValueError: If the suffix is not among the accepted ones.
+        FileExistsError: If `path` exists and must not be replaced, or is a directory.
+        PermissionError: If its directory is not writable.
     """
     path = Path(path)
     if path.suffix.lower() not in accepted:
@@ -137,7 +144,7 @@ def check_output(
         raise FileExistsError(f"{path} exists and is not overwritten: name another file")
     nearest = next(parent for parent in path.absolute().parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise PermissionError(f"{path} cannot be made: {nearest} is no writable directory")
+        raise PermissionError(f"{path} cannot be created: {nearest} is no writable directory")
 
 
 def _check_images(images: np.ndarray, name: str = "images") -> None:

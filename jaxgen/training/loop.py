@@ -1,4 +1,4 @@
-"""The one loop: dispatch, read the last dispatch's metrics, log, sample, evaluate, save."""
+"""The training loop: dispatch, read the last dispatch's metrics, log, sample, evaluate, save."""
 
 import contextlib
 import itertools
@@ -15,12 +15,12 @@ import numpy as np
 from jax import lax
 from jax.experimental import multihost_utils
 
-from jaxgen.core import Batch, PyTree, State
+from jaxgen.core import Batch, PyTree, State, Variables
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.training import evaluation
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
-from jaxgen.training.experiment import Experiment
+from jaxgen.training.experiment import IMAGES, Experiment
 from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
 from jaxgen.training.strategies import Feed, JitStrategy, Report, make_strategy
 from jaxgen.training.writers import Writers
@@ -33,24 +33,24 @@ class NonFiniteError(RuntimeError):
 
 
 def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> State:
-    """Train, or go on training, in `config.run_dir`, up to `config.steps` steps.
+    """Train, or continue training, in `config.run_dir`, up to `config.steps` steps.
 
     Everything is a function of (seed, step): a run that was stopped at any point, by a signal, an
-    error or a lost machine, goes on from its newest sound checkpoint as if it had not been.
+    error or a lost machine, continues from its newest sound checkpoint as if it had not stopped.
 
     Args:
-        experiment: what to train on what.
-        config: the run's flags.
-        devices: the devices to use, all by default.
+        experiment: Model and data.
+        config: Flags of the run.
+        devices: Devices to use, all by default.
 
     Returns:
         The state after the last step, or after the step at which SIGTERM or SIGINT came.
 
     Raises:
-        ValueError: if the batch does not fit the devices.
-        NonFiniteError: after `config.max_nonfinite` skipped steps in a row; the last finite state
+        ValueError: If the batch does not fit the devices.
+        NonFiniteError: After `config.max_nonfinite` skipped steps in a row; the last finite state
             is saved.
-        CheckpointError: if the checkpoints cannot be read or written.
+        CheckpointError: If the checkpoints cannot be read or written.
     """
     strategy = make_strategy(config.strategy, devices, fsdp=config.fsdp)
     check_batch(experiment, config, strategy)
@@ -60,7 +60,12 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
             keep=config.keep,
             best_metric="loss" if config.evaluate_every else None,
         ) as checkpoints,
-        Writers(config.run_dir, config.steps, enabled=jax.process_index() == 0) as writers,
+        Writers(
+            config.run_dir,
+            config.steps,
+            unit=experiment.medium.unit,
+            enabled=jax.process_index() == 0,
+        ) as writers,
         _StopSignals() as stop,
     ):
         state = start(experiment, config, strategy, checkpoints, writers.note)
@@ -69,12 +74,30 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
 
 
 def checkpoint_directory(config: RunConfig) -> Path:
-    """Where a run keeps its checkpoints."""
+    """The directory of a run's checkpoints."""
     return Path(config.run_dir) / "checkpoints"
 
 
+def grid_of(experiment: Experiment) -> tuple[int, int]:
+    """The rows and columns that training shows: one row a condition for a conditional family."""
+    rows, columns = experiment.medium.grid
+    conditioning = experiment.family.conditioning
+    if experiment.medium.unit == "images" and conditioning and conditioning.sweep is not None:
+        rows = len(conditioning.sweep)
+    return rows, columns
+
+
 def check_batch(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> None:
-    """Raise ValueError unless the batch can be cut for devices, micro-batches and repeats."""
+    """Checks that the batch can be split by devices, micro-batches and repeated updates.
+
+    Args:
+        experiment: Experiment whose family has the repeated updates.
+        config: Flags of the run.
+        strategy: Strategy whose devices share the batch.
+
+    Raises:
+        ValueError: If the batch size is not a multiple of their product.
+    """
     parts = strategy.num_devices * config.accumulate * max_repeats(experiment.family)
     if config.batch_size % parts:
         raise ValueError(
@@ -91,13 +114,25 @@ def start(
     checkpoints: Checkpoints,
     note: Callable[[str], None],
 ) -> State:
-    """The newest checkpoint's state, or a new one."""
+    """The newest checkpoint's state, or a new one.
+
+    Args:
+        experiment: Model and data.
+        config: Flags of the run.
+        strategy: Strategy that places the state on devices.
+        checkpoints: Checkpoints of the run.
+        note: Function that prints a message.
+
+    Raises:
+        ValueError: If the checkpoint is of another model, or its parameters cannot be used.
+        CheckpointError: If there are checkpoints, but none that can be used.
+    """
     restored = checkpoints.restore(abstract_state(experiment, config, strategy))
     if restored is None:
         init, args = _initializer(experiment, config, strategy)
         return strategy.init(init, *args)
     step, state = restored
-    experiment.check(state.params)
+    experiment.family.check(state.params)
     note(f"resuming {config.run_dir} at step {step}")
     return state
 
@@ -108,15 +143,15 @@ def restore(
     """The state of a run's checkpoint without its optimizer, for sampling and evaluation.
 
     Args:
-        experiment: the run's experiment.
-        config: its flags; `run_dir` names it.
-        strategy: where to put it.
-        step: which checkpoint; the newest by default.
+        experiment: Experiment of the run.
+        config: Flags of the run, `run_dir` among them.
+        strategy: Strategy that places the state on devices.
+        step: Step of the checkpoint; the newest by default.
 
     Raises:
-        FileNotFoundError: if there is no such checkpoint.
-        ValueError: if the checkpoint is another model's.
-        CheckpointError: if it is damaged.
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If the checkpoint is of another model, or its parameters cannot be used.
+        CheckpointError: If the checkpoint is damaged.
     """
     target = abstract_state(experiment, config, strategy)
     directory = checkpoint_directory(config)
@@ -124,13 +159,13 @@ def restore(
         with Checkpoints(directory, read_only=True) as checkpoints:
             restored = checkpoints.restore(target._replace(opt_state={}), step=step, partial=True)
         if restored is not None:
-            experiment.check(restored[1].params)
+            experiment.family.check(restored[1].params)
             return restored[1]
     raise FileNotFoundError(f"{config.run_dir} has no checkpoint yet: train on for a while")
 
 
 def abstract_state(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> State:
-    """The state's shapes and shardings, without computing it."""
+    """The shapes and shardings of a state, which is not computed."""
     init, args = _initializer(experiment, config, strategy)
     shapes = jax.eval_shape(init, *args)
     return jax.tree.map(
@@ -141,22 +176,25 @@ def abstract_state(experiment: Experiment, config: RunConfig, strategy: JitStrat
 
 
 def _initializer(experiment: Experiment, config: RunConfig, strategy: JitStrategy):
-    """`init(key, raw batch) -> State` and its arguments."""
+    """`init(key, raw batch, fixed) -> State` and its arguments."""
 
-    def init(key: jax.Array, raw: Batch) -> State:
+    def init(key: jax.Array, raw: Batch, fixed: PyTree) -> State:
         prepare_key, init_key = jax.random.split(key)
         batch = experiment.prepare(prepare_key, raw, False)
-        return init_state(experiment.family, init_key, batch, ema_of=experiment.ema_of)
+        return init_state(
+            experiment.family, init_key, batch, averages=experiment.averages, fixed=fixed
+        )
 
     pipeline = experiment.pipeline
     raw = pipeline.host_batch(
         0, process_index=jax.process_index(), process_count=jax.process_count()
     )
-    return init, (jax.random.key(config.seed), strategy.put_global(raw))
+    fixed = strategy.put_replicated(experiment.family.fixed)
+    return init, (jax.random.key(config.seed), strategy.put_global(raw), fixed)
 
 
 class _Loop:
-    """The compiled step and what surrounds it, for one call of `train`."""
+    """The compiled step with its logging, samples and checkpoints, for one call of `train`."""
 
     def __init__(
         self,
@@ -174,7 +212,7 @@ class _Loop:
         self.data = self._data(int(state.step))
         step = make_step(
             experiment.family,
-            ema=experiment.ema,
+            averages=experiment.averages,
             accumulate=config.accumulate,
             axis_name=strategy.axis_name,
         )
@@ -185,7 +223,8 @@ class _Loop:
             self.resident,
         )
         self.compiled = strategy.compile(step, feed, state)
-        self.draw = self._drawer()
+        self.fixed = strategy.put_replicated(experiment.family.fixed)
+        self.show = self._shower()
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)
         self.pace = _Pace(1 if not self.resident else 1000)
         self.totals: dict[str, np.ndarray] = {}
@@ -193,7 +232,7 @@ class _Loop:
         self.warned: list[str] = []
 
     def _data(self, step: int) -> Iterator[PyTree]:
-        """What each dispatch is given: the whole set again and again, or the next batch."""
+        """The data of each dispatch: the whole set every time, or the next batch."""
         pipeline, strategy = self.experiment.pipeline, self.strategy
         if self.resident:
             return itertools.repeat(strategy.put_replicated(pipeline.arrays))
@@ -202,16 +241,30 @@ class _Loop:
         )
         return map(strategy.put_batch, stream)
 
-    def _drawer(self) -> Callable[[State, int, int], np.ndarray] | None:
-        """What training shows now and then: samples, or a picture; None where there is nothing."""
+    def _shower(self) -> Callable[[int, State], None] | None:
+        """`show(step, state)`, which writes samples or a picture; None for neither."""
         experiment, key = self.experiment, jax.random.key(self.config.seed)
-        if experiment.grid_picture is not None:
-            picture = evaluation.make_picture(experiment, experiment.grid_picture)
-            return lambda state, rows, columns: picture(state, key, rows, columns)
-        if not experiment.samples_are_images and experiment.sample_files is None:
+        rows, columns = grid_of(experiment)
+        shown = experiment.shown
+        if shown is None and experiment.family.sample is None:
+            shown = "reconstructions"
+        if shown is not None:
+            picture = evaluation.make_picture(experiment, shown)
+            return lambda step, state: self.writers.samples(
+                step, picture(self._variables(state), key, rows, columns), columns, IMAGES
+            )
+        if experiment.medium.picture is None:
             return None
         sample = evaluation.make_sample(experiment, self.strategy, preview=True)
-        return lambda state, rows, columns: sample(state, key, rows * columns)
+        return lambda step, state: self.writers.samples(
+            step,
+            sample(self._variables(state), key, rows * columns),
+            columns,
+            experiment.medium,
+        )
+
+    def _variables(self, state: State) -> Variables:
+        return evaluation.variables_of(state, self.experiment.averages, self.fixed)
 
     def run(self, state: State, stop: "_StopSignals") -> State:
         """Steps until the last one, or until a signal."""
@@ -221,7 +274,7 @@ class _Loop:
         self.pace.start(step)
         while step < config.steps and not stop.requested(step):
             num_steps = min(self.pace.num_steps, self._boundary(step) - step)
-            state, report = self.compiled(state, streak, next(self.data), num_steps)
+            state, report = self.compiled(state, self.fixed, streak, next(self.data), num_steps)
             streak, step = report.streak, step + num_steps
             # Read what the device finished before this dispatch, while it works on this one.
             self._read(pending, state)
@@ -251,11 +304,11 @@ class _Loop:
         return any(self._due(step, n) for n in every)
 
     def _due(self, step: int, every: int) -> bool:
-        """Whether what happens every so many steps (0: never) happens now; the last step counts."""
+        """Whether an event of every so many steps (0: never) is due; the last step has all."""
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
     def _read(self, pending: tuple[int, Report] | None, state: State) -> None:
-        """Fetch a dispatch's metrics (waiting for it), log them, and stop on lost causes."""
+        """Fetch a dispatch's metrics (waiting for it), log them, and stop where training failed."""
         if pending is None:
             return
         step, report = pending
@@ -275,7 +328,7 @@ class _Loop:
             rate = self.pace.average()
             rates = {
                 "steps_per_second": rate,
-                "images_per_second": rate * self.config.batch_size,
+                f"{self.experiment.medium.unit}_per_second": rate * self.config.batch_size,
             }
             self.writers.log(step, {**metrics, "skipped": float(self.skipped), **rates})
             self._warn(step, metrics)
@@ -284,8 +337,8 @@ class _Loop:
             self._give_up(host, state)
 
     def _warn(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Say what the experiment has to say of its metrics, each warning once until it is over."""
-        warnings = list(self.experiment.watch(metrics))
+        """Print the family's warnings about its metrics, each once until it no longer holds."""
+        warnings = list(self.experiment.family.watch(metrics))
         for warning in warnings:
             if warning not in self.warned:
                 self.writers.note(f"step {step}: warning: {warning}")
@@ -304,18 +357,13 @@ class _Loop:
         )
 
     def _events(self, step: int, state: State) -> None:
-        """Sample, evaluate and save, as is due."""
+        """Sample, evaluate and save where it is due."""
         config = self.config
-        if self.draw is not None and self._due(step, config.sample_every):
-            rows, columns = self.experiment.grid
-            drawn, files = self.draw(state, rows, columns), self.experiment.sample_files
-            if files is None or self.experiment.grid_picture is not None:
-                self.writers.grid(step, drawn, columns)
-            else:
-                self.writers.sample_files(step, drawn, files)
+        if self.show is not None and self._due(step, config.sample_every):
+            self.show(step, state)
         metrics = None
         if self._due(step, config.evaluate_every):
-            metrics = self.evaluate(state)
+            metrics = self.evaluate(self._variables(state))
             self.writers.log_evaluation(step, metrics)
         if self._due(step, config.checkpoint_every):
             self.checkpoints.save(step, state, metrics=metrics)
@@ -323,7 +371,7 @@ class _Loop:
 
 
 class _Pace:
-    """How many steps to dispatch at once, and how fast they go."""
+    """The number of steps to dispatch at once, from the measured rate."""
 
     def __init__(self, most: int):
         self.most, self.num_steps, self.rate = most, 1, 0.0
@@ -331,7 +379,7 @@ class _Pace:
         self.counted = [0, 0.0]  # steps and seconds since the last average
 
     def start(self, step: int) -> None:
-        """Begin to count: nothing is in flight, and the next reading ends no interval."""
+        """Start counting: no dispatch is pending, and the next reading does not end an interval."""
         self.step, self.time = step, 0.0
 
     def finished(self, step: int) -> float:
@@ -348,7 +396,7 @@ class _Pace:
         return self.rate
 
     def average(self) -> float:
-        """The rate since the last call of this, events left out; 0 where unknown."""
+        """The rate since the last call of this method, without events; 0 where it is unknown."""
         steps, seconds = self.counted
         self.counted = [0, 0.0]
         return steps / seconds if steps else self.rate

@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself: the name, shape, dtype and fingerprint of every array.
+"""The manifest of a checkpoint: name, shape, dtype and fingerprint of every array.
 
 Orbax restores a flipped byte as a wrong weight without an error. The fingerprints here are computed
-where the arrays live, do not depend on how they are sharded, and see any flipped bit.
+on the devices that hold the arrays, do not depend on their sharding, and detect any flipped bit.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ FORMAT = 1
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or none could be read; the message says what to do."""
+    """A checkpoint could not be written, or none could be read; the message gives a remedy."""
 
 
 class Leaf(NamedTuple):
@@ -43,11 +43,11 @@ class Manifest(NamedTuple):
     """One checkpoint's description, stored as JSON beside its arrays.
 
     Attributes:
-        step: updates done.
-        metrics: numbers kept with the checkpoint.
-        leaves: name -> shape and dtype.
-        fingerprints: name -> 16 hexadecimal digits.
-        versions: of jaxgen and JAX, when it was written.
+        step: Number of updates done.
+        metrics: Numbers kept with the checkpoint.
+        leaves: Name of each array -> its shape and dtype.
+        fingerprints: Name of each array -> its fingerprint, 16 hexadecimal digits.
+        versions: Versions of jaxgen and JAX that wrote it.
     """
 
     step: int
@@ -81,20 +81,20 @@ class Manifest(NamedTuple):
         """The inverse of `to_json`.
 
         Raises:
-            ValueError: the object is not a manifest, or not the one that was written.
-            CheckpointError: it is sound, but of a later format.
+            ValueError: If the object is not a manifest, or not the one that was written.
+            CheckpointError: If it is sound, but of another format.
         """
         try:
             content = dict(stored["manifest"])
             sound = stored["sha256"] == _digest(content)
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError("it is no manifest") from error
+            raise ValueError("it is not a manifest") from error
         if not sound:
             raise ValueError("it does not match its checksum")
         if content.pop("format") != FORMAT:
-            made_by = content.get("versions", {}).get("jaxgen", "another version")
+            version = content.get("versions", {}).get("jaxgen", "another version")
             raise CheckpointError(
-                f"the checkpoint was written by jaxgen {made_by}: use that version"
+                f"the checkpoint was written by jaxgen {version}: use that version"
             )
         leaves = {
             name: Leaf(tuple(shape), dtype)
@@ -111,12 +111,12 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, Any]:
     """Flattens a tree into `"params/conv/kernel" -> leaf`, in the order of `jax.tree.leaves`.
 
     Args:
-        tree: arrays or `jax.ShapeDtypeStruct`; NumPy arrays are copied to JAX arrays.
-        what: what to call the tree in errors.
+        tree: Tree of arrays or `jax.ShapeDtypeStruct`; NumPy arrays are copied to JAX arrays.
+        what: Name of the tree in errors.
 
     Raises:
-        TypeError: a leaf is no array, or is a typed PRNG key.
-        ValueError: two leaves have the same name, or there is none.
+        TypeError: If a leaf is not an array, or is a typed PRNG key.
+        ValueError: If two leaves have one name, or there is no leaf.
     """
     named: dict[str, Any] = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
@@ -137,19 +137,19 @@ def named_leaves(tree: PyTree, what: str) -> dict[str, Any]:
 
 @jax.jit
 def fingerprint(array: Shaped[Array, "..."]) -> UInt32[Array, "2"]:
-    """64 bits that tell two arrays of one shape and dtype apart, whatever their sharding.
+    """64 bits that distinguish arrays of one shape and dtype, whatever their sharding.
 
     With the elements' bits as unsigned words `w[i]`, `i` the flat position, all modulo 2^32,
 
         f0 = sum_i (2 i + 1) w[i],    f1 = sum_i scramble(w[i] + 0x9E3779B9 i),
 
     where `scramble` is a bijection of 32-bit words. Odd factors and bijections are injective, so a
-    change within one word, hence any flipped bit, always changes both; other changes escape with
-    probability about 2^-64. Integer sums do not depend on their order, so the value is the same on
-    any number of devices.
+    change within one word, hence any flipped bit, always changes both; other changes go undetected
+    with probability about 2^-64. Integer sums do not depend on their order, so the value is the
+    same on any number of devices.
 
     Args:
-        array: any boolean, integer, real or complex array of 8, 16, 32 or 64-bit parts.
+        array: Boolean, integer, real or complex array of 8, 16, 32 or 64-bit parts.
 
     Returns:
         `(f0, f1)`; zeros for an empty array.

@@ -1,8 +1,6 @@
 """Optimizers as the papers give them: optax chains of clipping, schedule and update."""
 
-import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
 
 
 def adam(
@@ -19,22 +17,22 @@ def adam(
     """Adam with linear warm-up from zero, linear or exponential decay, and clipping by global norm.
 
     Args:
-        learning_rate: the rate after warm-up; positive.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
-        warmup_steps: steps over which the rate rises linearly from 0; 0 for none.
-        decay_steps: updates after which the rate, having fallen linearly from the end of the
-            warm-up on, is 0; None for no such decay.
-        decay_rate: factor of the rate from one update to the next after the warm-up, in (0, 1];
-            None for no such decay.
-        clip_norm: greatest global gradient norm, or None for no clipping.
+        learning_rate: Learning rate after the warm-up; positive.
+        b1: Decay of the first moment.
+        b2: Decay of the second moment.
+        eps: Number added to the root of the second moment.
+        warmup_steps: Number of updates over which the rate rises linearly from 0; 0 for no warm-up.
+        decay_steps: Number of updates after which the rate is 0, having fallen linearly since the
+            end of the warm-up; None for no linear decay.
+        decay_rate: Factor of the rate from one update to the next after the warm-up, in (0, 1];
+            None for no exponential decay.
+        clip_norm: Greatest global norm of the gradient; None for no clipping.
 
     Returns:
         An optax transformation.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If an argument is out of range.
     """
     if not learning_rate > 0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate}")
@@ -62,13 +60,3 @@ def adam(
         rate = optax.join_schedules([warm, after], [warmup_steps])
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=eps))
-
-
-def ema_decay(step: Int[Array, ""], decay: float) -> Float[Array, ""]:
-    """Decay of the parameters' average after `step` updates: min(decay, (1 + step) / (10 + step)).
-
-    The warm-up keeps the untrained initial values from lingering: a constant 0.9999 would still
-    hold a third of them after 10,000 steps.
-    """
-    t = step.astype(jnp.float32)
-    return jnp.minimum(decay, (1.0 + t) / (10.0 + t))

@@ -1,6 +1,6 @@
-"""The one training step: every family's phases, reduced, guarded and applied."""
+"""The training step of every family: its phases, reduced, guarded and applied."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -9,22 +9,23 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int, Key
 
-from jaxgen.core import Batch, Family, Params, Phase, PyTree, State
-from jaxgen.losses.reduce import masked_sum
-from jaxgen.training.optim import ema_decay
+from jaxgen.core import Batch, Family, Optimizer, Params, Phase, PyTree, State, Variables
+from jaxgen.losses.reduce import weighted_sum
+from jaxgen.training import averages as averaging
+from jaxgen.training.averages import Average
 
 Metrics = Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
 
 class StepResult(NamedTuple):
-    """What a step returns.
+    """The result of a step.
 
     Attributes:
-        state: the next state.
-        metrics: name -> (total, weight); the mean over any number of steps is the ratio of sums.
-            Steps that were skipped weigh nothing.
-        bad: i32[], the index in `guarded_names` of the first loss or gradient that is not finite
-            (its phase's update was skipped), or -1.
+        state: State after the step.
+        metrics: Name -> (total, weight); the mean over any number of steps is the ratio of sums.
+            Updates that were skipped and turns that were not taken have weight 0.
+        bad: Index i32[] in `guarded_names` of the first loss or gradient that is not finite (the
+            update of its phase was skipped), or -1.
     """
 
     state: State
@@ -32,110 +33,117 @@ class StepResult(NamedTuple):
     bad: Int[Array, ""]
 
 
-# One global batch and a key make the next state.
-Step = Callable[[State, Batch, Key[Array, ""]], StepResult]
+# (state, fixed, global batch, key) -> StepResult
+Step = Callable[[State, PyTree, Batch, Key[Array, ""]], StepResult]
 
 
-class _Update(NamedTuple):
+class _Trained(NamedTuple):
+    """The arrays that a phase's update changes."""
+
     params: Params
-    model_state: PyTree
+    state: PyTree
     opt_state: PyTree
-    totals: Metrics
-    bad: Int[Array, ""]  # within the phase: -1 none, 0 the loss, i the i-th gradient
+
+
+class _Turn(NamedTuple):
+    """The values that all updates of a phase's turn share."""
+
+    phase: Phase
+    optimizer: Optimizer
+    fixed: PyTree
+    step: Int[Array, ""]
+    accumulate: int
+    axis_name: str | None
 
 
 def init_state(
-    family: Family, key: Key[Array, ""], batch: Batch, *, ema_of: Sequence[str] | None = None
+    family: Family,
+    key: Key[Array, ""],
+    batch: Batch,
+    *,
+    averages: Mapping[str, Average] | None = None,
+    fixed: PyTree = None,
 ) -> State:
     """The state before the first step.
 
     Args:
-        family: the model.
-        key: for the parameters.
-        batch: a real batch, for data-dependent initialization.
-        ema_of: the top-level keys of the parameters to average; None for all.
+        family: Model to train.
+        key: Key of the initial parameters.
+        batch: Batch of real examples, for data-dependent initialization.
+        averages: Moving averages of the parameters to keep, by name; None for none.
+        fixed: Pretrained arrays of the family; `family.fixed` by default. Give them where the call
+            is compiled, so that they are arguments and not constants.
 
     Raises:
-        ValueError: if a phase or `ema_of` names parameters that the family does not have.
+        ValueError: If an optimizer or an average names parameters that the family does not have.
     """
-    params, model_state = family.init(key, batch)
-    for what, names in [(f"phase {p.name!r} trains", p.trains) for p in family.phases] + [
-        ("ema_of names", tuple(ema_of or ()))
-    ]:
-        unknown = sorted(set(names) - set(params))
-        if unknown:
-            raise ValueError(f"{what} {unknown}, but the parameters are {sorted(params)}")
-    opt_state = {p.name: p.optimizer.init(_select(params, p.trains)) for p in family.phases}
-    # A copy: donated buffers must not stand in the state twice.
-    ema = jax.tree.map(jnp.copy, _select(params, params if ema_of is None else ema_of))
-    return State(jnp.zeros((), jnp.int32), params, model_state, opt_state, ema)
+    variables = family.init(key, batch, family.fixed if fixed is None else fixed)
+    params = variables.params
+    for name, optimizer in family.optimizers.items():
+        if unknown := sorted(set(optimizer.trains) - set(params)):
+            raise ValueError(
+                f"optimizer {name!r} trains {unknown}, but the parameters are {sorted(params)}"
+            )
+    opt_state = {
+        name: optimizer.transform.init(_select(params, optimizer.trains))
+        for name, optimizer in family.optimizers.items()
+    }
+    average = averaging.init(averages or {}, params)
+    return State(jnp.zeros((), jnp.int32), params, variables.state, opt_state, average)
 
 
 def make_step(
     family: Family,
     *,
-    ema: float = 0.9999,
+    averages: Mapping[str, Average] | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
 ) -> Step:
     """Compose a family's phases into one pure training step.
 
-    Each phase in turn minimizes sum(loss * mask) / max(sum(mask), 1) over the global batch and
-    updates the parameters it names. A phase whose gradient is not finite leaves parameters,
-    optimizer and model state as they were. The step counts on in either case, and with it the
-    data and the randomness.
+    Each phase in turn minimizes `sum(loss * weight) / max(sum(weight), 1)` over the global batch
+    and updates the parameters of its optimizer. An update whose gradient is not finite leaves
+    parameters, optimizer and state unchanged. The step's number increases in either case, and with
+    it the data and the randomness advance.
 
     Args:
-        family: the model; the step calls its phases' losses and optimizers, nothing else.
-        ema: decay of the average of the parameters, warmed up by `ema_decay`.
-        accumulate: micro-batches per update; the gradient is that of the whole batch (to rounding,
-            for losses without batch statistics) in 1/accumulate of the memory.
-        axis_name: the mapped axis to reduce over (pmap), or None where the batch is global (jit).
+        family: Model to train; the step calls only its phases' losses and optimizers.
+        averages: Moving averages of the parameters to keep, by name; None for none.
+        accumulate: Number of micro-batches in an update; the gradient is that of the whole batch
+            (to rounding, for losses without batch statistics) in 1/accumulate of the memory.
+        axis_name: Name of the mapped axis to reduce over (pmap), or None where the batch is global
+            (jit).
 
     Returns:
-        `step(state, batch, key) -> StepResult`.
+        `step(state, fixed, batch, key) -> StepResult`.
 
     Raises:
-        ValueError: if an argument is out of its range.
+        ValueError: If `accumulate` is below 1, or the family's phases cannot be taken.
     """
-    if accumulate < 1:
-        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
-    if not 0 <= ema < 1:
-        raise ValueError(f"ema must lie in [0, 1), got {ema}")
-    if not family.phases:
-        raise ValueError("family.phases must hold at least one phase, got none")
-    for phase in family.phases:
-        if phase.repeats < 1:
-            raise ValueError(f"phase {phase.name!r}: repeats must be >= 1, got {phase.repeats}")
+    averages = averages or {}
+    _check(family, accumulate)
 
-    def step(state: State, batch: Batch, key: Key[Array, ""]) -> StepResult:
+    def step(state: State, fixed: PyTree, batch: Batch, key: Key[Array, ""]) -> StepResult:
         if axis_name is not None:  # each device draws its own noise for its own examples
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
-        params, model_state = state.params, state.model_state
+        params, model_state = state.params, state.state
         opt_states = dict(state.opt_state)
         totals: dict[str, tuple[Array, Array]] = {}
         bad, offset = jnp.int32(-1), 0
         slices = _interleaved(batch, max_repeats(family))
         for index, phase in enumerate(family.phases):
-            update = _turn(
-                phase,
-                params,
-                model_state,
-                opt_states[phase.name],
-                jax.tree.map(lambda x, n=phase.repeats: x[:n], slices),
-                jax.random.fold_in(key, index),
-                accumulate,
-                axis_name,
-            )
-            params, model_state = update.params, update.model_state
-            opt_states[phase.name] = update.opt_state
+            optimizer = family.optimizers[phase.optimizer]
+            turn = _Turn(phase, optimizer, fixed, state.step, accumulate, axis_name)
+            before = _Trained(dict(params), model_state, opt_states[phase.optimizer])
+            own = jax.tree.map(lambda x, n=phase.repeats: x[:n], slices)
+            after, new_totals, new_bad = _take(turn, before, own, jax.random.fold_in(key, index))
+            params, model_state, opt_states[phase.optimizer] = after
             prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
-            totals |= {prefix + k: v for k, v in update.totals.items()}
-            bad = jnp.where((bad < 0) & (update.bad >= 0), update.bad + offset, bad)
-            offset += 1 + len(jax.tree.leaves(_select(state.params, phase.trains)))
-        decay = ema_decay(state.step, ema)
-        averaged = optax.incremental_update(_select(params, state.ema), state.ema, 1.0 - decay)
-        average = _where(bad < 0, averaged, state.ema)
+            totals |= {prefix + k: v for k, v in new_totals.items()}
+            bad = jnp.where((bad < 0) & (new_bad >= 0), new_bad + offset, bad)
+            offset += 1 + len(jax.tree.leaves(_select(state.params, optimizer.trains)))
+        moved = averaging.update(averages, state.averages, params, state.step)
+        average = _where(bad < 0, moved, state.averages)
         new = State(state.step + 1, params, model_state, opt_states, average)
         return StepResult(new, totals, bad)
 
@@ -143,7 +151,7 @@ def make_step(
 
 
 def max_repeats(family: Family) -> int:
-    """The number of slices that the step cuts its batch into: one for each repeated update."""
+    """The number of slices of the step's batch: one for each repeated update."""
     return max(phase.repeats for phase in family.phases)
 
 
@@ -152,65 +160,118 @@ def guarded_names(family: Family, params: Params) -> list[str]:
     names = []
     for phase in family.phases:
         names.append(f"the loss of phase {phase.name!r}")
-        for path, _ in jax.tree_util.tree_leaves_with_path(_select(params, phase.trains)):
+        trained = _select(params, family.optimizers[phase.optimizer].trains)
+        for path, _ in jax.tree_util.tree_leaves_with_path(trained):
             leaf = jax.tree_util.keystr(path, simple=True, separator="/")
             names.append(f"the gradient of {leaf} in phase {phase.name!r}")
     return names
 
 
-def _turn(
-    phase: Phase,
-    params: Params,
-    model_state: PyTree,
-    opt_state: PyTree,
-    slices: Batch,
-    key: Key[Array, ""],
-    accumulate: int,
-    axis_name: str | None,
-) -> _Update:
+def _check(family: Family, accumulate: int) -> None:
+    """Raise ValueError for phases that cannot be taken."""
+    if accumulate < 1:
+        raise ValueError(f"accumulate must be at least 1, got {accumulate}")
+    if not family.phases:
+        raise ValueError("family.phases must hold at least one phase, got none")
+    names = [phase.name for phase in family.phases]
+    if len(set(names)) < len(names):
+        raise ValueError(f"family.phases must have different names, got {names}")
+    for phase in family.phases:
+        if phase.optimizer not in family.optimizers:
+            raise ValueError(
+                f"phase {phase.name!r}: optimizer must be one of {sorted(family.optimizers)}, "
+                f"got {phase.optimizer!r}"
+            )
+        for field in ("repeats", "every"):
+            if getattr(phase, field) < 1:
+                raise ValueError(
+                    f"phase {phase.name!r}: {field} must be >= 1, got {getattr(phase, field)}"
+                )
+
+
+def _take(turn: _Turn, before: _Trained, slices: Batch, key: Key[Array, ""]):
+    """(trained arrays, totals, bad) after a phase's turn; unchanged where the turn is not taken."""
+
+    def taken(before: _Trained):
+        return _turn(turn, before, slices, key)
+
+    if turn.phase.every == 1:
+        return taken(before)
+    totals = jax.eval_shape(taken, before)[1]
+
+    def left_out(before: _Trained):
+        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), totals)
+        return before, zeros, jnp.int32(-1)
+
+    return lax.cond(turn.step % turn.phase.every == 0, taken, left_out, before)
+
+
+def _turn(turn: _Turn, before: _Trained, slices: Batch, key: Key[Array, ""]):
     """A phase's updates, one after another, each on its own slice of the batch.
 
     A scan, so that a critic's five updates compile as fast as one.
     """
 
-    def update(carry, batch_and_index):
-        (params, model_state, opt_state), (batch, index) = carry, batch_and_index
-        turn_key = jax.random.fold_in(key, index)
-        new = _update(phase, params, model_state, opt_state, batch, turn_key, accumulate, axis_name)
-        return (new.params, new.model_state, new.opt_state), (new.totals, new.bad)
+    def update(trained: _Trained, batch_and_index):
+        batch, index = batch_and_index
+        trained, totals, bad = _update(turn, trained, batch, jax.random.fold_in(key, index))
+        return trained, (totals, bad)
 
-    start = (dict(params), model_state, opt_state)
-    if phase.repeats == 1:
-        new, (totals, bad) = update(start, (jax.tree.map(lambda x: x[0], slices), 0))
+    repeats = turn.phase.repeats
+    if repeats == 1:
+        after, (totals, bad) = update(before, (jax.tree.map(lambda x: x[0], slices), 0))
     else:
-        new, (totals, bads) = lax.scan(update, start, (slices, jnp.arange(phase.repeats)))
+        after, (totals, bads) = lax.scan(update, before, (slices, jnp.arange(repeats)))
         totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), totals)
         bad = bads[jnp.argmax(bads >= 0)]  # -1 where all were good
-    return _Update(new[0], new[1], new[2], totals, bad)
+    return after, totals, bad
 
 
-def _update(
-    phase: Phase,
-    params: Params,
-    model_state: PyTree,
-    opt_state: PyTree,
-    batch: Batch,
-    key: Key[Array, ""],
-    accumulate: int,
-    axis_name: str | None,
-) -> _Update:
+def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
     """One optimizer update of one phase on one slice of the batch."""
-    trained = _select(params, phase.trains)
+    params, model_state, opt_state = before
+    trained = _select(params, turn.optimizer.trains)
+    grads, new_state, totals = _gradient(turn, before, batch, key)
+    weight = jnp.maximum(totals["loss"][1], 1.0)
+    grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
+    if turn.phase.observe is not None:
+        means = {name: total / jnp.maximum(w, 1.0) for name, (total, w) in totals.items()}
+        new_state = turn.phase.observe(new_state, means, turn.step)
+
+    squares = jnp.stack(
+        [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
+    )
+    finite = jnp.isfinite(jnp.concatenate([totals["loss"][0][None], squares]))
+    ok = jnp.all(finite)
+    bad = jnp.where(ok, -1, jnp.argmin(finite)).astype(jnp.int32)
+    updates, new_opt_state = turn.optimizer.transform.update(grads, opt_state, trained)
+    new_trained = optax.apply_updates(trained, updates)
+    totals["grad_norm"] = (jnp.sqrt(jnp.sum(squares)), jnp.float32(1.0))
+    totals = _where(ok, totals, jax.tree.map(jnp.zeros_like, totals))
+    after = _Trained(
+        {**params, **_where(ok, new_trained, trained)},
+        _where(ok, new_state, model_state),
+        _where(ok, new_opt_state, opt_state),
+    )
+    return after, totals, bad
+
+
+def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
+    """(gradient of the summed loss, new state, totals), over all micro-batches and devices."""
+    params, model_state, _ = before
+    trained = _select(params, turn.optimizer.trains)
 
     def objective(trained: Params, model_state: PyTree, batch: Batch, key: Key[Array, ""]):
-        loss, aux = phase.loss({**params, **trained}, model_state, batch, key, train=True)
-        mask = batch.get("mask")
-        totals = {k: masked_sum(v, mask) for k, v in {"loss": loss, **aux.metrics}.items()}
-        return totals["loss"][0], (aux.model_state, totals)
+        variables = Variables({**params, **trained}, model_state, turn.fixed)
+        loss, aux = turn.phase.loss(variables, batch, key, turn.step)
+        weight = batch.get("weight")
+        totals = {k: weighted_sum(v, weight) for k, v in {"loss": loss, **aux.metrics}.items()}
+        new_state = model_state if aux.state is None else aux.state
+        return totals["loss"][0], (new_state, totals)
 
     gradient = jax.grad(objective, has_aux=True)
-    if accumulate == 1:
-        grads, (new_model_state, totals) = gradient(trained, model_state, batch, key)
+    if turn.accumulate == 1:
+        grads, (new_state, totals) = gradient(trained, model_state, batch, key)
     else:
 
         def body(carry, micro):
@@ -222,37 +283,18 @@ def _update(
 
         zeros = jax.tree.map(jnp.zeros_like, trained)
         carry, stacked = lax.scan(
-            body, (zeros, model_state, jnp.int32(0)), _interleaved(batch, accumulate)
+            body, (zeros, model_state, jnp.int32(0)), _interleaved(batch, turn.accumulate)
         )
-        grads, new_model_state, _ = carry
+        grads, new_state, _ = carry
         totals = jax.tree.map(lambda x: jnp.sum(x, axis=0), stacked)
-    if axis_name is not None:
-        grads, totals = lax.psum((grads, totals), axis_name)
+    if turn.axis_name is not None:
+        grads, totals = lax.psum((grads, totals), turn.axis_name)
         # Statistics of the devices' parts of the batch are averaged: the state stays replicated.
-        new_model_state = jax.tree.map(
-            lambda x: lax.pmean(x, axis_name) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-            new_model_state,
+        new_state = jax.tree.map(
+            lambda x: lax.pmean(x, turn.axis_name) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+            new_state,
         )
-    weight = jnp.maximum(totals["loss"][1], 1.0)
-    grads = jax.tree.map(lambda g: g / weight.astype(g.dtype), grads)
-
-    squares = jnp.stack(
-        [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
-    )
-    finite = jnp.isfinite(jnp.concatenate([totals["loss"][0][None], squares]))
-    ok = jnp.all(finite)
-    bad = jnp.where(ok, -1, jnp.argmin(finite)).astype(jnp.int32)
-    updates, new_opt_state = phase.optimizer.update(grads, opt_state, trained)
-    new_trained = optax.apply_updates(trained, updates)
-    totals["grad_norm"] = (jnp.sqrt(jnp.sum(squares)), jnp.float32(1.0))
-    totals = _where(ok, totals, jax.tree.map(jnp.zeros_like, totals))
-    return _Update(
-        {**params, **_where(ok, new_trained, trained)},
-        _where(ok, new_model_state, model_state),
-        _where(ok, new_opt_state, opt_state),
-        totals,
-        bad,
-    )
+    return grads, new_state, totals
 
 
 def _select(params: Params, names: Any) -> dict[str, PyTree]:

@@ -1,10 +1,11 @@
-"""How a step is spread over devices: `jit` with shardings, or `pmap`.
+"""Distribution of a step over devices: `jit` with shardings, or `pmap`.
 
-A strategy compiles one function, `run(state, streak, data, num_steps)`: a loop of `num_steps`
-training steps in one dispatch. `num_steps` is traced, so that any number costs one compilation.
-The two strategies differ only in how they place arrays and in who reduces: under `jit` the batch
-is one global array and XLA inserts the collectives; under `pmap` each device sees its part and the
-step calls `psum`. The state has the same form in both, so that checkpoints are the same.
+A strategy compiles one function, `run(state, fixed, streak, data, num_steps)`: a loop of
+`num_steps` training steps in one dispatch. `num_steps` is traced, so that one compilation serves
+any number. The two strategies differ only in the placement of arrays and in the reduction: under
+`jit` the batch is one global array and XLA inserts the collectives; under `pmap` each device has
+its part of the batch and the step calls `psum`. The state has one form in both, so that checkpoints
+can be exchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,15 +26,15 @@ HostBatch = Mapping[str, np.ndarray]
 
 
 class Feed(NamedTuple):
-    """How the compiled loop comes by its batches.
+    """The source of the compiled loop's batches.
 
     Attributes:
-        batch: `(data, step, shard) -> raw batch`. `data` is what `run` is given: the whole set
-            where it lies on the device, else one batch. `shard` is (index, count) of the part of
-            the global batch to return: (0, 1) under jit.
-        prepare: `(key, raw batch) -> batch`, from bytes to what the loss sees, augmented.
-        seed: of the run: keys are functions of (seed, step).
-        resident: whether `data` is the whole set.
+        batch: `(data, step, shard) -> raw batch`. `data` is the argument of `run`: the whole set
+            where it is resident on the device, otherwise one batch. `shard` is (index, count) of
+            the part of the global batch to return: (0, 1) under jit.
+        prepare: `(key, raw batch) -> batch`, from bytes to the loss's input, augmented.
+        seed: Seed of the run, which gives keys as functions of (seed, step).
+        resident: Whether `data` is the whole set.
     """
 
     batch: Callable[[PyTree, Int[Array, ""], tuple[Any, int]], Batch]
@@ -43,14 +44,14 @@ class Feed(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a dispatch tells the host, which reads it one dispatch late.
+    """The report of a dispatch to the host, which reads it one dispatch late.
 
     Attributes:
-        streak: i32[], steps skipped in a row up to now; given to the next dispatch.
-        worst_streak: i32[], the longest such row in this dispatch.
-        skipped: i32[], steps skipped in this dispatch.
-        first_bad: i32[2], the first skipped step and its index in `guarded_names`; -1 for none.
-        metrics: name -> (total, weight) over the steps of this dispatch.
+        streak: Number i32[] of steps skipped in a row up to now, an argument of the next dispatch.
+        worst_streak: Number i32[] of steps in the longest such row in this dispatch.
+        skipped: Number i32[] of steps skipped in this dispatch.
+        first_bad: First skipped step and its index in `guarded_names`, i32[2]; -1 for none.
+        metrics: Name -> (total, weight) over the steps of this dispatch.
     """
 
     streak: Int[Array, ""]
@@ -60,29 +61,36 @@ class Report(NamedTuple):
     metrics: Metrics
 
 
-# (state, streak, data, num_steps) -> (state, report)
-Run = Callable[[State, Array, PyTree, Any], tuple[State, Report]]
+# (state, fixed, streak, data, num_steps) -> (state, report)
+Run = Callable[[State, PyTree, Array, PyTree, Any], tuple[State, Report]]
 
 
 def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> Run:
-    """A loop of training steps as one pure function, to be compiled by a strategy."""
+    """A loop of training steps as one pure function, which a strategy compiles.
 
-    def one(state: State, data: PyTree):
+    Args:
+        step: Training step.
+        feed: Source of the batches.
+        axis_name: Name of the mapped axis (pmap), or None where the batch is global (jit).
+        num_shards: Number of parts of the global batch along the mapped axis.
+    """
+
+    def one(state: State, fixed: PyTree, data: PyTree):
         shard = (0, 1) if axis_name is None else (lax.axis_index(axis_name), num_shards)
         prepare_key, loss_key = jax.random.split(step_key(feed.seed, state.step))
         if axis_name is not None:
             prepare_key = jax.random.fold_in(prepare_key, shard[0])
         batch = feed.prepare(prepare_key, feed.batch(data, state.step, shard))
-        return step(state, batch, loss_key)
+        return step(state, fixed, batch, loss_key)
 
-    def run(state: State, streak: Array, data: PyTree, num_steps: Array | int):
-        shapes = jax.eval_shape(one, state, data)
+    def run(state: State, fixed: PyTree, streak: Array, data: PyTree, num_steps: Array | int):
+        shapes = jax.eval_shape(one, state, fixed, data)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes.metrics)
         zero, none = jnp.int32(0), jnp.full((2,), -1, jnp.int32)
 
         def body(_, carry: tuple[State, Report]) -> tuple[State, Report]:
             state, report = carry
-            result = one(state, data)
+            result = one(state, fixed, data)
             is_bad = result.bad >= 0
             streak = jnp.where(is_bad, report.streak + 1, 0)
             where = jnp.stack([state.step, result.bad])
@@ -112,8 +120,11 @@ class JitStrategy:
     or, with `fsdp` > 1, each array is sharded along its largest axis that `fsdp` divides.
 
     Args:
-        devices: the devices, all of them by default.
-        fsdp: devices over which the state is sharded; must divide their number.
+        devices: Devices to use, all by default.
+        fsdp: Number of devices over which the state is sharded; it must divide their number.
+
+    Raises:
+        ValueError: If `fsdp` does not divide the number of devices.
     """
 
     axis_name: str | None = None
@@ -144,18 +155,18 @@ class JitStrategy:
         return NamedSharding(self.mesh, PartitionSpec(*before, "fsdp"))
 
     def init(self, init: Callable[..., State], *args: Any) -> State:
-        """Call `init(*args)` compiled, its result laid out as the strategy lays out a state."""
+        """Call `init(*args)` compiled, with the strategy's shardings for its result, a state."""
         shardings = self.shardings(jax.eval_shape(init, *args))
         return jax.jit(init, out_shardings=shardings, compiler_options=self._quickly())(*args)
 
     def _quickly(self) -> dict[str, int] | None:
-        """Options to compile what runs once: LLVM spends ten times longer on a network's random
-        draws than they take to run unoptimized."""
+        """Compiler options for a program that runs once: LLVM spends ten times longer on a
+        network's random draws than they take to run unoptimized."""
         is_cpu = self.mesh.devices.flat[0].platform == "cpu"
         return {"xla_backend_optimization_level": 0} if is_cpu else None
 
     def put_batch(self, batch: HostBatch) -> PyTree:
-        """This process's rows of a batch (NumPy) -> what `run` takes: the batch on the devices."""
+        """This process's rows of a batch (NumPy) -> the `data` of `run`, on the devices."""
         return self.put_global(batch)
 
     def put_global(self, batch: HostBatch) -> Batch:
@@ -165,7 +176,7 @@ class JitStrategy:
         )
 
     def put_replicated(self, tree: PyTree) -> PyTree:
-        """NumPy arrays, the same in every process -> arrays on every device."""
+        """NumPy arrays, equal in every process -> arrays on every device."""
 
         def put(x: np.ndarray) -> Array:
             return jax.make_array_from_callback(x.shape, self.replicated, x.__getitem__)
@@ -209,21 +220,21 @@ class PmapStrategy(JitStrategy):
         compiled = jax.pmap(
             with_index,
             axis_name=self.axis_name,
-            in_axes=(0, None, None, None if feed.resident else 0, None),
+            in_axes=(0, None, None, None, None if feed.resident else 0, None),
             out_axes=None,
             devices=list(self.mesh.devices.flat),
             donate_argnums=(1,),
         )
         index = np.arange(self.num_devices // jax.process_count())
 
-        def call(state: State, streak: Array, data: PyTree, num_steps: int):
-            state, report = compiled(index, state, streak, data, num_steps)
+        def call(state: State, fixed: PyTree, streak: Array, data: PyTree, num_steps: int):
+            state, report = compiled(index, state, fixed, streak, data, num_steps)
             return jax.tree.map(self._as_global, state), report
 
         return call
 
     def _as_global(self, x: Array) -> Array:
-        """Of several processes pmap returns each its own copy: name them one global array."""
+        """One global array of the copies that pmap returns, one for each of several processes."""
         if jax.process_count() == 1:
             return x
         copies = [shard.data for shard in x.addressable_shards]
@@ -238,10 +249,15 @@ class PmapStrategy(JitStrategy):
 def make_strategy(
     name: str, devices: Sequence[jax.Device] | None = None, *, fsdp: int = 1
 ) -> JitStrategy:
-    """The strategy of that name ("jit" or "pmap"), over all devices by default.
+    """The strategy of a name.
+
+    Args:
+        name: Name of the strategy: "jit" or "pmap".
+        devices: Devices to use, all by default.
+        fsdp: Number of devices over which the state is sharded ("jit" only).
 
     Raises:
-        ValueError: if the name is unknown, or `fsdp` does not fit the devices or the strategy.
+        ValueError: If the name is unknown, or `fsdp` does not fit the devices or the strategy.
     """
     if name == "jit":
         return JitStrategy(devices, fsdp=fsdp)

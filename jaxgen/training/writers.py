@@ -1,7 +1,7 @@
-"""How a run explains itself: versions, metrics (console, CSV, TensorBoard) and sample grids.
+"""The records of a run: versions, metrics (console, CSV, TensorBoard) and sample grids.
 
 A run that was killed replays its steps exactly when it resumes. So every writer here skips what is
-already on the disk, and what was half written is dropped: nothing is lost and nothing doubled.
+already on the disk, and drops what was half written: nothing is lost and nothing is doubled.
 """
 
 import csv
@@ -25,12 +25,12 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 import jaxgen
-from jaxgen.training.experiment import SampleFiles
-from jaxgen.training.files import open_atomically
-from jaxgen.training.images import grid, save_png
+from jaxgen.files import open_atomically
+from jaxgen.training.experiment import Medium
+from jaxgen.training.images import save_png
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_PLAIN_SECONDS = 10.0  # between progress lines where the output is no terminal
+_PLAIN_SECONDS = 10.0  # between progress lines where the output is not a terminal
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -50,7 +50,7 @@ def append_json_line(path: str | Path, obj: Any) -> None:
 
 
 def drop_half_line(path: Path) -> None:
-    """Cuts a text file after its last newline: what follows was half written."""
+    """Truncates a text file after its last newline, since a line after it was half written."""
     if path.exists():
         data = path.read_bytes()
         if not data.endswith(b"\n"):
@@ -58,7 +58,7 @@ def drop_half_line(path: Path) -> None:
 
 
 def _plain(obj: Any) -> Any:
-    """`obj` as JSON can say it: NumPy and JAX scalars as numbers, paths as text."""
+    """`obj` in types of JSON: NumPy and JAX scalars as numbers, paths as text."""
     if isinstance(obj, Mapping):
         return {str(key): _plain(value) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
@@ -71,7 +71,7 @@ def _plain(obj: Any) -> Any:
 
 
 def describe_environment() -> dict[str, Any]:
-    """What a result must name beside its configuration: versions, devices, and the revision.
+    """The facts that a result must name beside its config: versions, devices and revision.
 
     Returns:
         `python`, `platform`, `jaxgen`, `packages` (name -> version), `devices` (`backend`, `kind`,
@@ -110,13 +110,13 @@ def _git(source: Path) -> dict[str, Any] | None:
 class CsvWriter:
     """A table with one row a step: `step` first, then a column for each metric ever logged.
 
-    Reopened, it goes on where the file ends; a half-written last row is dropped.
+    An existing file is continued; a half-written last row is dropped.
 
     Args:
-        path: the file; made, with its parents, at the first row.
+        path: Path of the file, which is created, with its parents, at the first row.
 
     Raises:
-        ValueError: the file exists and is no such table.
+        ValueError: If the file exists and is not such a table.
     """
 
     def __init__(self, path: str | Path):
@@ -148,8 +148,8 @@ class CsvWriter:
         """Adds a row, unless the file already reaches `step`.
 
         Args:
-            step: must grow from call to call.
-            metrics: name -> value; a new name adds a column, a missing one leaves its cell empty.
+            step: Step of the row, which must increase from call to call.
+            metrics: Name -> value; a new name adds a column, a missing one leaves its cell empty.
 
         Returns:
             Whether the row was added.
@@ -186,11 +186,11 @@ class TensorBoardWriter:
     last points of a killed run.
 
     Args:
-        directory: where the event file goes; each writer makes its own.
+        directory: Directory of the event file; each writer creates a file of its own.
     """
 
     def __init__(self, directory: str | Path):
-        # Slow to import where PyTorch is installed, and of use to training only.
+        # Slow to import where PyTorch is installed, and only training needs it.
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
 
@@ -220,22 +220,25 @@ class TensorBoardWriter:
 
 
 class Progress:
-    """Where training is and how fast it goes: a live line on a terminal, else a line now and then.
+    """The progress of training: a live line on a terminal, otherwise a line at intervals.
 
     Args:
-        num_steps: steps of the whole run.
-        console: where to print; standard output by default.
-        plain_seconds: least time between lines where the output is no terminal.
+        num_steps: Number of steps in the whole run.
+        unit: Name of an example, in the plural.
+        console: Console to print on; standard output by default.
+        plain_seconds: Least time in seconds between lines where the output is not a terminal.
     """
 
     def __init__(
         self,
         num_steps: int,
         *,
+        unit: str = "examples",
         console: Console | None = None,
         plain_seconds: float = _PLAIN_SECONDS,
     ):
         self.num_steps = num_steps
+        self.unit = unit
         self._console = console or Console()
         self._plain_seconds = plain_seconds
         self._printed = -math.inf
@@ -259,10 +262,12 @@ class Progress:
         step: int,
         metrics: Mapping[str, float],
         steps_per_second: float,
-        images_per_second: float,
+        examples_per_second: float,
     ) -> None:
         """Shows the steps done, the losses, the rates (0 where unknown) and the time left."""
-        line = _progress_line(step, self.num_steps, metrics, steps_per_second, images_per_second)
+        line = _progress_line(
+            step, self.num_steps, metrics, steps_per_second, examples_per_second, self.unit
+        )
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=line)
         elif step == self.num_steps or time.monotonic() - self._printed >= self._plain_seconds:
@@ -275,11 +280,16 @@ class Progress:
 
 
 def _progress_line(
-    step: int, num_steps: int, metrics: Mapping[str, float], steps_rate: float, images_rate: float
+    step: int,
+    num_steps: int,
+    metrics: Mapping[str, float],
+    steps_rate: float,
+    rate: float,
+    unit: str,
 ) -> str:
     parts = [f"step {step:,}/{num_steps:,}"]
     if steps_rate > 0:
-        parts += [f"{steps_rate:,.4g} steps/s", f"{images_rate:,.4g} images/s"]
+        parts += [f"{steps_rate:,.4g} steps/s", f"{rate:,.4g} {unit}/s"]
     losses = [name for name in metrics if name.endswith("loss")] or list(metrics)[:1]
     parts += [f"{name} {metrics[name]:.4g}" for name in losses]
     if steps_rate > 0:
@@ -288,16 +298,17 @@ def _progress_line(
 
 
 class Writers:
-    """Everything that a training run says, in one place.
+    """All output of a training run, in one place.
 
     In the run directory: `metrics.csv`, `evaluations.csv`, `tensorboard/` and
     `samples/<step>.png` (of audio with a `.wav`); on the console, the progress.
 
     Args:
-        run_dir: the run directory.
-        num_steps: steps of the whole run.
-        enabled: False makes every method do nothing: for all processes but the first.
-        console: where to print; standard output by default.
+        run_dir: Path of the run directory.
+        num_steps: Number of steps in the whole run.
+        unit: Name of an example, in the plural.
+        enabled: Whether the methods do anything; False for all processes but the first.
+        console: Console to print on; standard output by default.
     """
 
     def __init__(
@@ -305,6 +316,7 @@ class Writers:
         run_dir: str | Path,
         num_steps: int,
         *,
+        unit: str = "examples",
         enabled: bool = True,
         console: Console | None = None,
     ):
@@ -315,7 +327,7 @@ class Writers:
         self._metrics = CsvWriter(Path(run_dir) / "metrics.csv")
         self._evaluations = CsvWriter(Path(run_dir) / "evaluations.csv")
         self._tensorboard = TensorBoardWriter(Path(run_dir) / "tensorboard")
-        self._progress = Progress(num_steps, console=console)
+        self._progress = Progress(num_steps, unit=unit, console=console)
 
     def __enter__(self) -> "Writers":
         if self.enabled:
@@ -332,11 +344,11 @@ class Writers:
         step: int,
         metrics: Mapping[str, float],
         steps_per_second: float,
-        images_per_second: float,
+        examples_per_second: float,
     ) -> None:
         """Moves the progress line; nothing is kept."""
         if self.enabled:
-            self._progress.update(step, metrics, steps_per_second, images_per_second)
+            self._progress.update(step, metrics, steps_per_second, examples_per_second)
 
     def note(self, message: str) -> None:
         """Prints a message."""
@@ -355,18 +367,15 @@ class Writers:
             values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self.note(f"step {step:,}: held-out {values}")
 
-    def grid(self, step: int, images: np.ndarray, columns: int | None = None) -> None:
-        """Writes samples, uint8 [N, H, W, C], as one picture, named so that names sort by step."""
+    def samples(self, step: int, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
+        """Writes samples at rest: their picture, named so that names sort by step, and the medium's
+        own file beside it."""
         path = self._samples / f"{step:08d}.png" if self.enabled else None
-        if path is not None and not path.exists():
-            self._picture(step, path, grid(images, columns))
-
-    def sample_files(self, step: int, samples: np.ndarray, files: SampleFiles) -> None:
-        """Writes samples that are no images: a file, and a picture of them, which is the last."""
-        path = self._samples / f"{step:08d}.png" if self.enabled else None
-        if path is not None and not path.exists():
-            files.save(path.with_suffix(files.suffix), samples)
-            self._picture(step, path, files.picture(samples))
+        if path is None or path.exists() or medium.picture is None:
+            return
+        if medium.save is not None and medium.suffix is not None:
+            medium.save(path.with_suffix(medium.suffix), samples)
+        self._picture(step, path, medium.picture(samples, columns))  # last: it ends the work
 
     def _picture(self, step: int, path: Path, picture: np.ndarray) -> None:
         save_png(path, picture)

@@ -136,7 +136,7 @@ def test_processes_share_the_global_batch():
 
 @pytest.mark.parametrize(("n", "limit"), [(10, None), (8, None), (3, None), (10, 7), (10, 99)])
 @pytest.mark.parametrize("process_count", [1, 2])
-def test_eval_batches_visit_all_in_order_with_masks(n, limit, process_count):
+def test_eval_batches_visit_all_in_order_with_weights(n, limit, process_count):
     parts = [
         list(eval_batches(_source(n), 4, limit=limit, process_index=i, process_count=process_count))
         for i in range(process_count)
@@ -145,11 +145,11 @@ def test_eval_batches_visit_all_in_order_with_masks(n, limit, process_count):
     assert {len(part) for part in parts} == {-(-count // 4)}
     seen = []
     for batches in zip(*parts, strict=True):
-        index, mask = (np.concatenate([b[key] for b in batches]) for key in ("index", "mask"))
-        assert mask.shape == (4,)
-        assert mask.dtype == np.float32
-        seen += index[mask == 1].tolist()
-        assert mask.sum() == (mask == 1).sum()
+        index, weight = (np.concatenate([b[key] for b in batches]) for key in ("index", "weight"))
+        assert weight.shape == (4,)
+        assert weight.dtype == np.float32
+        seen += index[weight == 1].tolist()
+        assert weight.sum() == (weight == 1).sum()
     assert seen == list(range(count))
 
 

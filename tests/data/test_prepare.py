@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 
 from jaxgen.data import prepare as prepare_module
 from jaxgen.data.__main__ import main
-from jaxgen.data.prepare import RECIPES, prepare
+from jaxgen.data.prepare import PREPARATIONS, prepare
 from jaxgen.data.sources import load
 
 NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
@@ -53,7 +53,7 @@ def _binary_archive(path, batches):
 class _Python2Pickler(pickle._Pickler):
     """Writes bytes and text alike as Python 2 wrote its strings."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # noqa: RUF012
+    dispatch = dict(pickle._Pickler.dispatch)
 
     def save_string(self, value):
         data = value if isinstance(value, bytes) else value.encode("latin1")
@@ -172,17 +172,17 @@ def test_the_checksum_is_verified(tmp_path, monkeypatch):
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     with pytest.raises(ValueError, match=f"not the official file.*is {digest}, not c4a38c50"):
         prepare("cifar10", tmp_path / "data", [archive])
-    recipe = RECIPES["cifar10"]._replace(files={archive.name: digest})
-    monkeypatch.setitem(prepare_module.RECIPES, "cifar10", recipe)
+    preparation = PREPARATIONS["cifar10"]._replace(files={archive.name: digest})
+    monkeypatch.setitem(prepare_module.PREPARATIONS, "cifar10", preparation)
     assert prepare("cifar10", tmp_path / "data", [archive]).is_dir()
 
 
 def test_checksums_are_those_of_tfds():
     directory = Path(tfds.__file__).parent / "url_checksums"
-    for name, recipe in RECIPES.items():
+    for name, preparation in PREPARATIONS.items():
         lines = [line.split("\t") for line in (directory / f"{name}.txt").read_text().splitlines()]
         recorded = {url: sha256 for url, _, sha256, *_ in lines}
-        assert {recipe.url + file: sha for file, sha in recipe.files.items()} == recorded
+        assert {preparation.url + file: sha for file, sha in preparation.files.items()} == recorded
 
 
 def test_archives_that_are_missing_or_broken(tmp_path):
@@ -201,14 +201,14 @@ def test_archives_that_are_missing_or_broken(tmp_path):
     whole = _binary_archive(path, _cifar()).read_bytes()
     for content in (b"nothing", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="not a sound tar file"):
+        with pytest.raises(ValueError, match="not a valid tar file"):
             attempt("cifar10", path)
     _tar(path, {"cifar-10-batches-py/other": b"1"})
     with pytest.raises(ValueError, match="not a CIFAR-10 archive"):
         attempt("cifar10", path)
     for content, match in [
-        (b"nothing", "not a sound gzip file"),
-        (_idx(np.zeros((3, 28, 28), np.uint8))[:-9], "not a sound gzip file"),
+        (b"nothing", "not a valid gzip file"),
+        (_idx(np.zeros((3, 28, 28), np.uint8))[:-9], "not a valid gzip file"),
         (_idx(np.zeros((3, 28, 28), np.uint8)), "not an idx file of 1-dimensional"),
         (_idx(np.zeros(4, np.uint8)), r"images \(5, 28, 28\) and labels \(4,\)"),
     ]:
@@ -256,11 +256,11 @@ def test_download_with_checksum(tmp_path, monkeypatch):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files.iterdir()}
-    recipe = RECIPES["mnist"]._replace(
+    preparation = PREPARATIONS["mnist"]._replace(
         url=f"http://127.0.0.1:{server.server_port}/",
-        files={file: sums[file] for file in RECIPES["mnist"].files},
+        files={file: sums[file] for file in PREPARATIONS["mnist"].files},
     )
-    monkeypatch.setitem(prepare_module.RECIPES, "mnist", recipe)
+    monkeypatch.setitem(prepare_module.PREPARATIONS, "mnist", preparation)
     try:
         prepare("mnist", tmp_path / "data")
         assert len(load("mnist", "train", tmp_path / "data")) == 12
@@ -282,7 +282,7 @@ def test_other_sets_need_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare_module.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(RuntimeError, match=r"svhn_cropped .*pip install 'jaxgen\[prepare\]'"):
         prepare("svhn_cropped", tmp_path)
-    with pytest.raises(ValueError, match="--archive serves cifar10, mnist, fashion_mnist only"):
+    with pytest.raises(ValueError, match="--archive is for cifar10, mnist, fashion_mnist only"):
         prepare("svhn_cropped", tmp_path, [tmp_path])
     with pytest.raises(ValueError, match="no set 'cifr10'"):
         prepare("cifr10", tmp_path)

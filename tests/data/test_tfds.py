@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.prepare import RECIPES
+from jaxgen.data.prepare import PREPARATIONS
 from jaxgen.data.sources import Source, load, resident
 from jaxgen.data.tfds import WITHOUT_TENSORFLOW, known_names, prepared_directory, tfds_source
 
@@ -117,7 +117,7 @@ def test_gray_images_resize_and_absent_labels(tmp_path):
     features = {"picture": tfds.features.Image(shape=(None, None, 1))}
     examples = [{"picture": _png(np.full((h, 8, 1), h, np.uint8))} for h in (8, 10, 12)]
     _build(tmp_path, features, {"train": examples})
-    with pytest.raises(ValueError, match=r"images of tiny/1\.0\.0 .* no one size; give resize="):
+    with pytest.raises(ValueError, match=r"images of tiny/1\.0\.0 .* differ in size; give resize="):
         load("tiny", "train", tmp_path)
     source = load("tiny", "train", tmp_path, resize=4)
     assert source.spec == {"image": ((4, 4, 1), np.uint8)}
@@ -135,7 +135,7 @@ def test_the_newest_version_and_the_only_configuration(tmp_path):
     assert prepared_directory("several", tmp_path).parts[-2:] == ("small", "1.0.0")
     _labelled(tmp_path, num=2, name="several", config="large")
     assert prepared_directory("several/large", tmp_path).parts[-2:] == ("large", "1.0.0")
-    with pytest.raises(ValueError, match="choose of several/large, several/small"):
+    with pytest.raises(ValueError, match="choose one of several/large, several/small"):
         prepared_directory("several", tmp_path)
 
 
@@ -223,6 +223,6 @@ def test_reading_imports_neither_tensorflow_nor_asks_the_network(tiny):
 
 def test_names_and_default_directory(tiny, monkeypatch):
     assert {"cifar10", "mnist", "tiny"} <= set(known_names(tiny[0]))
-    assert set(WITHOUT_TENSORFLOW) == set(RECIPES)
+    assert set(WITHOUT_TENSORFLOW) == set(PREPARATIONS)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny[0]))
     assert len(tfds_source("tiny", "test")) == 7

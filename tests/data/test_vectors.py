@@ -49,7 +49,7 @@ def test_files_are_split_by_rows(tmp_path, suffix):
 def test_npz_has_its_own_splits(tmp_path):
     np.savez(tmp_path / "rows.npz", train=np.ones((3, 2)), valid=np.zeros((2, 2)))
     assert len(from_file(tmp_path / "rows.npz", "valid")) == 2
-    with pytest.raises(ValueError, match=r"no split 'test', but \['train', 'valid'\]"):
+    with pytest.raises(ValueError, match=r"no split 'test', only \['train', 'valid'\]"):
         from_file(tmp_path / "rows.npz", "test")
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick import xla_flags
 
 from jaxgen.data.sources import digits
-from jaxgen.training import cli
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +30,7 @@ def fails(capsys, module, *args):
 
 def _run(capsys, module, args):
     with pytest.raises(SystemExit) as stop:
-        cli.main(module.Config, module.build, args)
+        module.recipe.main(args)
     out, err = capsys.readouterr()
     return stop.value.code, out, err
 
@@ -40,7 +40,7 @@ def launch(module, run_dir, *args, wait=True):
     process = subprocess.Popen(
         [sys.executable, "-m", module.__name__, *args, "--run-dir", str(run_dir)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        env={**os.environ, "XLA_FLAGS": xla_flags(1)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

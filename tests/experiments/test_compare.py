@@ -19,6 +19,7 @@ from experiments import compare, cvae_mnist
 from experiments.compare import main
 from experiments.comparison import charts, families, measure, table
 from experiments.comparison.options import DEFAULTS
+from jaxgen.conditioning.attributes import embeddings
 
 OPTIONS: dict[str, Any] = {
     "families": ["autoencoder", "vae"],
@@ -39,9 +40,9 @@ class Page(HTMLParser):
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
-        found = dict(attributes)
-        self.tags.append((tag, found))
-        self.loaded += [found[k] for k in ("src", "href", "srcset", "data") if k in found]
+        values = dict(attributes)
+        self.tags.append((tag, values))
+        self.loaded += [values[k] for k in ("src", "href", "srcset", "data") if k in values]
         if tag not in VOID:
             self.open.append(tag)
         if tag in ("td", "th"):
@@ -62,25 +63,25 @@ def shrunk(out, given):
     tiny = {"batch_size": 16, "model": dense}
     with pytest.MonkeyPatch.context() as patch:
         for name in OPTIONS["families"]:
-            recipe = families.FAMILIES[name]
-            patch.setitem(families.FAMILIES, name, recipe._replace(settings=lambda *_: tiny))
+            entrant = families.ENTRANTS[name]
+            patch.setitem(families.ENTRANTS, name, entrant._replace(settings=lambda *_: tiny))
         compare.compare(out, given, classifier_steps=5)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def compared(tmp_path_factory):
     """A comparison of two families."""
     out = tmp_path_factory.mktemp("compare") / "out"
     shrunk(out, dict(OPTIONS))
     return out
 
 
-def test_end_to_end(made):
+def test_end_to_end(compared):
     """Each family is an ordinary run; the page is whole and loads nothing."""
     for name in OPTIONS["families"]:
-        assert (made / "runs" / name / "config.json").exists()
-        assert (made / "runs" / name / "metrics.csv").exists()
-    text = (made / "compare.html").read_text()
+        assert (compared / "runs" / name / "config.json").exists()
+        assert (compared / "runs" / name / "metrics.csv").exists()
+    text = (compared / "compare.html").read_text()
     page = Page(text)
     assert not page.open
     assert page.loaded
@@ -100,9 +101,9 @@ def test_end_to_end(made):
     assert "--model.latent-dim=2" in text  # the command that makes the run again
 
 
-def test_same_numbers_everywhere(made):
+def test_same_numbers_everywhere(compared):
     """CSV, Markdown and page say the same, and what was measured."""
-    with (made / "compare.csv").open(newline="") as file:
+    with (compared / "compare.csv").open(newline="") as file:
         rows = {row["family"]: row for row in csv.DictReader(file)}
     assert list(rows) == [
         "Real: held-out images",
@@ -111,50 +112,52 @@ def test_same_numbers_everywhere(made):
         "VAE",
         "Plain classifier",
     ]
-    markdown = (made / "compare.md").read_text()
-    said = {
+    markdown = (compared / "compare.md").read_text()
+    cells = {
         cell.strip()
         for line in markdown.splitlines()
         if line[:1] == "|"
         for cell in line.split("|")
     }
-    shown = set(Page((made / "compare.html").read_text()).cells)
+    shown = set(Page((compared / "compare.html").read_text()).cells)
     for row in rows.values():
         for cell in row.values():
-            assert not cell or (cell in said and cell in shown)
-    found = json.loads((made / "measured" / "vae.json").read_text())["found"]
+            assert not cell or (cell in cells and cell in shown)
+    results = json.loads((compared / "measured" / "vae.json").read_text())["results"]
     vae = rows["VAE"]
-    nats = found["likelihood"]["nats"]
+    nats = results["likelihood"]["nats"]
     assert float(vae["Likelihood of held-out images: nats an image"]) == pytest.approx(nats, 1e-3)
     bits = float(vae["Likelihood of held-out images: bits/dim (lower is better)"])
     assert bits == pytest.approx(nats / 64 / math.log(2), rel=1e-3)
-    assert float(vae["Training cost: parameters"]) == sum(found["parameters"].values())
+    assert float(vae["Training cost: parameters"]) == sum(results["parameters"].values())
     assert vae["Sampling and inversion: inverts"] == "no (reconstructs)"
     assert rows["Autoencoder"]["Quality of the samples: precision"] == "-"
     assert rows["Autoencoder"]["Likelihood of held-out images: nats an image"] == "-"
-    plain = json.loads((made / "measured" / "real.json").read_text())["found"]["classifier"]
-    told = float(rows["Plain classifier"]["As a classifier of held-out images: accuracy"])
-    assert told == pytest.approx(plain["accuracy"], rel=1e-3)
+    plain = json.loads((compared / "measured" / "real.json").read_text())["results"]["classifier"]
+    accuracy = float(rows["Plain classifier"]["As a classifier of held-out images: accuracy"])
+    assert accuracy == pytest.approx(plain["accuracy"], rel=1e-3)
     assert plain["num"] == 20
     assert float(rows["Real: held-out images"]["Quality of the samples: images"]) == 20
 
 
-def test_resume(made, capsys):
+def test_resume(compared, capsys):
     """Nothing is trained or measured again; another setting is refused."""
-    kept = [path for path in made.rglob("*") if path.is_file() and path.parent != made]
+    kept = [path for path in compared.rglob("*") if path.is_file() and path.parent != compared]
     before = {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in kept}
-    page = (made / "compare.html").read_bytes()
-    shrunk(made, {})
+    page = (compared / "compare.html").read_bytes()
+    shrunk(compared, {})
     assert {path: (path.stat().st_mtime_ns, path.stat().st_ino) for path in kept} == before
-    assert {path for path in made.rglob("*") if path.is_file() and path.parent != made} == set(kept)
-    assert (made / "compare.html").read_bytes() == page
-    assert main(["--out", str(made), "--seed=1"]) == 2
+    assert {
+        path for path in compared.rglob("*") if path.is_file() and path.parent != compared
+    } == set(kept)
+    assert (compared / "compare.html").read_bytes() == page
+    assert main(["--out", str(compared), "--seed=1"]) == 2
     assert "made with another --seed: 0, not 1" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_run_dirs(tmp_path, capsys, monkeypatch):
-    """A finished run that is told the label: p(x) and the classifier by Bayes' rule."""
+    """A finished run that is conditional on the label: p(x) and the classifier by Bayes' rule."""
     tiny = ["--steps=3", "--batch-size=16", "--sample-every=0", "--log-every=1"]
     dense = ["--data.name=digits", "--model.features", "8", "--model.latent-dim=2"]
     run = tmp_path / "b"
@@ -163,13 +166,13 @@ def test_run_dirs(tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     given = {"run_dirs": [str(run)], "num_samples": 20, "num_evaluated": 20}
     compare.compare(out, given, classifier_steps=5)
-    found = json.loads((out / "measured" / "b.json").read_text())["found"]
-    p, told = found["likelihood"], found["classifier"]
+    results = json.loads((out / "measured" / "b.json").read_text())["results"]
+    p, classifier = results["likelihood"], results["classifier"]
     # -log p(x) = -log p(x | y) - log p(y) + log p(y | x), at the right label y of 10
-    expected = p["given_label"] + math.log(10) - told["nll"]
+    expected = p["given_label"] + math.log(10) - classifier["nll"]
     assert p["nats"] == pytest.approx(expected, abs=1e-3)
-    assert 0 <= told["accuracy"] <= 1
-    assert found["told"] == "label"
+    assert 0 <= classifier["accuracy"] <= 1
+    assert results["condition"] == "label"
     assert p["bits_per_dim"] is None
     text = (out / "compare.html").read_text()
     assert "b (VAE)" in text
@@ -222,23 +225,25 @@ def test_a_directory_of_something_else(tmp_path, capsys):
     assert "cannot be read as a comparison" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", list(families.FAMILIES))
+@pytest.mark.parametrize("name", list(families.ENTRANTS))
 def test_recipes(name, tmp_path):
     """Every family's settings fit its experiment, and fall in with the number of steps."""
-    fields = families.settings(name, 50, 8, told=True, seed=0, data={"name": "digits"})
-    run = families.make_run(name, tmp_path / "run", fields)
+    fields = families.settings(name, 50, 8, labels=True, seed=0, data={"name": "digits"})
+    run = families.plan_run(name, tmp_path / "run", fields)
+    family = run.experiment.family
     assert run.config.steps == 50
-    assert run.kind == next(kind for base, kind in families.KINDS if isinstance(run.config, base))
-    assert (run.experiment.sample_condition is not None) == (name == "autoregressive")
+    assert family.name.lower() == name
+    assert (family.conditioning is not None) == (name == "autoregressive")
+    assert (family.sampling is None) == (family.sample is None)
 
 
 def test_flags_make_the_run_again():
     """A run's command line names all that differs from its experiment's defaults."""
-    fields = families.settings("gan", 7, 8, told=True, seed=3, data={"name": "digits"})
-    run = families.make_run("gan", Path("none"), fields)
-    said = families.flags(run.module, run.config)
-    assert {"--steps=7", "--seed=3", "--model.condition=none"} <= set(said)
-    assert not any("batch-size" in flag for flag in said)
+    fields = families.settings("gan", 7, 8, labels=True, seed=3, data={"name": "digits"})
+    run = families.plan_run("gan", Path("none"), fields)
+    flags = families.flags(run.recipe, run.config)
+    assert {"--steps=7", "--seed=3", "--model.condition=none"} <= set(flags)
+    assert not any("batch-size" in flag for flag in flags)
 
 
 def test_numbers():
@@ -262,6 +267,28 @@ def test_charts():
     (x1, y1), (x2, y2) = re.findall(r'cx="([\d.]+)" cy="([\d.]+)"', spread)
     assert float(x1) < float(x2)
     assert float(y1) < float(y2)
+
+
+def test_what_a_family_lacks_is_said_once():
+    """The reasons follow from which of its functions are None."""
+    fields = families.settings("gan", 7, 8, labels=True, seed=3, data={"name": "digits"})
+    gan = families.plan_run("gan", Path("none"), fields).experiment.family
+    why = measure.absences(gan)
+    assert why["likelihood"] == why["classifier"] == "it has no likelihood of the images"
+    assert why["round_trip"] == "it has no encoder"
+    assert "samples" not in why
+    no_prior = measure.absences(gan._replace(sample=None, decode=None, sampling=None))
+    assert no_prior["samples"] == "it has no prior to sample from"
+    assert no_prior["round_trip"] == "it has no encoder and no decoder"
+    conditioning = embeddings(4)
+    assert "'embedding'" in measure.absences(gan._replace(conditioning=conditioning))["samples"]
+
+
+def test_inversion():
+    """The words follow from the largest error."""
+    words = [table.inverts({"round_trip": r}) for r in (None, {"max": 1e-4}, {"max": 0.01})]
+    assert words == ["no", "yes", "approximately"]
+    assert table.inverts({"round_trip": {"max": 0.5}}) == "no (reconstructs)"
 
 
 @pytest.mark.slow

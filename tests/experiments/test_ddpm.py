@@ -19,7 +19,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
     """The CIFAR-10 recipe, on the embedded digits, over eight devices: train, sample, evaluate."""
     run_dir = str(tmp_path / "run")
     flags = ("--run-dir", run_dir, "--data.name", "digits", *TINY)
-    more = ("--diffusion.class-conditional", "--diffusion.variance=learned_range", "--accumulate=2")
+    more = ("--model.condition=label", "--diffusion.learned-variance", "--accumulate=2")
     out = call(capsys, ddpm_cifar, *flags, *more, "--steps=10", "--precision=bfloat16")
     assert "10 of 10 steps done" in out
     assert (tmp_path / "run" / "samples" / "00000010.png").exists()
@@ -43,7 +43,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
         (["--data.name", "cifra10"], "unknown data set 'cifra10'; did you mean 'cifar10'"),
         (["--data.name", "cifar10", "--data.dir", "nowhere"], "nowhere"),
         (["--model.multipliers", "1", "2", "2", "2", "2"], "cannot be halved 4 times"),
-        (["--sampler.guidance-scale", "2.0"], "needs --diffusion.class-conditional"),
+        (["--sampler.guidance-scale", "2.0"], "needs --model.condition"),
     ],
 )
 def test_bad_input(tmp_path, capsys, flags, message):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +17,10 @@ from experiments import (
     sngan_cifar,
     wgan_gp_cifar,
 )
+from experiments.recipes import gan as gan_flags
+from experiments.recipes.gan import GameConfig
+from experiments.recipes.shared import AdamConfig
+from jaxgen.training.config import DataConfig
 
 RESNET = (
     "--data.name=digits --data.resize=32 --model.generator-channels=4 --steps=2 --log-every=1 "
@@ -24,7 +29,7 @@ RESNET = (
 
 
 def test_dcgan_end_to_end(tmp_path, capsys):
-    """Train, resume, evaluate, sample, and every picture; one row a class."""
+    """Train, resume, evaluate, and every picture; one row a class."""
     run_dir = str(tmp_path / "run")
     flags = ("--run-dir", run_dir, "--model.generator-channels=8", "--batch-size=16")
     call(capsys, dcgan_digits, *flags, "--steps=3", "--log-every=1", "--sample-every=3")
@@ -42,7 +47,7 @@ def test_dcgan_end_to_end(tmp_path, capsys):
     assert "no measure" in result["protocol"]["loss"]
     for picture, size in (
         ("conditions", (5 * 34 + 2, 342)),
-        ("interpolation_spherical", (5 * 34 + 2, 2 * 34 + 2)),
+        ("interpolation", (5 * 34 + 2, 2 * 34 + 2)),
         ("interpolation_linear", (5 * 34 + 2, 2 * 34 + 2)),
     ):
         out = tmp_path / f"{picture}.png"
@@ -52,7 +57,7 @@ def test_dcgan_end_to_end(tmp_path, capsys):
     message = fails(
         capsys, dcgan_digits, "sample", "--run-dir", run_dir, "--picture=sweep", "--out=x.png"
     )
-    assert "'samples' or one of ['conditions', 'interpolation_linear'" in message
+    assert "'samples' or one of ['conditions', 'interpolation', 'interpolation_linear']" in message
 
 
 @pytest.mark.slow
@@ -99,12 +104,44 @@ def test_residual_recipes(recipe, tmp_path, capsys):
         (dcgan_digits, ["--model.stddev-group=3"], "divide the batch of 64"),
         (dcgan_digits, ["--data.resize=9"], "times a power of two, got 9"),
         (dcgan_digits, ["--game.penalty=wgan_gp"], "without batch statistics"),
+        (
+            sngan_cifar,
+            ["--game.penalty=r1", *RESNET, "--game.penalty-every=0"],
+            "at least 1, got 0",
+        ),
+        (sngan_cifar, [*RESNET, "--game.penalty-every=4"], "must be 1 without a penalty, got 4"),
+        (dcgan_digits, ["--model.condition=attributes"], "digits has ['image', 'label']"),
+        (
+            acgan_cifar,
+            [*RESNET, "--model.condition=attributes"],
+            "--model.auxiliary needs classes",
+        ),
         (sngan_cifar, ["--data.name=digits"], "must be one of (32, 64, 128), got 8"),
         (sngan_cifar, ["--data.name=digits", "--data.resize=32", "--batch-size=64"], "multiple of"),
     ],
 )
 def test_bad_input(recipe, flags, message, tmp_path, capsys):
     assert message in fails(capsys, recipe, "--run-dir", str(tmp_path / "run"), *flags)
+
+
+def test_a_penalty_every_few_steps():
+    """The flag adds the turn; schedules count its updates, so that they end at the same step."""
+    config = wgan_gp_cifar.recipe.config
+    config = replace(config, data=DataConfig(name="digits", resize=32))
+    lazy = replace(config, game=replace(config.game, penalty_every=16))
+    for chosen, names in (
+        (config, ["discriminator", "generator"]),
+        (lazy, ["discriminator", "penalty", "generator"]),
+    ):
+        assert [phase.name for phase in gan_flags.build(chosen).family.phases] == names
+    adam = AdamConfig(warmup_steps=3, decay_steps=100)
+    for game, warmup_steps, decay_steps in (
+        (GameConfig(discriminator_repeats=5), 15, 500),
+        (GameConfig(discriminator_repeats=5, penalty_every=16), 20, 535),  # 7 turns in 100 steps
+    ):
+        counted = gan_flags.counted_in_updates(adam, game)
+        assert (counted.warmup_steps, counted.decay_steps) == (warmup_steps, decay_steps)
+    assert gan_flags.counted_in_updates(AdamConfig(), GameConfig(penalty_every=2)) == AdamConfig()
 
 
 @pytest.mark.slow

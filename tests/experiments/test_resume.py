@@ -10,7 +10,7 @@ import numpy as np
 from recipes import launch
 
 from experiments import vae_digits
-from jaxgen.training import cli, loop
+from jaxgen.training import loop, runs
 from jaxgen.training.strategies import make_strategy
 
 STEPS, EVERY = 4000, 100
@@ -22,8 +22,9 @@ FLAGS = (
 
 def final_state(run_dir):
     """The whole last checkpoint, optimizer and average included."""
-    saved = cli.load_config(Path(run_dir), "experiments.vae_digits", vae_digits.Config())
-    experiment, strategy = vae_digits.build(saved), make_strategy("jit", jax.devices()[:1])
+    recipe, strategy = vae_digits.recipe, make_strategy("jit", jax.devices()[:1])
+    saved = runs.load_config(Path(run_dir), "experiments.vae_digits", recipe.config)
+    experiment = recipe.build(saved)
     target = loop.abstract_state(experiment, saved, strategy)
     with loop.Checkpoints(loop.checkpoint_directory(saved), read_only=True) as checkpoints:
         return jax.device_get(checkpoints.restore(target, step=STEPS)[1])

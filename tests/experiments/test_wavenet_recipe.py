@@ -38,8 +38,9 @@ def folder(tmp_path_factory):
 def test_end_to_end(folder, tmp_path, capsys):
     """Train with previews, evaluate, sample; resume."""
     run_dir = tmp_path / "run"
-    flags = ("--run-dir", str(run_dir), f"--data.dir={folder}", "--audio.label=folder")
-    out = call(capsys, wavenet_audio, *flags, *SMALL, *SHORT)
+    flags = ("--run-dir", str(run_dir), f"--data.dir={folder}")
+    labels = ("--audio.label=folder", "--model.condition=label")
+    out = call(capsys, wavenet_audio, *flags, *labels, *SMALL, *SHORT)
     assert "4 of 4 steps done" in out
     names = sorted(p.name for p in (run_dir / "samples").iterdir())
     assert names == [f"0000000{i}.{suffix}" for i in (2, 4) for suffix in ("png", "wav")]
@@ -96,6 +97,7 @@ def test_logistics_of_sixteen_bits(folder, tmp_path, capsys):
         (["--data.dir=FOLDER", "--data.resize=8"], "--data.resize is for images"),
         (["--data.dir=FOLDER", "--audio.sample-rate=16000"], "sample rate of 2000 Hz, not 16000"),
         (["--data.dir=FOLDER", "--model.full-context", "--model.layers=9"], "--audio.window above"),
+        (["--data.dir=FOLDER", "--model.condition=label"], "needs --audio.label folder or word"),
         (["--data.dir=FOLDER", "--sample-seconds=0"], "sample_length must be at least 1"),
     ],
 )

@@ -5,15 +5,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen import conditioning, likelihoods
+from jaxgen.conditioning.labels import labels
+from jaxgen.core import Variables
 from jaxgen.data.sources import digits
 from jaxgen.data.transforms import to_model_space
-from jaxgen.families import autoencoder, vae, vqvae
+from jaxgen.distributions import likelihoods
+from jaxgen.families import autoencoder, vae, vq
 from jaxgen.models import vae as networks
-from jaxgen.models import vqvae as codebooks
+from jaxgen.models import vq as codebooks
 
 LATENT, SHAPE = 3, (8, 8, 1)
-CLASSES = conditioning.labels(10)
+CLASSES = labels(10)
 
 
 def make_vae(likelihood=None, *, optimizer=None, features=(16,), **options):
@@ -39,7 +41,7 @@ def make_autoencoder(optimizer=None):
 
 def make_vqvae(optimizer=None, **options):
     likelihood = likelihoods.discretized_logistic()
-    return vqvae.vqvae(
+    return vq.vqvae(
         codebooks.Encoder(4, 4, 1, 0),
         codebooks.Decoder(2, 4, 1, 0),
         likelihood,
@@ -56,24 +58,31 @@ def batch(num=32):
     }
 
 
-def evaluated(family, params, state, data, seed=0):
-    call = jax.jit(lambda *a: family.evaluate(*a, train=False))
-    return call(params, state, data, jax.random.key(seed))
+def evaluated(family, variables, data, seed=0):
+    """(values, metrics) of `evaluate`."""
+    return jax.jit(family.evaluate)(variables, data, jax.random.key(seed))
 
 
-def trained_on(family, params, state, data, seed=0):
-    call = jax.jit(lambda *a: family.phases[0].loss(*a, train=True))
-    return call(params, state, data, jax.random.key(seed))
+def trained_on(family, variables, data, seed=0, step=0):
+    """(values, aux) of the training loss."""
+    call = jax.jit(family.phases[0].loss)
+    return call(variables, data, jax.random.key(seed), jnp.int32(step))
 
 
-def logged(family, params, state, data, seed=0):
-    return jax.jit(family.log_prob)(params, state, data, jax.random.key(seed))
+def logged(family, variables, data, seed=0):
+    """Values of `log_prob`."""
+    return jax.jit(family.log_prob)(variables, data, jax.random.key(seed))
 
 
 def moved(family, data, seed=0):
-    """Parameters away from their initialization, where biases are zero, and the state."""
-    params, state = jax.jit(family.init)(jax.random.key(seed), data)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
-    noisy = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
-    return jax.tree.unflatten(tree, noisy), state
+    """Variables whose parameters are away from their initialization, where biases are zero."""
+
+    @jax.jit
+    def make(data):
+        variables = family.init(jax.random.key(seed), data)
+        leaves, tree = jax.tree.flatten(variables.params)
+        keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
+        noisy = [p + 0.1 * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+        return Variables(jax.tree.unflatten(tree, noisy), variables.state, variables.fixed)
+
+    return make(data)

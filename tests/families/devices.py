@@ -3,26 +3,19 @@
 import jax
 import numpy as np
 
-from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.fit import prepare_fit
+from jaxgen.training.strategies import make_strategy
 
 
 def runner(family, data, strategy):
     """(first state, `run(state, num_steps) -> state on the host`)."""
-    placed = strategy.put_global(data)
-    first = strategy.init(lambda k, x: init_state(family, k, x), jax.random.key(0), placed)
-    feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, seed=0, resident=False)
-    step = make_step(family, axis_name=strategy.axis_name)
-    compiled = strategy.compile(step, feed, first)
-    host = jax.device_get(first)
+    first, steps = prepare_fit(family, data, strategy=strategy)
 
     def run(state, num_steps):
-        streak = strategy.put_replicated(np.int32(0))
         placed = jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), state, first)
-        batch = strategy.put_batch(data)
-        return jax.device_get(compiled(placed, streak, batch, num_steps)[0])
+        return jax.device_get(steps(placed, num_steps)[0])
 
-    return host, run
+    return jax.device_get(first), run
 
 
 def close(a, b):
@@ -30,11 +23,11 @@ def close(a, b):
 
 
 def equal_on_one_and_eight(family, data):
-    """Parameters and model state after two steps under jit, initialization included."""
-    data, states = jax.tree.map(np.asarray, data), []
+    """Parameters and state after two steps under jit, initialization included."""
+    states = []
     for devices in (jax.devices()[:1], jax.devices()):
         first, run = runner(family, data, make_strategy("jit", devices))
         states.append(run(first, 2))
     one, eight = states
     assert int(one.step) == 2
-    close((one.params, one.model_state), (eight.params, eight.model_state))
+    close((one.params, one.state), (eight.params, eight.state))

@@ -8,19 +8,21 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
+from few_steps import train
 from quick import quick_jit as jit
 
-from jaxgen import conditioning
+from jaxgen.conditioning.base import Condition
+from jaxgen.conditioning.labels import labels
+from jaxgen.core import Variables
 from jaxgen.data.sources import digits
 from jaxgen.data.transforms import to_model_space
 from jaxgen.families.autoregressive import autoregressive
-from jaxgen.families.classifier import evaluate_as_classifier
+from jaxgen.families.classify import evaluate_as_classifier
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.models.pixelcnnpp import PixelCNNPP
-from jaxgen.training.step import init_state, make_step
 
 # These programs are compiled often and run once.
-LABELS = conditioning.labels(3)
+LABELS = labels(3)
 MIXTURE = "mixture_of_logistics"
 # name -> network, image shape, likelihood, values, conditioning
 KINDS = {
@@ -36,38 +38,39 @@ SLOW = pytest.param(LONG, marks=pytest.mark.slow)
 
 
 def build(name, **options):
-    network, shape, likelihood, values, told = KINDS[name]
+    network, shape, likelihood, values, conditioning = KINDS[name]
     return autoregressive(
         network,
         optax.sgd(0.1),
         image_shape=shape,
         likelihood=likelihood,
         num_values=values,
-        conditioning=told,
+        conditioning=conditioning,
         **options,
     )
 
 
 @cache
 def example(name):
-    """A batch, and parameters far from the initial ones: the past matters."""
-    _, shape, _, values, told = KINDS[name]
+    """A batch, and variables far from the initial ones: the past matters."""
+    _, shape, _, values, conditioning = KINDS[name]
     rng = np.random.default_rng(0)
     x = rng.integers(0, values, (3, *shape)) * 2 / (values - 1) - 1
     batch = {"image": jnp.asarray(x, jnp.float32)}
-    if told is not None:
+    if conditioning is not None:
         batch["label"] = jnp.array([0, 2, 1])
-    params, _ = jit(build(name).init)(jax.random.key(0), batch)
-    params = jax.tree.map(
-        lambda p: p + 0.3 * np.asarray(rng.normal(size=p.shape), np.float32), params
+    variables = jit(build(name).init)(jax.random.key(0), batch)
+    assert variables.state == {}
+    moved = jax.tree.map(
+        lambda p: p + 0.3 * np.asarray(rng.normal(size=p.shape), np.float32), variables.params
     )
-    return batch, params
+    return batch, Variables(moved)
 
 
 @pytest.mark.parametrize("name", [*(name for name in KINDS if name != LONG), SLOW])
 def test_cached_sampler_draws_what_the_naive_one_draws(name, key):
     """Value for value, freely and completing an image."""
-    batch, params = example(name)
+    batch, variables = example(name)
     x = batch["image"]
     known = jax.random.bernoulli(key, 0.4, x.shape[:3])
 
@@ -76,11 +79,11 @@ def test_cached_sampler_draws_what_the_naive_one_draws(name, key):
         options = {"condition": batch.get("label")}
 
         @jit
-        def both(params, key):
-            free = family.sample(params, {}, key, 3, **options)
-            return free, family.sample(params, {}, key, 3, given=x, known=known, **options)
+        def both(variables, key):
+            free = family.sample(variables, key, 3, **options)
+            return free, family.complete(variables, key, x, known, **options)
 
-        return both(params, key)
+        return both(variables, key)
 
     (free, completed), naive = run("cached"), run("naive")
     np.testing.assert_allclose(free, naive[0], atol=1e-5)
@@ -91,59 +94,49 @@ def test_cached_sampler_draws_what_the_naive_one_draws(name, key):
 
 
 def test_loss_is_log_prob_and_metrics_are_bits(key):
-    batch, params = example("gated")
+    batch, variables = example("gated")
     family = build("gated")
-    nats, aux = family.evaluate(params, {}, batch, key, train=False)
-    np.testing.assert_allclose(family.log_prob(params, {}, batch, key), -nats)
-    np.testing.assert_allclose(aux.metrics["bits_per_dim"], nats / 30 / np.log(2), rtol=1e-6)
+    nats, metrics = family.evaluate(variables, batch, key)
+    np.testing.assert_allclose(family.log_prob(variables, batch, key), -nats)
+    np.testing.assert_allclose(metrics["bits_per_dim"], nats / 30 / np.log(2), rtol=1e-6)
     # Only the values' order counts: the nearest of the 16 is taken.
     moved = {**batch, "image": batch["image"] + 0.03}
     network = KINDS["gated"][0]
-    found = network.apply(
-        {"params": params["pixelcnn"]}, moved["image"], LABELS.encode(batch["label"])
+    logits = network.apply(
+        {"params": variables.params["pixelcnn"]},
+        moved["image"],
+        Condition(jax.nn.one_hot(batch["label"], 3)),
     )
     classes = np.round((np.asarray(batch["image"]) + 1) / 2 * 15).astype(int)
-    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(found)), classes[..., None], -1)
+    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), classes[..., None], -1)
     expected = -log_p.sum((1, 2, 3, 4))
-    np.testing.assert_allclose(
-        family.evaluate(params, {}, moved, key, train=False)[0], expected, rtol=1e-5
-    )
+    np.testing.assert_allclose(family.evaluate(variables, moved, key)[0], expected, rtol=1e-5)
 
 
 def test_a_few_steps_lower_the_loss_of_digits():
     """And the classifier by Bayes' rule is made of the same likelihoods."""
-    told = conditioning.labels(10)
     family = autoregressive(
         GatedPixelCNN(1, 256, 8, 2, 3, 16),
         optax.adam(1e-2),
         image_shape=(8, 8, 1),
-        conditioning=told,
+        conditioning=labels(10),
     )
     raw = digits("train")[np.arange(32)]
     batch = {"image": to_model_space(jnp.asarray(raw["image"])), "label": jnp.asarray(raw["label"])}
-    state = init_state(family, jax.random.key(0), batch)
-    step = jit(make_step(family))
-    first, _ = family.evaluate(state.params, {}, batch, jax.random.key(0), train=False)
-    for i in range(30):
-        state = step(state, batch, jax.random.key(i))[0]
+    start, variables, _ = train(family, batch, 30)
+    key, log_prob = jax.random.key(0), jit(family.log_prob)
+    first = -log_prob(start, batch, key)
     classify = evaluate_as_classifier(family, 10)
-    last, aux = jit(classify.evaluate, static_argnames="train")(
-        state.params, {}, batch, jax.random.key(0), train=False
-    )
+    last, metrics = jit(classify.evaluate)(variables, batch, key)
     assert float(last.mean()) < 0.6 * float(first.mean())
     by_class = jnp.stack(
-        [
-            family.log_prob(
-                state.params, {}, {**batch, "label": jnp.full(32, k)}, jax.random.key(0)
-            )
-            for k in range(10)
-        ]
+        [log_prob(variables, {**batch, "label": jnp.full(32, k)}, key) for k in range(10)]
     )
     np.testing.assert_array_equal(
-        aux.metrics["accuracy"], np.asarray(by_class.argmax(0)) == raw["label"]
+        metrics["accuracy"], np.asarray(by_class.argmax(0)) == raw["label"]
     )
     log_p = jax.nn.log_softmax(by_class, axis=0)[raw["label"], np.arange(32)]
-    np.testing.assert_allclose(aux.metrics["label_nats"], -log_p, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(metrics["label_nats"], -log_p, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -172,20 +165,14 @@ def test_bad_input(options, message):
 
 
 def test_bad_batches_and_masks(key):
-    batch, params = example("pixelcnn")
+    batch, variables = example("pixelcnn")
     family = build("pixelcnn")
     with pytest.raises(ValueError, match=r"image_shape is \(5, 6, 1\), the images have"):
-        family.log_prob(params, {}, {"image": jnp.zeros((2, 4, 4, 1))}, key)
+        family.log_prob(variables, {"image": jnp.zeros((2, 4, 4, 1))}, key)
     x = batch["image"]
     with pytest.raises(ValueError, match=r"known must have the shape \(3, 5, 6\), got \(3, 5\)"):
-        family.sample(params, {}, key, 3, given=x, known=jnp.ones((3, 5), bool))
+        family.complete(variables, key, x, jnp.ones((3, 5), bool))
+    with pytest.raises(ValueError, match=r"given must have the shape \(3, 5, 6, 1\), got"):
+        family.complete(variables, key, x[:, :4], jnp.ones((3, 5, 6), bool))
     with pytest.raises(ValueError, match="given and known must be given together"):
-        family.sample(params, {}, key, 3, given=x)
-
-
-def test_bad_classifiers():
-    family = build("gated")
-    with pytest.raises(ValueError, match="num_classes must be at least 2, got 1"):
-        evaluate_as_classifier(family, 1)
-    with pytest.raises(ValueError, match="family must have a log_prob"):
-        evaluate_as_classifier(family._replace(log_prob=None), 3)
+        family.complete(variables, key, x, None)

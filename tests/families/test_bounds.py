@@ -5,17 +5,19 @@ import optax
 import pytest
 from flax import linen as nn
 
-from jaxgen import conditioning, likelihoods, schedules
+from jaxgen.conditioning.labels import labels
 from jaxgen.core import Bound
+from jaxgen.distributions import likelihoods
 from jaxgen.families.autoregressive import autoregressive
-from jaxgen.families.diffusion import ddpm
+from jaxgen.families.diffusion import diffusion
 from jaxgen.families.flow import flow
 from jaxgen.families.vae import vae
-from jaxgen.families.vqvae import vqvae
+from jaxgen.families.vq import vqvae
 from jaxgen.families.wavenet import wavenet
 from jaxgen.models.wavenet import WaveNet
+from jaxgen.noise.chain import chain
 
-SGD, SHAPE, LABELS = optax.sgd(0.1), (4, 4, 3), conditioning.labels(3)
+SGD, SHAPE, LABELS = optax.sgd(0.1), (4, 4, 3), labels(3)
 # No function is called: any network does, but where its fit is checked.
 NET = nn.Dense(1)
 
@@ -26,8 +28,7 @@ def make_vae(**options):
 
 
 def make_diffusion(**options):
-    schedule = schedules.discrete_schedule(np.full(4, 0.1))
-    return ddpm(NET, schedule, SGD, image_shape=SHAPE, **options)
+    return diffusion(NET, chain(np.full(4, 0.1)), SGD, image_shape=SHAPE, **options)
 
 
 def make_wavenet(**options):
@@ -57,7 +58,10 @@ def make_wavenet(**options):
             Bound("exact", 48, False, given="label"),
         ),
         (make_diffusion(), Bound("variational bound", 48, True)),
-        (make_diffusion(null_label=3), Bound("variational bound", 48, True, given="label")),
+        (
+            make_diffusion(conditioning=LABELS),
+            Bound("variational bound", 48, True, given="label"),
+        ),
         (make_wavenet(), Bound("exact", 5, True)),
     ],
 )

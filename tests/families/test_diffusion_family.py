@@ -5,38 +5,52 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from few_steps import train
 from quick import quick_jit
 
-from jaxgen import schedules
+from jaxgen.conditioning.base import Condition, vector_conditioning
+from jaxgen.conditioning.labels import labels
+from jaxgen.core import Aux, Variables
 from jaxgen.data.sources import digits
 from jaxgen.data.transforms import to_model_space
-from jaxgen.families.diffusion import ddpm
+from jaxgen.families.diffusion import Sampler, diffusion
+from jaxgen.losses.diffusion import denoising_loss, min_snr
 from jaxgen.models.unet import UNet
-from jaxgen.sampling.diffusion import ddim
-from jaxgen.training.step import init_state, make_step
+from jaxgen.noise.chain import (
+    chain,
+    cosine_betas,
+    large_variance,
+    levels_of,
+    linear_betas,
+    small_variance,
+)
+from jaxgen.noise.parametrization import EPS, V, denoiser
+from jaxgen.noise.process import q_sample
+from jaxgen.noise.spacing import leading, linspace, trailing
+from jaxgen.sampling.guidance import clip_x0, guided
+from jaxgen.sampling.solvers import ancestral, ddim, solve
 
-SCHEDULE = schedules.discrete_schedule(schedules.cosine_betas(20))
+CHAIN = chain(cosine_betas(20))
 SHAPE = (8, 8, 1)
+LABELS = labels(10)
+NUM = jnp.int32(0)  # the step of a loss
 
 
-def make(variance="large", num_classes=None, label_dropout=0.0, **options):
-    model = UNet(
+def make(learns_variance=False, **options):
+    network = UNet(
         channels=8,
         multipliers=(1, 2),
         num_res_blocks=1,
         attention_resolutions=(),
         dropout=0.1,
-        out_channels=2 if variance == "learned_range" else 1,
-        num_classes=num_classes,
+        out_channels=2 if learns_variance else 1,
     )
-    return ddpm(
-        model,
-        SCHEDULE,
+    return diffusion(
+        network,
+        CHAIN,
         optax.adam(3e-3),
         image_shape=SHAPE,
-        variance=variance,
-        null_label=num_classes,
-        label_dropout=label_dropout,
+        learns_variance=learns_variance,
         **options,
     )
 
@@ -51,108 +65,223 @@ def batch():
 def family(request):
     if request.param == "plain":
         return make()
-    return make("learned_range", num_classes=10, label_dropout=0.2)
+    return make(learns_variance=True, conditioning=LABELS, condition_dropout=0.2)
 
 
 @pytest.fixture(scope="module")
-def state(family, batch):
-    return quick_jit(lambda: init_state(family, jax.random.key(0), batch))()
+def fitted(family, batch):
+    """(variables at the start, variables at the end, metrics)."""
+    return train(family, batch, 60)
 
 
-def test_contract(family, state, batch):
+def test_contract(family, fitted, batch):
+    variables, _, _ = fitted
     (phase,) = family.phases
-    loss = quick_jit(lambda p, key: phase.loss(p, {}, batch, key, train=True))
-    (values, aux), (again, _) = (
-        loss(state.params, jax.random.key(1)),
-        loss(state.params, jax.random.key(1)),
-    )
+    assert (phase.name, phase.optimizer) == ("denoise", "denoise")
+    assert family.optimizers["denoise"].trains == ("denoiser",)
+    assert variables.params.keys() == {"denoiser"}
+    assert variables.state == variables.fixed == {}
+    loss = quick_jit(lambda v, key: phase.loss(v, batch, key, NUM))
+    (values, aux), (again, _) = (loss(variables, jax.random.key(1)) for _ in range(2))
     assert values.shape == (16,)
     assert values.dtype == jnp.float32
-    assert aux.model_state == {}
+    assert aux == Aux({}, None)
     np.testing.assert_array_equal(values, again)  # pure
-    assert not np.array_equal(values, loss(state.params, jax.random.key(2))[0])
+    assert not np.array_equal(values, loss(variables, jax.random.key(2))[0])
 
-    evaluate = quick_jit(lambda p, key: family.evaluate(p, {}, batch, key, train=False))
-    nats, aux = evaluate(state.params, jax.random.key(1))
-    np.testing.assert_allclose(aux.metrics["bits_per_dim"], nats / (64 * np.log(2)), rtol=1e-5)
-    terms = sum(aux.metrics[k] for k in ("prior_kl", "diffusion_kl", "decoder_nll"))
+    evaluate = quick_jit(lambda v, key: family.evaluate(v, batch, key))
+    nats, metrics = evaluate(variables, jax.random.key(1))
+    np.testing.assert_allclose(metrics["bits_per_dim"], nats / (64 * np.log(2)), rtol=1e-5)
+    terms = sum(metrics[k] for k in ("prior_kl", "diffusion_kl", "decoder_nll"))
     np.testing.assert_allclose(terms, nats, rtol=1e-5)
-    log_prob = quick_jit(lambda p, key: family.log_prob(p, {}, batch, key))
-    np.testing.assert_allclose(log_prob(state.params, jax.random.key(1)), -nats, rtol=1e-5)
+    log_prob = quick_jit(lambda v, key: family.log_prob(v, batch, key))
+    np.testing.assert_allclose(log_prob(variables, jax.random.key(1)), -nats, rtol=1e-5)
+    assert family.sampling.passes == 20
 
 
-def test_it_learns_real_digits(family, state, batch):
-    step, losses = quick_jit(make_step(family)), []
-    for t in range(60):
-        state, metrics, bad = step(state, batch, jax.random.fold_in(jax.random.key(3), t))
-        assert int(bad) == -1
-        losses.append(float(metrics["loss"][0] / metrics["loss"][1]))
-    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
-    assert step._cache_size() == 1
+def test_it_learns_real_digits(family, fitted, batch):
+    """In one trace, which `train` watches over."""
+    (phase,) = family.phases
+    keys = jax.random.split(jax.random.key(3), 8)
+    loss = quick_jit(
+        lambda v: jax.vmap(lambda key: phase.loss(v, batch, key, NUM)[0].mean())(keys).mean()
+    )
+    start, end, _ = fitted
+    assert loss(end) < 0.7 * loss(start)
 
 
-def test_samples(family, state):
-    condition = jnp.arange(4) if "label" in state.params["denoiser"] else None
-    draw = quick_jit(lambda p, k: family.sample(p, {}, k, 4, condition=condition))
-    samples = draw(state.params, jax.random.key(4))
+def test_samples(family, fitted):
+    _, variables, _ = fitted
+    condition = None if family.conditioning is None else jnp.arange(4)
+    draw = quick_jit(lambda v, k: family.sample(v, k, 4, condition=condition))
+    samples = draw(variables, jax.random.key(4))
     assert samples.shape == (4, *SHAPE)
     assert np.isfinite(samples).all()
-    with pytest.raises(ValueError, match="condition must be given"):
-        family.sample(
-            state.params, {}, jax.random.key(4), 4, condition=None if condition is not None else 1
+    other = None if condition is not None else jnp.arange(4)
+    with pytest.raises(ValueError, match="condition must be"):
+        family.sample(variables, jax.random.key(4), 4, condition=other)
+
+
+class Linear:
+    """A network without parameters, which the family cannot tell from a module."""
+
+    def apply(self, variables, x, t, condition, *, train, rngs):
+        shift = 0.0 if condition is None else condition.vector.sum(axis=-1).reshape(-1, 1, 1, 1)
+        return 0.3 * x + 0.01 * t.reshape(-1, 1, 1, 1) + 0.2 * shift
+
+
+NOTHING = Variables({"denoiser": {}})
+LINEAR_CHAIN = chain(linear_betas(20, 5e-3, 0.4))
+
+
+def linear(**options):
+    return diffusion(Linear(), LINEAR_CHAIN, optax.sgd(0.1), image_shape=SHAPE, **options)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        Sampler(),
+        Sampler(ancestral(small_variance), 5, linspace, clip=False),
+        Sampler(ddim(0.5), 5, leading),
+    ],
+    ids=["default", "small", "ddim"],
+)
+def test_a_sampler_is_a_value_free_to_change(key, sampler):
+    """Bound to the family or given to `sample`, it is the solver that it names."""
+
+    @quick_jit
+    def draw(key):
+        family = linear(sampler=sampler, parametrization=V)
+        given = linear(parametrization=V).sample(NOTHING, key, 3, sampler=sampler)
+        key_start, key_steps = jax.random.split(key)
+        denoise = denoiser(lambda x, t, c: 0.3 * x + 0.01 * t.reshape(-1, 1, 1, 1), V)
+        want = solve(
+            clip_x0(denoise) if sampler.clip else denoise,
+            levels_of(LINEAR_CHAIN, sampler.num_steps, sampler.spacing),
+            sampler.solver,
+            key_steps,
+            jax.random.normal(key_start, (3, *SHAPE)),
         )
+        return family.sample(NOTHING, key, 3), given, want
+
+    bound, given, want = draw(key)
+    np.testing.assert_allclose(bound, want, atol=1e-5)
+    np.testing.assert_allclose(given, want, atol=1e-5)
 
 
-def test_a_sampler_of_ones_own(batch):
-    def sampler(denoise, schedule, key, shape, *, condition, null_condition):
-        return ddim(
-            denoise,
-            schedule,
-            key,
-            shape,
-            num_steps=3,
-            condition=condition,
-            null_condition=null_condition,
-            guidance_scale=2.0,
+def test_guidance_is_of_the_null_condition(key):
+    condition, sampler = jnp.array([1, 2]), Sampler(ddim(), 4, trailing, guidance_scale=3.0)
+
+    @quick_jit
+    def draw(key):
+        family = linear(conditioning=LABELS, sampler=sampler)
+        key_start, key_steps = jax.random.split(key)
+        denoise = denoiser(lambda x, t, c: Linear().apply({}, x, t, c, train=False, rngs={}), EPS)
+        want = solve(
+            clip_x0(guided(denoise, Condition(jnp.zeros((2, 10))), 3.0)),
+            levels_of(LINEAR_CHAIN, 4, trailing),
+            ddim(),
+            key_steps,
+            jax.random.normal(key_start, (2, *SHAPE)),
+            condition=Condition(jax.nn.one_hot(condition, 10)),
         )
+        plain = family.sample(NOTHING, key, 2, condition=condition, sampler=Sampler(ddim(), 4))
+        return family.sample(NOTHING, key, 2, condition=condition), want, plain
 
-    family = make(num_classes=10, sampler=sampler)
-    condition = jnp.array([1, 2])
-    shapes = jax.eval_shape(
-        lambda key: family.sample(family.init(key, batch)[0], {}, key, 2, condition=condition),
-        jax.random.key(0),
+    guided_samples, want, plain = draw(key)
+    np.testing.assert_allclose(guided_samples, want, atol=1e-5)
+    assert not np.allclose(guided_samples, plain, atol=1e-3)
+
+
+def test_the_loss_is_of_the_parametrization_and_the_weighting(key, batch):
+    """The draws of a loss, by hand: t, eps, the dropped condition, the network's dropout."""
+    family = linear(parametrization=V, weighting=min_snr(2.0))
+    got, _ = family.phases[0].loss(NOTHING, batch, key, NUM)
+    key_t, key_eps, _, _ = jax.random.split(key, 4)
+    x0 = batch["image"]
+    level = LINEAR_CHAIN.at(jax.random.randint(key_t, (16,), 0, 20))
+    eps = jax.random.normal(key_eps, x0.shape)
+    output = 0.3 * q_sample(x0, eps, level) + 0.01 * level.time.reshape(-1, 1, 1, 1)
+    np.testing.assert_allclose(
+        got, denoising_loss(output, x0, eps, level, V, min_snr(2.0)), rtol=1e-5
     )
-    assert shapes.shape == (2, *SHAPE)
 
 
-def test_label_dropout_only_in_training(batch):
+def test_the_bounds_variance_is_of_the_model(key, batch):
+    """A learned one where there is one; else an argument, whatever the sampler has."""
+    bounds = [
+        linear(sampler=Sampler(ancestral(variance)), **options).evaluate(NOTHING, batch, key)[0]
+        for variance, options in [
+            (None, {}),
+            (small_variance, {}),
+            (small_variance, {"bound_variance": small_variance}),
+            (None, {"bound_variance": large_variance}),
+        ]
+    ]
+    np.testing.assert_array_equal(bounds[0], bounds[1])
+    np.testing.assert_array_equal(bounds[0], bounds[3])
+    assert (bounds[0] != bounds[2]).all()
+
+
+def test_condition_dropout_only_in_training(batch):
     """With all labels dropped but one in a million, training cannot tell the labels apart."""
-    family = make(num_classes=10, label_dropout=1 - 1e-6)
-    shapes = jax.eval_shape(family.init, jax.random.key(0), batch)[0]
+    family = make(conditioning=LABELS, condition_dropout=1 - 1e-6)
+    shapes = jax.eval_shape(family.init, jax.random.key(0), batch).params
     params = jax.tree.map(lambda s: jnp.full(s.shape, 0.1), shapes)
-    params["denoiser"]["label"] = jax.tree.map(
+    params["denoiser"]["condition"] = jax.tree.map(
         lambda s: jnp.arange(s.size, dtype=s.dtype).reshape(s.shape) / s.size,
-        shapes["denoiser"]["label"],
+        shapes["denoiser"]["condition"],
     )
-    other = {**batch, "label": (batch["label"] + 1) % 10}
-    (phase,) = family.phases
-    loss = quick_jit(
-        lambda x, train: phase.loss(params, {}, x, jax.random.key(1), train=train)[0],
-        static_argnums=1,
-    )
-    a, b = ([loss(x, train) for train in (True, False)] for x in (batch, other))
-    np.testing.assert_array_equal(a[0], b[0])
-    assert not np.array_equal(a[1], b[1])
+    other, variables = {**batch, "label": (batch["label"] + 1) % 10}, Variables(params)
+    loss = quick_jit(lambda x: family.phases[0].loss(variables, x, jax.random.key(1), NUM)[0])
+    evaluate = quick_jit(lambda x: family.evaluate(variables, x, jax.random.key(1))[0])
+    np.testing.assert_array_equal(loss(batch), loss(other))
+    assert not np.array_equal(evaluate(batch), evaluate(other))
+
+
+def test_a_trained_encoder_is_trained_and_a_fixed_one_is_used(batch):
+    """Conditions by a table, learned with the network or given."""
+
+    def table(trained):
+        def encode(variables, label):
+            where = variables.params if trained else variables.fixed
+            return Condition(where["conditioning"]["table"][label])
+
+        base = vector_conditioning("label", (), 4, lambda label: label)
+        parameters = {"table": jnp.ones((10, 4))}
+        if not trained:
+            return base._replace(encode=encode, fixed=parameters)
+        return base._replace(encode=encode, init=lambda key: parameters, trained=True)
+
+    family = make(conditioning=table(trained=True))
+    assert family.optimizers["denoise"].trains == ("denoiser", "conditioning")
+    variables = quick_jit(family.init)(jax.random.key(0), batch)
+    assert variables.params.keys() == {"denoiser", "conditioning"}
+    plain = jax.eval_shape(make(conditioning=LABELS).init, jax.random.key(0), batch).params
+
+    family = make(conditioning=table(trained=False))
+    assert family.optimizers["denoise"].trains == ("denoiser",)
+    fixed = family.fixed
+    assert fixed["conditioning"]["table"].shape == (10, 4)
+    shapes = jax.eval_shape(family.init, jax.random.key(0), batch, fixed)
+    assert shapes.params.keys() == plain.keys()
+    assert shapes.fixed.keys() == {"conditioning"}
 
 
 def test_bad_arguments(batch):
-    with pytest.raises(ValueError, match=r"label_dropout must lie in \[0, 1\), got 1.0"):
-        make(num_classes=10, label_dropout=1.0)
-    with pytest.raises(ValueError, match="label_dropout needs a null_label"):
-        make(label_dropout=0.5)
+    with pytest.raises(ValueError, match=r"condition_dropout must lie in \[0, 1\), got 1.0"):
+        make(conditioning=LABELS, condition_dropout=1.0)
+    with pytest.raises(ValueError, match="condition_dropout needs a conditioning"):
+        make(condition_dropout=0.5)
+    with pytest.raises(ValueError, match=r"guidance_scale must be 1 .* got 2.0"):
+        make(sampler=Sampler(guidance_scale=2.0))
+    with pytest.raises(ValueError, match="guidance_scale must be 1"):
+        make().sample(NOTHING, jax.random.key(0), 1, sampler=Sampler(guidance_scale=2.0))
     with pytest.raises(ValueError, match="image_shape must be"):
-        ddpm(UNet(), SCHEDULE, optax.adam(1e-3), image_shape=(8, 0, 1))
-    family = make()
+        diffusion(UNet(), CHAIN, optax.adam(1e-3), image_shape=(8, 0, 1))
     wrong = {"image": jnp.zeros((2, 16, 16, 1))}
     with pytest.raises(ValueError, match=r"image_shape is \(8, 8, 1\), but the data has"):
-        family.init(jax.random.key(0), wrong)
+        make().init(jax.random.key(0), wrong)
+    with pytest.raises(ValueError, match="the batch must have the condition 'label'"):
+        make(conditioning=LABELS).init(jax.random.key(0), {"image": batch["image"]})

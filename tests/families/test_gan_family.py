@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,18 +11,56 @@ import pytest
 from devices import equal_on_one_and_eight
 from quick import quick_jit
 
-from jaxgen import conditioning
-from jaxgen.augmentation import diff_augment
+from jaxgen.augmentation.diff_augment import diff_augment
+from jaxgen.conditioning.attributes import attributes
+from jaxgen.conditioning.base import NAME, Condition, vector_of
+from jaxgen.conditioning.labels import labels
+from jaxgen.core import Variables
 from jaxgen.families import gan
+from jaxgen.families.gan_players import DISCRIMINATOR, GENERATOR
 from jaxgen.losses.gan import gradient_penalty
 from jaxgen.models import dcgan, resnet_gan
+from jaxgen.models.blocks.gan_layers import Verdict
+from jaxgen.training import averages
+from jaxgen.training.fit import fit
 from jaxgen.training.step import init_state, make_step
 
 LATENT = 4
-CLASSES = conditioning.labels(3)
+CLASSES = labels(3)
+FIRST = jnp.int32(0)
+
+
+class PlainGenerator(nn.Module):
+    """A generator of 8x8 pixels that compiles quickly."""
+
+    latent_dim: int = LATENT
+    momentum: float = 0.9
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, z, condition=None, *, train):
+        e = vector_of(condition)
+        x = nn.Dense(64)(z if e is None else jnp.concatenate([z, e], axis=-1))
+        x = nn.BatchNorm(not train, axis_name=self.axis_name, momentum=self.momentum)(x)
+        return nn.tanh(x).reshape(-1, 8, 8, 1)
+
+
+class PlainDiscriminator(nn.Module):
+    """A discriminator that compiles quickly and judges each image by itself."""
+
+    mixes_examples = False
+
+    @nn.compact
+    def __call__(self, x, condition=None, *, train):
+        h = nn.tanh(nn.Dense(8)(x.reshape(x.shape[0], -1)))
+        e = vector_of(condition)
+        h = h if e is None else jnp.concatenate([h, e], axis=-1)
+        return Verdict(nn.Dense(1)(h)[:, 0])
 
 
 def networks(kind, *, num_classes=None):
+    if kind == "plain":
+        return PlainGenerator(), PlainDiscriminator()
     if kind == "dcgan":
         return (
             dcgan.Generator(8, 1, 8, LATENT, min_size=2),
@@ -44,9 +83,14 @@ def batch(size, num=16):
     return {"image": x, "label": jnp.arange(num) % 3}
 
 
+def variables_at(state):
+    """The last parameters, without the average."""
+    return Variables(state.params, state.state)
+
+
 VARIANTS = {
     "dcgan": (8, {}),
-    "dcgan, told the class, augmented": (
+    "dcgan, conditional, augmented": (
         8,
         {
             "conditioning": CLASSES,
@@ -85,12 +129,13 @@ def trained(request):
     size, options = VARIANTS[request.param]
     family = make(**options)
     data = batch(size)
-    init = functools.partial(init_state, family, ema_of=(gan.GENERATOR,))
+    kept = {"ema": averages.warmed_up(0.9, of=(GENERATOR,))}
+    init = functools.partial(init_state, family, averages=kept)
     state = quick_jit(init)(jax.random.key(0), data)
-    step = quick_jit(make_step(family, ema=0.9))
+    step = quick_jit(make_step(family, averages=kept))
     results, new = [], state
     for i in range(4):
-        result = step(new, data, jax.random.key(i))
+        result = step(new, {}, data, jax.random.key(i))
         results.append(result)
         new = result.state
     assert step._cache_size() == 1
@@ -101,11 +146,11 @@ def test_steps(trained):
     """Both networks move, every metric is finite, the average is the generator's alone."""
     _, _, state, results = trained
     new = results[-1].state
-    for name in (gan.GENERATOR, gan.DISCRIMINATOR):
+    for name in (GENERATOR, DISCRIMINATOR):
         pairs = zip(*(jax.tree.leaves(s.params[name]) for s in (state, new)), strict=True)
         assert all(np.isfinite(b).all() for _, b in pairs)
         assert not np.allclose(*(jax.tree.leaves(s.params[name])[-1] for s in (state, new)))
-    assert set(new.ema) == {gan.GENERATOR}
+    assert set(new.averages["ema"]) == {GENERATOR}
     metrics = results[-1].metrics
     for name in ("real_logit", "fake_logit", "real_accuracy", "fake_accuracy", "loss", "grad_norm"):
         total, weight = metrics[f"discriminator/{name}"]
@@ -118,22 +163,49 @@ def test_steps(trained):
 def test_each_phase_moves_its_own():
     """The discriminator's turn leaves the generator and its state alone, and the other way."""
     family, data, key = make(), batch(8), jax.random.key(1)
-    params, state = quick_jit(family.init)(jax.random.key(0), data)
-    for phase, other in zip(family.phases, (gan.GENERATOR, gan.DISCRIMINATOR), strict=True):
-        loss, aux = quick_jit(functools.partial(phase.loss, train=True))(params, state, data, key)
+    variables = quick_jit(family.init)(jax.random.key(0), data)
+    for phase, other in zip(family.phases, (GENERATOR, DISCRIMINATOR), strict=True):
+        assert family.optimizers[phase.optimizer].trains == (phase.name,)
+        loss, aux = quick_jit(phase.loss)(variables, data, key, FIRST)
         assert loss.shape == (16,)
         assert loss.dtype == jnp.float32
-        jax.tree.map(np.testing.assert_array_equal, aux.model_state[other], state[other])
-    loss, aux = quick_jit(functools.partial(family.evaluate, train=False))(params, state, data, key)
+        assert set(aux.state) == {GENERATOR, DISCRIMINATOR}
+        jax.tree.map(np.testing.assert_array_equal, aux.state[other], variables.state[other])
+    loss, metrics = quick_jit(family.evaluate)(variables, data, key)
+    assert loss.shape == (16,)
     assert np.isfinite(loss).all()
-    jax.tree.map(np.testing.assert_array_equal, aux.model_state, state)
+    assert all(v.shape == (16,) for v in metrics.values())
+
+
+def test_evaluation_is_the_game_alone():
+    """The discriminator's loss without augmentation and penalties, outside maps too."""
+    data, key = batch(8), jax.random.key(1)
+    augment = functools.partial(diff_augment, policy=("translation",))
+    plain = make("plain", conditioning=CLASSES)
+    variables = quick_jit(plain.init)(jax.random.key(0), data)
+    expected, aux = quick_jit(plain.phases[0].loss)(variables, data, key, FIRST)
+    generator, discriminator = networks("plain")
+    adam = optax.adam(1e-3)
+    full = gan.gan(
+        generator.clone(axis_name="data"),
+        discriminator,
+        adam,
+        adam,
+        conditioning=CLASSES,
+        augment=augment,
+        consistency_augment=augment,
+        penalty=gradient_penalty,
+    )
+    loss, metrics = quick_jit(full.evaluate)(variables, data, key)
+    np.testing.assert_array_equal(loss, expected)
+    assert set(metrics) == set(aux.metrics)
 
 
 def test_sample_and_decode(trained):
     family, data, _, results = trained
-    told = None if family.phases[0].loss.__self__.conditioning is None else jnp.array([0, 1, 2])
-    draw = functools.partial(family.sample, num=3, condition=told)
-    sample = quick_jit(lambda s, key: draw(s.params, s.model_state, key))
+    condition = None if family.conditioning is None else jnp.array([0, 1, 2])
+    draw = functools.partial(family.sample, num=3, condition=condition)
+    sample = quick_jit(lambda state, key: draw(variables_at(state), key))
     images = sample(results[-1].state, jax.random.key(0))
     assert images.shape == (3, *data["image"].shape[1:])
     assert float(jnp.abs(images).max()) <= 1
@@ -144,24 +216,132 @@ def test_sample_and_decode(trained):
 def test_standing_statistics_are_the_batches_own():
     """One standing batch: the images are those of batch normalization over that batch."""
     family = make("dcgan", standing_batches=64)
-    params, state = quick_jit(family.init)(jax.random.key(0), batch(8))
+    variables = quick_jit(family.init)(jax.random.key(0), batch(8))
     z = jax.random.normal(jax.random.key(5), (512, LATENT))
     generator = networks("dcgan")[0]
-    variables = {"params": params["generator"], **state["generator"]}
-    expected, _ = generator.apply(variables, z, train=True, mutable=["batch_stats"])
-    images = quick_jit(family.decode)(params, state, z, jax.random.key(1))
-    running = make("dcgan", standing_batches=0).decode(params, state, z, jax.random.key(1))
+    collections = {"params": variables.params["generator"], **variables.state["generator"]}
+    expected, _ = generator.apply(collections, z, train=True, mutable=["batch_stats"])
+    images = quick_jit(family.decode)(variables, z, jax.random.key(1))
+    running = make("dcgan", standing_batches=0).decode(variables, z, jax.random.key(1))
     assert np.abs(images - expected).mean() < 0.1 * np.abs(running - expected).mean()
 
 
 def test_truncation_narrows():
-    params, state = quick_jit(make().init)(jax.random.key(0), batch(8))
+    variables = quick_jit(make().init)(jax.random.key(0), batch(8))
     spread = {}
     for truncation in (None, 0.1):
         family = make(truncation=truncation, standing_batches=0)
-        images = family.sample(params, state, jax.random.key(2), 64)
+        images = family.sample(variables, jax.random.key(2), 64)
         spread[truncation] = float(jnp.std(images, axis=0).mean())
+        latents = family.latents.draw(jax.random.key(2), 64)
+        assert latents.shape == (64, family.latents.width) == (64, LATENT)
+        assert (jnp.abs(latents).max() <= 0.1) == (truncation is not None)
     assert spread[0.1] < 0.3 * spread[None]
+
+
+def test_attributes():
+    """Standing statistics mix the conditions that are asked for; both networks take them."""
+    family = make("plain", conditioning=attributes(2))
+    data = {**batch(8), "attributes": jnp.arange(32).reshape(16, 2) % 2}
+    variables = quick_jit(family.init)(jax.random.key(0), data)
+    sample = quick_jit(lambda c: family.sample(variables, jax.random.key(1), 2, condition=c))
+    images = sample(jnp.array([[0, 1], [1, 1]]))
+    assert images.shape == (2, 8, 8, 1)
+    assert not np.array_equal(images, sample(jnp.array([[0, 1], [0, 0]])))
+    assert np.isfinite(family.evaluate(variables, data, jax.random.key(1))[0]).all()
+
+
+def embedded(where, **fields):
+    """Classes by a table in `params` or `fixed`."""
+
+    def encode(variables, values):
+        return Condition(getattr(variables, where)[NAME]["table"][values])
+
+    return CLASSES._replace(encode=encode, **fields)
+
+
+def test_a_trained_encoder_learns_with_the_discriminator():
+    """The networks start as they would without; the generator's turn leaves the table alone."""
+    kind = embedded("params", init=lambda key: {"table": jnp.eye(3)}, trained=True)
+    family, plain = (make("plain", conditioning=c) for c in (kind, CLASSES))
+    data = batch(8)
+    params, *_ = quick_jit(family.init)(jax.random.key(0), data)
+    assert set(params) == {GENERATOR, DISCRIMINATOR, NAME}
+    without, *_ = quick_jit(plain.init)(jax.random.key(0), data)
+    jax.tree.map(np.testing.assert_array_equal, {k: params[k] for k in without}, without)
+    assert family.optimizers[DISCRIMINATOR].trains == (DISCRIMINATOR, NAME)
+    assert family.optimizers[GENERATOR].trains == (GENERATOR,)
+    result = fit(family, data, 1)
+    assert not np.array_equal(result.state.params[NAME]["table"], params[NAME]["table"])
+
+
+def test_a_fixed_encoder():
+    """Its arrays are read from `Variables.fixed`; one-hot rows give what labels give."""
+    kind = embedded("fixed", fixed={"table": jnp.eye(3)})
+    family, plain = (make("plain", conditioning=c) for c in (kind, CLASSES))
+    data = batch(8)
+    key = jax.random.key(1)
+    variables = quick_jit(family.init)(jax.random.key(0), data, family.fixed)
+    np.testing.assert_array_equal(variables.fixed[NAME]["table"], np.eye(3))
+    assert set(variables.params) == {GENERATOR, DISCRIMINATOR}
+    expected = quick_jit(plain.init)(jax.random.key(0), data)
+    for loss, loss_of_plain in (
+        (family.evaluate, plain.evaluate),
+        (
+            lambda v: family.sample(v, key, 2, condition=jnp.array([1, 2])),
+            lambda v: plain.sample(v, key, 2, condition=jnp.array([1, 2])),
+        ),
+    ):
+        arguments = (data, key) if loss is family.evaluate else ()
+        jax.tree.map(
+            np.testing.assert_array_equal,
+            quick_jit(loss)(variables, *arguments),
+            quick_jit(loss_of_plain)(expected, *arguments),
+        )
+
+
+class TestLazyPenalty:
+    """StyleGAN2's: every n-th step a turn of its own, of weight n, in the discriminator's Adam."""
+
+    def test_phases(self):
+        family = make("plain", penalty=gradient_penalty, penalty_every=4, discriminator_repeats=2)
+        phases = [(p.name, p.optimizer, p.repeats, p.every) for p in family.phases]
+        assert phases == [
+            ("discriminator", "discriminator", 2, 1),
+            ("penalty", "discriminator", 2, 4),
+            ("generator", "generator", 1, 1),
+        ]
+        assert set(family.optimizers) == {"discriminator", "generator"}
+
+    def test_losses(self):
+        """The game and n times the penalty, which together are the loss that has it inside."""
+        data, key = batch(8), jax.random.key(1)
+        options = {"penalty": gradient_penalty, "penalty_weight": 3.0, "conditioning": CLASSES}
+        inside, lazy = make("plain", **options), make("plain", **options, penalty_every=4)
+        variables = quick_jit(inside.init)(jax.random.key(0), data)
+        whole, aux = quick_jit(inside.phases[0].loss)(variables, data, key, FIRST)
+        game, without = quick_jit(lazy.phases[0].loss)(variables, data, key, FIRST)
+        penalty, alone = quick_jit(lazy.phases[1].loss)(variables, data, key, FIRST)
+        assert set(alone.metrics) == {"penalty"} == set(aux.metrics) - set(without.metrics)
+        assert alone.state is None
+        np.testing.assert_allclose(alone.metrics["penalty"], aux.metrics["penalty"], rtol=1e-6)
+        np.testing.assert_allclose(penalty, 12 * alone.metrics["penalty"], rtol=1e-6)
+        np.testing.assert_allclose(game + penalty / 4, whole, rtol=1e-5)
+
+    def test_training(self):
+        """At steps 0 and 2 of three, with the discriminator's moments: five updates of them."""
+        family = make("plain", penalty=gradient_penalty, penalty_every=2)
+        data, step = batch(8), quick_jit(make_step(family))
+        state = quick_jit(functools.partial(init_state, family))(jax.random.key(0), data)
+        weights = []
+        for i in range(3):
+            result = step(state, {}, data, jax.random.key(i))
+            state = result.state
+            assert int(result.bad) == -1
+            weights.append(float(result.metrics["penalty/penalty"][1]))
+        assert weights == [16, 0, 16]
+        counts = {name: int(opt_state[0].count) for name, opt_state in state.opt_state.items()}
+        assert counts == {"discriminator": 5, "generator": 3}
 
 
 @pytest.mark.parametrize("kind", ["dcgan", pytest.param("resnet", marks=pytest.mark.slow)])
@@ -185,9 +365,10 @@ def test_eight_devices_equal_one(kind):
 )
 def test_warnings(metrics, word):
     named = {f"discriminator/{k}": v for k, v in metrics.items()}
-    found = gan.warnings("hinge", named)
-    assert [word in w for w in found] == ([] if word is None else [True])
-    assert not [w for w in gan.warnings("wasserstein", named) if "discriminator has won" in w]
+    messages = make(loss="hinge").watch(named)
+    assert [word in w for w in messages] == ([] if word is None else [True])
+    messages = make(loss="wasserstein").watch(named)
+    assert not [w for w in messages if "discriminator has won" in w]
 
 
 @pytest.mark.parametrize(
@@ -198,6 +379,8 @@ def test_warnings(metrics, word):
         ({"fakes_per_real": 0}, "fakes_per_real must be at least 1"),
         ({"standing_batches": -1}, "standing_batches must be at least 0"),
         ({"penalty": gradient_penalty}, "without batch statistics"),
+        ({"penalty": gradient_penalty, "penalty_every": 0}, "penalty_every must be at least 1"),
+        ({"penalty_every": 2}, "penalty_every must be 1 without a penalty, got 2"),
         ({"auxiliary": gan.Auxiliary()}, "needs a discriminator with num_classes"),
     ],
 )
@@ -208,13 +391,13 @@ def test_bad_options(options, message):
 
 def test_bad_data():
     with pytest.raises(ValueError, match="generator makes"):
-        make().init(jax.random.key(0), batch(16))
-    family = make(conditioning=CLASSES)
+        make("plain").init(jax.random.key(0), batch(16))
+    family = make("plain", conditioning=CLASSES)
     data = batch(8)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2"):
         family.init(jax.random.key(0), {**data, "label": data["label"] + 1})
-    params, state = family.init(jax.random.key(0), data)
+    variables = family.init(jax.random.key(0), data)
     with pytest.raises(ValueError, match="condition must be given"):
-        family.sample(params, state, jax.random.key(0), 2)
+        family.sample(variables, jax.random.key(0), 2)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2"):
-        family.sample(params, state, jax.random.key(0), 2, condition=jnp.array([0, 3]))
+        family.sample(variables, jax.random.key(0), 2, condition=jnp.array([0, 3]))

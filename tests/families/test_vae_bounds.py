@@ -7,13 +7,14 @@ import optax
 import pytest
 from autoencoders import batch, evaluated, logged, make_vae, moved
 
-from jaxgen import likelihoods
+from jaxgen.core import Variables
+from jaxgen.distributions import likelihoods
 from jaxgen.families import vae
 from jaxgen.models import vae as networks
 
 
 def linear_gaussian(weights, mean, log_variance, scale=0.5, **options):
-    """A VAE whose p(x) is Gaussian, `N(0, W W^T + scale^2 I)`, and its parameters.
+    """A VAE whose p(x) is Gaussian, `N(0, W W^T + scale^2 I)`, and its variables.
 
     q(z | x) = N(mean x, e^log_variance) with the given matrix and vector.
     """
@@ -37,7 +38,7 @@ def linear_gaussian(weights, mean, log_variance, scale=0.5, **options):
         image_shape=(1, dims, 1),
         **options,
     )
-    return family, jax.tree.map(jnp.asarray, params)
+    return family, Variables(jax.tree.map(jnp.asarray, params))
 
 
 def exact(weights, x, scale=0.5):
@@ -60,14 +61,14 @@ def test_exact_posterior_gives_the_exact_likelihood():
     mean = (weights / 0.25 / precision).T
     x = gaussian_data(weights)
     for samples in (2, 7):
-        family, params = linear_gaussian(
+        family, variables = linear_gaussian(
             weights, mean, -np.log(precision), bound_samples=samples, bound_chunk=3
         )
-        nats = logged(family, params, {}, {"image": jnp.asarray(x)}, samples)
+        nats = logged(family, variables, {"image": jnp.asarray(x)}, samples)
         np.testing.assert_allclose(nats, exact(weights, x), rtol=1e-4, atol=1e-3)
-    family, params = linear_gaussian(weights, mean, -np.log(precision))
+    family, variables = linear_gaussian(weights, mean, -np.log(precision))
     data = {"image": jnp.asarray(np.repeat(x[:1], 4000, axis=0))}
-    elbo = logged(family, params, {}, data)
+    elbo = logged(family, variables, data)
     assert elbo.mean() == pytest.approx(exact(weights, x[:1]), abs=0.1)
 
 
@@ -76,15 +77,15 @@ def test_bound_rises_with_the_samples_to_the_likelihood():
     weights = np.array([[1.0, 0.3], [-1.0, 0.8], [0.5, 0.5]], np.float32)
     mean = 0.2 * weights.T
     x = gaussian_data(weights, num=200)
-    found = []
+    bounds = []
     for samples in (1, 10, 2000):
-        family, params = linear_gaussian(
+        family, variables = linear_gaussian(
             weights, mean, [-0.5, -0.5], bound_samples=samples, bound_chunk=100
         )
-        found.append(float(logged(family, params, {}, {"image": jnp.asarray(x)}).mean()))
+        bounds.append(float(logged(family, variables, {"image": jnp.asarray(x)}).mean()))
     truth = exact(weights, x).mean()
-    assert found[0] + 0.2 < found[1] < found[2] - 0.02
-    assert found[2] == pytest.approx(truth, abs=0.02)
+    assert bounds[0] + 0.2 < bounds[1] < bounds[2] - 0.02
+    assert bounds[2] == pytest.approx(truth, abs=0.02)
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
@@ -92,12 +93,12 @@ def test_chunks_are_one_bound(chunk):
     """7 samples, one by one and in chunks that do not divide them: the same bound."""
     data = batch(8)
     whole = make_vae(bound_samples=7, bound_chunk=7)
-    params, state = moved(whole, data)
-    expected = logged(whole, params, state, data, 1)
+    variables = moved(whole, data)
+    expected = logged(whole, variables, data, 1)
     family = make_vae(bound_samples=7, bound_chunk=chunk)
-    found = logged(family, params, state, data, 1)
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    other = logged(family, params, state, data, 2)
+    bound = logged(family, variables, data, 1)
+    np.testing.assert_allclose(bound, expected, rtol=1e-5)
+    other = logged(family, variables, data, 2)
     assert not np.allclose(other, expected, rtol=1e-4)
 
 
@@ -109,27 +110,30 @@ def test_dreg_knows_the_encoder_through_z_alone():
     x = jnp.asarray(gaussian_data(weights))
     norms = {}
     for objective in ("iwae", "dreg"):
-        family, params = linear_gaussian(weights, mean, -np.log(precision), objective=objective)
-        grads = jax.grad(
-            lambda p, f=family: (
-                f.phases[0].loss(p, {}, {"image": x}, jax.random.key(0), train=True)[0].sum()
-            )
-        )(params)["encoder"]
+        family, variables = linear_gaussian(weights, mean, -np.log(precision), objective=objective)
+
+        def total(params, loss=family.phases[0].loss):
+            values, _ = loss(Variables(params), {"image": x}, jax.random.key(0), jnp.int32(0))
+            return values.sum()
+
+        grads = jax.jit(jax.grad(total))(variables.params)["encoder"]
         norms[objective] = float(optax.tree.norm(grads))
     assert norms["dreg"] < 1e-3 < 0.1 < norms["iwae"]
 
 
 def test_active_units():
-    """One latent follows the image, one is constant, one varies by less than 0.01; masks count."""
+    """One latent follows the image, one is constant, one moves by less than 0.01; weights count."""
     x = np.zeros((4, 1, 3, 1), np.float32)
     x[:, 0, 0, 0] = [-1, 1, -1, 1]
     x[:, 0, 1, 0] = [-0.05, 0.05, -0.05, 0.05]
-    family, params = linear_gaussian(np.eye(3, dtype=np.float32), np.eye(3), [-1.0] * 3)
+    family, variables = linear_gaussian(np.eye(3, dtype=np.float32), np.eye(3), [-1.0] * 3)
 
-    def share(mask=None):
-        data = {"image": jnp.asarray(x), **({} if mask is None else {"mask": jnp.asarray(mask)})}
-        _, aux = evaluated(family, params, {}, data)
-        return np.asarray(aux.metrics["active_units"])
+    def share(weight=None):
+        data = {"image": jnp.asarray(x)}
+        if weight is not None:
+            data["weight"] = jnp.asarray(weight)
+        _, metrics = evaluated(family, variables, data)
+        return np.asarray(metrics["active_units"])
 
     np.testing.assert_allclose(share(), [1 / 3] * 4, rtol=1e-6)
     np.testing.assert_array_equal(share([1.0, 0.0, 1.0, 0.0]), np.zeros(4))

@@ -1,6 +1,5 @@
-"""The WaveNet family keeps the contract, with classes and with logistics, told and untold."""
+"""The WaveNet family keeps the contract, with classes and with logistics, with conditions too."""
 
-import functools
 import math
 
 import jax
@@ -9,17 +8,17 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
+from few_steps import train
 from quick import quick_jit
 
-from jaxgen import conditioning
+from jaxgen.conditioning.labels import labels
 from jaxgen.data.audio import to_model_space
 from jaxgen.families.wavenet import wavenet
 from jaxgen.models.wavenet import WaveNet
 from jaxgen.sampling.autoregressive import draw_categorical, naive_ancestral
-from jaxgen.training.step import init_state, make_step
 
 KEY, TIME, BATCH, HOP = jax.random.key(0), 48, 8, 4
-LABELS = conditioning.labels(2)
+LABELS = labels(2)
 SMALL = {"stacks": 1, "layers": 3, "channels": 8, "skip_channels": 8, "hop": HOP}
 
 
@@ -52,29 +51,22 @@ def make(output="mu_law", *, optimizer=None, values=32, **options):
 
 FAMILIES = {
     "classes": {},
-    "classes, told all": {"conditioning": LABELS, "local": "energy", "context": 8},
-    "logistics, told": {"output": "mixture_of_logistics", "conditioning": LABELS},
+    "classes, all conditions": {"conditioning": LABELS, "local": "energy", "context": 8},
+    "logistics, conditional": {"output": "mixture_of_logistics", "conditioning": LABELS},
 }
 
 
 class Trained:
-    """A family, its data, and the states before and after a few steps."""
+    """A family, its data, and its variables before and after a few steps."""
 
-    def __init__(self, name):
+    def __init__(self, name, num_steps=15):
         self.options = FAMILIES[name]
         self.network, self.family, self.data = make(**self.options)
-        self.start = quick_jit(lambda x: init_state(self.family, KEY, x))(self.data)
-        step = quick_jit(make_step(self.family))
-        state = self.start
-        for i in range(15):
-            result = step(state, self.data, jax.random.key(i))
-            state = result.state
-        assert step._cache_size() == 1
-        self.state, self.bad = state, int(result.bad)
-        self.evaluate = quick_jit(functools.partial(self.family.evaluate, train=False))
+        self.start, self.variables, _ = train(self.family, self.data, num_steps)
+        self.evaluate = quick_jit(self.family.evaluate)
 
-    def value(self, state):
-        return self.evaluate(state.params, state.model_state, self.data, KEY)
+    def value(self, variables):
+        return self.evaluate(variables, self.data, KEY)
 
 
 @pytest.fixture(scope="module", params=list(FAMILIES))
@@ -83,53 +75,66 @@ def trained(request):
 
 
 def test_steps_lower_the_loss(trained):
-    before, after = (trained.value(state) for state in (trained.start, trained.state))
-    assert before[0].shape == (BATCH,)
-    assert before[0].dtype == jnp.float32
-    assert after[0].mean() < before[0].mean() - 5
-    assert trained.bad == -1
+    before, _ = trained.value(trained.start)
+    after, metrics = trained.value(trained.variables)
+    assert before.shape == (BATCH,)
+    assert before.dtype == jnp.float32
+    assert after.mean() < before.mean() - 5
     predicted = TIME - trained.options.get("context", 0)
-    bits = after[0] / (predicted * math.log(2))
-    np.testing.assert_allclose(after[1].metrics["bits_per_sample"], bits, rtol=1e-5)
+    bits = after / (predicted * math.log(2))
+    np.testing.assert_allclose(metrics["bits_per_sample"], bits, rtol=1e-5)
     assert 0 < bits.mean() < 5  # 32 values are 5 bits
     log_prob = quick_jit(trained.family.log_prob)
-    np.testing.assert_allclose(
-        log_prob(trained.state.params, {}, trained.data, KEY), -after[0], rtol=1e-5
-    )
+    np.testing.assert_allclose(log_prob(trained.variables, trained.data, KEY), -after, rtol=1e-5)
+
+
+def conditions(trained):
+    """The options of three samples."""
+    options = {}
+    if "conditioning" in trained.options:
+        options["condition"] = jnp.array([0, 1, 1])
+    if "local" in trained.options:
+        options["local"] = trained.data["energy"][:3]
+    return options
 
 
 def test_sample(trained):
-    told = {}
-    if "conditioning" in trained.options:
-        told["condition"] = jnp.array([0, 1, 1])
-    if "local" in trained.options:
-        told["local"] = trained.data["energy"][:3]
+    @quick_jit
+    def sample(variables, key):
+        return trained.family.sample(variables, key, 3, **conditions(trained))
+
+    x = sample(trained.variables, KEY)
+    assert x.shape == (3, TIME)
+    assert x.dtype == trained.data["audio"].dtype
+    assert len(np.unique(x)) > 3
+    np.testing.assert_array_equal(x, sample(trained.variables, KEY))
+
+
+def test_complete(trained):
+    """What is known is kept, and the rest is drawn by the key."""
 
     @quick_jit
-    def sample(params, key, given, known):
-        return trained.family.sample(params, {}, key, 3, **told, given=given, known=known)
+    def complete(variables, key, given, known):
+        return trained.family.complete(variables, key, given, known, **conditions(trained))
 
     given = trained.data["audio"][:3]
     known = jnp.tile(jnp.arange(TIME)[None] < 10, (3, 1))
-    x = sample(trained.state.params, KEY, given, known)
+    x = complete(trained.variables, KEY, given, known)
     assert x.shape == (3, TIME)
     assert x.dtype == trained.data["audio"].dtype
     np.testing.assert_array_equal(x[:, :10], given[:, :10])
     assert len(np.unique(x[:, 10:])) > 3
-    np.testing.assert_array_equal(x, sample(trained.state.params, KEY, given, known))
-    other = sample(trained.state.params, jax.random.key(1), given, known)
+    np.testing.assert_array_equal(x, complete(trained.variables, KEY, given, known))
+    other = complete(trained.variables, jax.random.key(1), given, known)
     assert not np.array_equal(x[:, 10:], other[:, 10:])
 
 
 def test_the_condition_changes_the_likelihood():
     """Which of two tones: p(y | x) by Bayes' rule is right, of all examples."""
-    trained = Trained("logistics, told")
-    state, step = trained.state, quick_jit(make_step(trained.family))
-    for i in range(60):
-        state = step(state, trained.data, jax.random.key(i)).state
+    trained = Trained("logistics, conditional", 75)
     log_prob = quick_jit(trained.family.log_prob)
     by_label = [
-        log_prob(state.params, {}, {**trained.data, "label": jnp.full(BATCH, y)}, KEY)
+        log_prob(trained.variables, {**trained.data, "label": jnp.full(BATCH, y)}, KEY)
         for y in (0, 1)
     ]
     np.testing.assert_array_equal(np.argmax(by_label, axis=0), trained.data["label"])
@@ -139,33 +144,33 @@ def test_samples_of_another_length_and_temperature():
     """`sample` is the naive sampler with the same key; at temperature 0, the likeliest."""
     for temperature in (0.0, 0.7):
         network, family, data = make(values=8, temperature=temperature, sample_length=30)
-        params, state = family.init(KEY, data)
-        params = jax.tree.map(lambda p: 2 * p, params)  # away from uniform
+        variables = family.init(KEY, data)
+        variables = jax.tree.map(lambda p: 2 * p, variables)  # away from uniform
 
         @quick_jit
-        def both(params, temperature=temperature, network=network, family=family, state=state):
+        def both(variables, temperature=temperature, network=network, family=family):
             naive = naive_ancestral(
-                lambda v: network.apply({"params": params["wavenet"]}, v),
+                lambda v: network.apply({"params": variables.params["wavenet"]}, v),
                 jnp.zeros((2, 30), jnp.int32),
                 KEY,
                 draw_categorical(temperature),
             )
-            return family.sample(params, state, KEY, 2), naive
+            return family.sample(variables, KEY, 2), naive
 
-        np.testing.assert_array_equal(*both(params))
+        np.testing.assert_array_equal(*both(variables))
 
 
 def test_context_is_given():
     """What comes before it does not count, and the rest counts as without it."""
     _, family, data = make()
-    params, _ = family.init(KEY, data)
+    variables = family.init(KEY, data)
     values = []
     for context in (0, 20):
         _, family, _ = make(context=context)
-        values.append(quick_jit(family.log_prob)(params, {}, data, KEY))
+        values.append(quick_jit(family.log_prob)(variables, data, KEY))
     network, _, _ = make()
     short = wavenet(network, optax.sgd(1.0), num_samples=20, num_values=32)
-    first = quick_jit(short.log_prob)(params, {}, {"audio": data["audio"][:, :20]}, KEY)
+    first = quick_jit(short.log_prob)(variables, {"audio": data["audio"][:, :20]}, KEY)
     np.testing.assert_allclose(values[0], first + values[1], rtol=1e-5)
 
 
@@ -200,24 +205,24 @@ def test_bad_data():
         family.init(KEY, sounds())
     with pytest.raises(ValueError, match="the batch must have 'energy'"):
         family.init(KEY, {"audio": data["audio"]})
-    params, state = family.init(KEY, data)
+    variables = family.init(KEY, data)
     with pytest.raises(ValueError, match=r"local must be \[B, 12, F\]"):
-        family.log_prob(params, state, {**data, "energy": data["energy"][:, :3]}, KEY)
-    with pytest.raises(ValueError, match=r"given must have the shape \(2, 48\)"):
-        family.sample(
-            params,
-            state,
-            KEY,
-            2,
-            condition=jnp.zeros(2, jnp.int32),
-            local=data["energy"][:2],
-            given=data["audio"],
-            known=data["audio"] > 0,
-        )
+        family.log_prob(variables, {**data, "energy": data["energy"][:, :3]}, KEY)
     with pytest.raises(ValueError, match="local must be given"):
-        family.sample(params, state, KEY, 2, condition=jnp.zeros(2, jnp.int32))
+        family.sample(variables, KEY, 2, condition=jnp.zeros(2, jnp.int32))
     with pytest.raises(ValueError, match="condition must be given"):
-        family.sample(params, state, KEY, 2, local=data["energy"])
+        family.sample(variables, KEY, 2, local=data["energy"])
     _, family, data = make()
     with pytest.raises(ValueError, match="local must be None"):
-        family.sample(params, state, KEY, 2, local=data["energy"])
+        family.sample(variables, KEY, 2, local=data["energy"])
+
+
+def test_bad_completions():
+    _, family, data = make()
+    variables, given = family.init(KEY, data), data["audio"]
+    with pytest.raises(ValueError, match=r"known must have the shape \(8, 48\), got \(8, 40\)"):
+        family.complete(variables, KEY, given, given[:, :40] > 0)
+    with pytest.raises(ValueError, match=r"given must be \[B, T\], got \[8, 48, 1\]"):
+        family.complete(variables, KEY, given[..., None], given > 0)
+    with pytest.raises(TypeError, match="given must be i32 classes for mu_law, .* got int16"):
+        family.complete(variables, KEY, sounds()["audio"], given > 0)

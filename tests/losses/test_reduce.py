@@ -5,35 +5,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.losses.reduce import bits_per_dim, masked_mean, masked_sum
+from jaxgen.losses.reduce import bits_per_dim, weighted_mean, weighted_sum
 
 VALUES = jnp.array([1.0, -2.0, 4.0, 8.0])
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.int32, bool])
-def test_mask_equals_slicing(dtype):
-    mask = jnp.array([1, 0, 1, 0], dtype)
-    assert masked_mean(VALUES, mask) == jnp.mean(VALUES[::2]) == 2.5
-    assert masked_sum(VALUES, mask) == (5.0, 2.0)
+def test_weight_equals_slicing(dtype):
+    weight = jnp.array([1, 0, 1, 0], dtype)
+    assert weighted_mean(VALUES, weight) == jnp.mean(VALUES[::2]) == 2.5
+    assert weighted_sum(VALUES, weight) == (5.0, 2.0)
 
 
-def test_no_mask_keeps_all():
-    assert masked_mean(VALUES) == masked_mean(VALUES, jnp.ones(4)) == 2.75
-    assert masked_sum(VALUES) == masked_sum(VALUES, jnp.ones(4)) == (11.0, 4.0)
+def test_no_weight_keeps_all():
+    assert weighted_mean(VALUES) == weighted_mean(VALUES, jnp.ones(4)) == 2.75
+    assert weighted_sum(VALUES) == weighted_sum(VALUES, jnp.ones(4)) == (11.0, 4.0)
 
 
-def test_an_empty_mask_gives_zero():
-    assert masked_mean(VALUES, jnp.zeros(4)) == 0
+def test_an_empty_weight_gives_zero():
+    assert weighted_mean(VALUES, jnp.zeros(4)) == 0
 
 
 def test_weights():
-    assert masked_mean(VALUES, jnp.array([2.0, 0, 0, 1])) == pytest.approx(10 / 3)
+    assert weighted_mean(VALUES, jnp.array([2.0, 0, 0, 1])) == pytest.approx(10 / 3)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_masked_values_do_no_harm(bad):
-    values, mask = VALUES.at[1].set(bad), jnp.array([1.0, 0.0, 1.0, 1.0])
-    value, gradient = jax.value_and_grad(masked_mean)(values, mask)
+def test_weighted_values_do_no_harm(bad):
+    values, weight = VALUES.at[1].set(bad), jnp.array([1.0, 0.0, 1.0, 1.0])
+    value, gradient = jax.value_and_grad(weighted_mean)(values, weight)
     assert value == pytest.approx(13 / 3)
     np.testing.assert_allclose(gradient, [1 / 3, 0, 1 / 3, 1 / 3], rtol=1e-6)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from jaxgen.distributions import gaussian_log_prob
-from jaxgen.losses.reduce import masked_mean
+from jaxgen.distributions.elementwise import gaussian_log_prob
+from jaxgen.losses.reduce import weighted_mean
 from jaxgen.losses.vae import (
     dreg_loss,
     free_bits,
@@ -78,9 +78,9 @@ def test_free_bits_holds_the_batchs_mean():
     np.testing.assert_allclose(gradient, [[0.5, 0.5, 0]] * 2)
 
 
-def test_free_bits_under_a_mask_is_that_of_the_slice():
+def test_free_bits_of_weighted_examples_is_that_of_the_slice():
     kl = jnp.array([[0.0, 3.0, 0.1], [1.0, 1.0, 0.2], [9.0, np.nan, 9.0]])
-    got = masked_mean(free_bits(kl, 0.4, jnp.array([1, 1, 0])), jnp.array([1, 1, 0]))
+    got = weighted_mean(free_bits(kl, 0.4, jnp.array([1, 1, 0])), jnp.array([1, 1, 0]))
     assert got == pytest.approx(free_bits(kl[:2], 0.4).mean())
 
 
@@ -274,8 +274,8 @@ def test_importance_bound_by_hand():
 
     expected = np.log(np.exp(np.asarray(values, np.float64)).mean(axis=0))
     for chunk in (1, 2, 5, 9):
-        found = importance_bound(log_weights, jax.random.key(1), 5, chunk)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        bound = importance_bound(log_weights, jax.random.key(1), 5, chunk)
+        np.testing.assert_allclose(bound, expected, rtol=1e-5)
 
 
 def test_perceptual_loss_sums_positions_channels_and_layers():

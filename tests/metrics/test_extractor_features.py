@@ -41,9 +41,9 @@ def write_images(path, images):
 
 def test_every_image_once_in_order_with_one_compilation():
     TRACES.clear()
-    made = extract(TOY, IMAGES, outputs=("features", "spatial"), batch_size=3)
-    np.testing.assert_array_equal(made["features"], 2.0 * IMAGES.reshape(7, -1))
-    np.testing.assert_array_equal(made["spatial"], 2.0 * IMAGES.reshape(7, -1)[:, :2])
+    outputs = extract(TOY, IMAGES, outputs=("features", "spatial"), batch_size=3)
+    np.testing.assert_array_equal(outputs["features"], 2.0 * IMAGES.reshape(7, -1))
+    np.testing.assert_array_equal(outputs["spatial"], 2.0 * IMAGES.reshape(7, -1)[:, :2])
     assert TRACES == [(3, 4, 4, 3)]
     assert [len(b["features"]) for b in feature_batches(TOY, IMAGES, batch_size=3)] == [3, 3, 1]
     extract(TOY, IMAGES[:5], outputs=("features", "spatial"), batch_size=3)
@@ -64,8 +64,8 @@ def test_images_from_anywhere(tmp_path, kind):
     elif kind == "folder":
         write_images(path, IMAGES)
     images = {"array": IMAGES, "source": ArraySource({"image": IMAGES})}.get(kind, str(path))
-    found = as_source(images)
-    np.testing.assert_array_equal(found[np.arange(7)]["image"], IMAGES)
+    source = as_source(images)
+    np.testing.assert_array_equal(source[np.arange(7)]["image"], IMAGES)
 
 
 def test_a_folder_may_be_resized(tmp_path):
@@ -147,6 +147,6 @@ def test_checksum_sees_names_shapes_and_values():
 
 
 def test_digits_through_the_classifier(extractor):
-    made = extract(extractor, digits("test"), outputs=("features", "logits"), batch_size=100)
-    assert made["features"].shape == (297, 64)
-    assert made["logits"].shape == (297, 10)
+    outputs = extract(extractor, digits("test"), outputs=("features", "logits"), batch_size=100)
+    assert outputs["features"].shape == (297, 64)
+    assert outputs["logits"].shape == (297, 10)

@@ -17,10 +17,10 @@ def by_definition(a, b):
 
 def test_moments_are_numpys():
     x = np.random.default_rng(0).normal(3, 2, (500, 7))
-    found = moments(x)
-    assert found.num == 500
-    np.testing.assert_allclose(found.mean, x.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.covariance, np.cov(x, rowvar=False), rtol=1e-12)
+    result = moments(x)
+    assert result.num == 500
+    np.testing.assert_allclose(result.mean, x.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(result.covariance, np.cov(x, rowvar=False), rtol=1e-12)
 
 
 @pytest.mark.parametrize("sizes", [[500], [1, 499], [100, 1, 399], [250, 250]])
@@ -71,13 +71,13 @@ def test_few_samples_are_computed_exactly_and_flagged():
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(8, 20)), rng.normal(size=(12, 20))
     with pytest.warns(FewSamplesWarning, match="8 samples for 20 feature dimensions"):
-        found = frechet_distance(moments(a), moments(b))
+        distance = frechet_distance(moments(a), moments(b))
     # The nuclear norm of the product of both factors, with no root of a singular matrix.
     factors = [(x - x.mean(0)) / np.sqrt(len(x) - 1) for x in (a, b)]
     trace = np.linalg.svd(factors[0] @ factors[1].T, compute_uv=False).sum()
     expected = np.square(a.mean(0) - b.mean(0)).sum() - 2 * trace
     expected += sum(np.square(f).sum() for f in factors)
-    assert found == pytest.approx(expected, rel=1e-9)
+    assert distance == pytest.approx(expected, rel=1e-9)
 
 
 def test_constant_features_need_no_warning():

@@ -38,14 +38,14 @@ def test_the_network_is_pytorchs(reference, weights):
 
     extractor = inception_extractor(weights, allow_other_weights=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 40, 52, 3), dtype=np.uint8)
-    found = extract(extractor, images, outputs=extractor.outputs, batch_size=2)
+    outputs = extract(extractor, images, outputs=extractor.outputs, batch_size=2)
     with torch.no_grad():
         expected = reference((resize_tensorflow(channels_first(images)) - 128) / 128)
-    assert found["features"].shape == (2, 2048)
-    assert found["logits"].shape == (2, 1008)
-    assert found["spatial"].shape == (2, 2023)
+    assert outputs["features"].shape == (2, 2048)
+    assert outputs["logits"].shape == (2, 1008)
+    assert outputs["spatial"].shape == (2, 2023)
     for name, tensor in expected.items():
-        np.testing.assert_allclose(found[name], tensor.numpy(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(outputs[name], tensor.numpy(), rtol=1e-4, atol=1e-4)
         assert tensor.std() > 0.3  # the comparison is of something
 
 
@@ -59,8 +59,8 @@ def test_resizing_is_theirs(resizer, shape):
         expected = resize_tensorflow(channels_first(x))
     else:
         expected = F.interpolate(channels_first(x), size=(299, 299), mode="bilinear")
-    found = channels_first(resize_bilinear(jnp.asarray(x), resizer))
-    np.testing.assert_allclose(found, expected, atol=2e-2 if max(shape) > 299 else 1e-3)
+    resized = channels_first(resize_bilinear(jnp.asarray(x), resizer))
+    np.testing.assert_allclose(resized, expected, atol=2e-2 if max(shape) > 299 else 1e-3)
 
 
 def test_resizing_of_a_step():
@@ -75,9 +75,9 @@ def test_each_resizer_has_its_range(monkeypatch):
     monkeypatch.setattr(module, "_run", lambda params, x: {"features": x})
     bytes_ = np.asarray([0, 255], np.uint8).reshape(2, 1, 1, 1) * np.ones((1, 5, 5, 1), np.uint8)
     for resizer, ends in (("tensorflow", (-1, 127 / 128)), ("pytorch", (-1, 1))):
-        made = module._APPLY[resizer](None, jnp.asarray(bytes_))["features"]
-        assert made.shape == (2, 299, 299, 3)  # gray in every channel
-        for image, end in zip(made, ends, strict=True):
+        inputs = module._APPLY[resizer](None, jnp.asarray(bytes_))["features"]
+        assert inputs.shape == (2, 299, 299, 3)  # gray in every channel
+        for image, end in zip(inputs, ends, strict=True):
             np.testing.assert_allclose(image, end, rtol=1e-6)
 
 
@@ -90,8 +90,8 @@ def test_pools_are_pytorchs(shape):
         (max_pool(jnp.asarray(x), 2), F.max_pool2d(t, 3, 2)),
         (average_pool(jnp.asarray(x)), F.avg_pool2d(t, 3, 1, 1, count_include_pad=False)),
     ]
-    for found, expected in pairs:
-        np.testing.assert_allclose(channels_first(found), expected, rtol=1e-5, atol=1e-6)
+    for actual, expected in pairs:
+        np.testing.assert_allclose(channels_first(actual), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_other_weights_make_no_fid(weights):
@@ -122,7 +122,7 @@ def test_bad_input(weights, tmp_path):
 
 
 def test_download(tmp_path, monkeypatch):
-    """Kept whole or not at all; without network, told where to put the file."""
+    """Kept whole or not at all; without a network the user learns where to put the file."""
     monkeypatch.setenv("JAXGEN_CACHE", str(tmp_path / "cache"))
     place = tmp_path / "cache" / module.FILE
 

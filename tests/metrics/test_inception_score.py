@@ -12,8 +12,8 @@ def test_sure_and_even_verdicts_give_the_number_of_classes():
 
 def test_one_verdict_for_all_gives_one():
     logits = np.tile(np.asarray([[0.3, 0.1, 2.0]]), (50, 1))
-    found = inception_score(logits, num_splits=5)
-    assert found == (pytest.approx(1), pytest.approx(0))
+    score = inception_score(logits, num_splits=5)
+    assert score == (pytest.approx(1), pytest.approx(0))
 
 
 def test_two_uncertain_verdicts():
@@ -26,16 +26,16 @@ def test_two_uncertain_verdicts():
 
 def test_it_is_that_of_torch_fidelity(two_sets):
     """torch-fidelity 0.4.0: metric_isc.isc_features_to_metric(3 * samples)."""
-    found = inception_score(3 * two_sets[0])
-    assert found.mean == pytest.approx(1.5481828667339397, rel=1e-12)
-    assert found.std == pytest.approx(0.04051366974891199, rel=1e-10)
+    score = inception_score(3 * two_sets[0])
+    assert score.mean == pytest.approx(1.5481828667339397, rel=1e-12)
+    assert score.std == pytest.approx(0.04051366974891199, rel=1e-10)
 
 
 def test_splits_in_the_given_order():
     logits = np.asarray([[0.0, 0.0], [0.0, 0.0], [90.0, 0.0], [0.0, 90.0]])
     with pytest.warns(FewSamplesWarning, match="2 samples a split for 2 classes"):
-        found = inception_score(logits, num_splits=2, seed=None)
-    assert found == (pytest.approx(1.5), pytest.approx(0.5))
+        score = inception_score(logits, num_splits=2, seed=None)
+    assert score == (pytest.approx(1.5), pytest.approx(0.5))
 
 
 def test_bad_input(two_sets):

@@ -14,26 +14,26 @@ def test_one_subset_is_the_definition():
     pairs = [(i, j) for i in range(6) for j in range(6)]
     within = sum(k(s[i], s[j]) for s in (x, y) for i, j in pairs if i != j) / 30
     expected = within - 2 * sum(k(x[i], y[j]) for i, j in pairs) / 36
-    found = kernel_distance(x, y, num_subsets=3, subset_size=6)
-    assert found.mean == pytest.approx(expected)
-    assert found.std == pytest.approx(0, abs=1e-12)
+    distance = kernel_distance(x, y, num_subsets=3, subset_size=6)
+    assert distance.mean == pytest.approx(expected)
+    assert distance.std == pytest.approx(0, abs=1e-12)
 
 
 def test_it_is_that_of_torch_fidelity(two_sets):
     """torch-fidelity 0.4.0: metric_kid.kid_features_to_metric, 20 subsets of 100, rng_seed 2020."""
-    found = kernel_distance(*two_sets, num_subsets=20, subset_size=100, seed=2020)
-    assert found.mean == pytest.approx(0.06009006739189313, rel=1e-10)
-    assert found.std == pytest.approx(0.011699037092959035, rel=1e-10)
+    distance = kernel_distance(*two_sets, num_subsets=20, subset_size=100, seed=2020)
+    assert distance.mean == pytest.approx(0.06009006739189313, rel=1e-10)
+    assert distance.std == pytest.approx(0.011699037092959035, rel=1e-10)
 
 
 def test_it_is_unbiased():
     """Between samples of one distribution it is 0 on average, and not above."""
     x = np.random.default_rng(0).normal(size=(4000, 2))
-    found = [
+    distances = [
         kernel_distance(*np.split(x[i * 200 : i * 200 + 200], 2), num_subsets=1, subset_size=100)
         for i in range(20)
     ]
-    means = [one.mean for one in found]
+    means = [one.mean for one in distances]
     assert abs(np.mean(means)) < 3 * np.std(means) / np.sqrt(20)
 
 

@@ -29,14 +29,14 @@ def weights(reference, tmp_path_factory):
 def test_the_network_is_pytorchs(reference, weights):
     extractor = lite0_extractor(weights, allow_other_weights=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 1), dtype=np.uint8)
-    found = extract(extractor, images, outputs=extractor.outputs, batch_size=2)
+    outputs = extract(extractor, images, outputs=extractor.outputs, batch_size=2)
     sized = jax.image.resize(images.astype(np.float32), (2, 224, 224, 1), "cubic").repeat(3, -1)
     with torch.no_grad():
         expected = reference(torch.tensor((np.asarray(sized) - 127) / 128).permute(0, 3, 1, 2))
-    assert found["features"].shape == (2, 1280)
-    assert found["logits"].shape == (2, 1000)
+    assert outputs["features"].shape == (2, 1280)
+    assert outputs["logits"].shape == (2, 1000)
     for name, tensor in expected.items():
-        np.testing.assert_allclose(found[name], tensor.numpy(), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(outputs[name], tensor.numpy(), rtol=1e-4, atol=1e-4)
         assert tensor.std() > 0.1  # the comparison is of something
 
 

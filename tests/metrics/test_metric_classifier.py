@@ -34,8 +34,8 @@ def test_it_is_a_function_of_its_seed():
 def test_images_of_28_pixels():
     images = np.zeros((6, 28, 28, 1), np.uint8)
     source = ArraySource({"image": images, "label": np.arange(6, dtype=np.int32) % 2})
-    made = train_classifier(source, steps=1, batch_size=4)
-    assert extract(made, images, batch_size=4)["features"].shape == (6, 64)
+    trained = train_classifier(source, steps=1, batch_size=4)
+    assert extract(trained, images, batch_size=4)["features"].shape == (6, 64)
 
 
 def test_bad_input():

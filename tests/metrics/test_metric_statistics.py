@@ -15,15 +15,15 @@ from jaxgen.metrics.statistics import (
 
 
 def test_they_are_those_of_the_features(extractor):
-    made = image_statistics(extractor, digits("test"), batch_size=100)
+    statistics = image_statistics(extractor, digits("test"), batch_size=100)
     features = extract(extractor, digits("test"), batch_size=100)["features"]
-    np.testing.assert_array_equal(made.features, features)
-    np.testing.assert_allclose(made.moments.scatter, moments(features).scatter, rtol=1e-9)
-    assert made.spatial is None
-    assert made.logits.shape == (297, 10)
-    assert made.protocol["count"] == 297
-    assert made.protocol["weights"] == extractor.checksum
-    assert "split test" in made.protocol["data"]
+    np.testing.assert_array_equal(statistics.features, features)
+    np.testing.assert_allclose(statistics.moments.scatter, moments(features).scatter, rtol=1e-9)
+    assert statistics.spatial is None
+    assert statistics.logits.shape == (297, 10)
+    assert statistics.protocol["count"] == 297
+    assert statistics.protocol["weights"] == extractor.checksum
+    assert "split test" in statistics.protocol["data"]
 
 
 def test_some_features_are_kept_but_all_are_counted(extractor):
@@ -38,24 +38,24 @@ def test_some_features_are_kept_but_all_are_counted(extractor):
 
 
 def test_round_trip(extractor, tmp_path):
-    made = image_statistics(extractor, digits("test"), batch_size=100)
-    made = made._replace(spatial=made.moments)
-    save_statistics(tmp_path / "a.npz", made)
-    found = load_statistics(tmp_path / "a.npz")
-    assert found.protocol == made.protocol
-    for one, other in zip(found.moments + found.spatial, made.moments * 2, strict=True):
+    statistics = image_statistics(extractor, digits("test"), batch_size=100)
+    statistics = statistics._replace(spatial=statistics.moments)
+    save_statistics(tmp_path / "a.npz", statistics)
+    loaded = load_statistics(tmp_path / "a.npz")
+    assert loaded.protocol == statistics.protocol
+    for one, other in zip(loaded.moments + loaded.spatial, statistics.moments * 2, strict=True):
         np.testing.assert_array_equal(one, other)
-    np.testing.assert_array_equal(found.features, made.features)
-    np.testing.assert_array_equal(found.logits, made.logits)
+    np.testing.assert_array_equal(loaded.features, statistics.features)
+    np.testing.assert_array_equal(loaded.logits, statistics.logits)
 
 
 def test_cache_is_read_and_refuses_another_protocol(extractor, tmp_path):
     path = tmp_path / "deep" / "reference.npz"
-    made = cached_statistics(path, extractor, digits("test"), batch_size=100)
+    statistics = cached_statistics(path, extractor, digits("test"), batch_size=100)
     before = path.stat().st_mtime_ns
     again = cached_statistics(path, extractor, digits("test"), batch_size=100)
     assert path.stat().st_mtime_ns == before
-    np.testing.assert_array_equal(again.moments.scatter, made.moments.scatter)
+    np.testing.assert_array_equal(again.moments.scatter, statistics.moments.scatter)
     json.dumps(again.protocol)
     with pytest.raises(ValueError, match=r"another protocol:\n  .*split test.*split train"):
         cached_statistics(path, extractor, digits("train"))

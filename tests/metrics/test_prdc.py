@@ -39,20 +39,20 @@ def test_it_is_that_of_torch_fidelity_and_of_prdc(two_sets):
 def test_points_on_a_line():
     x = np.asarray([[0.0], [1.0], [10.0]])  # radii 1, 1, 9
     y = np.asarray([[0.5], [1.5], [30.0]])  # radii 1, 1, 28.5
-    found = prdc(y, x, k=1)
-    assert found.precision == pytest.approx(2 / 3)  # 30 lies in no ball
-    assert found.recall == 1  # 10 lies within 28.5 of 30
-    assert found.density == pytest.approx((2 + 2 + 0) / 3)  # of 0 and 1; of 1 and 10
-    assert found.coverage == 1  # 10's ball holds 1.5
+    result = prdc(y, x, k=1)
+    assert result.precision == pytest.approx(2 / 3)  # 30 lies in no ball
+    assert result.recall == 1  # 10 lies within 28.5 of 30
+    assert result.density == pytest.approx((2 + 2 + 0) / 3)  # of 0 and 1; of 1 and 10
+    assert result.coverage == 1  # 10's ball holds 1.5
 
 
 def test_collapse_has_precision_without_recall():
     x = np.random.default_rng(0).normal(size=(500, 4))
     y = 0.01 * np.random.default_rng(1).normal(size=(500, 4))
-    found = prdc(y, x)
-    assert found.precision == 1
-    assert found.recall < 0.05
-    assert found.coverage < 0.2
+    result = prdc(y, x)
+    assert result.precision == 1
+    assert result.recall < 0.05
+    assert result.coverage < 0.2
 
 
 def test_an_offset_that_dwarfs_the_distances(two_sets):

@@ -28,17 +28,17 @@ def test_real_against_real_is_near_and_corruption_moves_away(extractor, referenc
     test = digits("test")
     images, labels = test.arrays["image"], test.arrays["label"]
     sets = {amount: corrupted(images, amount) for amount in (0.0, 0.1, 0.2, 0.4, 0.8)}
-    found = [
+    rows = [
         compare_images(x, reference, extractor, batch_size=297, num_subsets=10).metrics
         for x in sets.values()
     ]
     for name in ("FD-classifier", "KD-classifier mean"):
-        assert np.all(np.diff([one[name] for one in found]) > 0), name
-    assert np.all(np.diff([one["coverage"] for one in found]) < 0)
-    assert found[0]["precision"] > 0.8 > 0.5 > found[-1]["precision"]
+        assert np.all(np.diff([one[name] for one in rows]) > 0), name
+    assert np.all(np.diff([one["coverage"] for one in rows]) < 0)
+    assert rows[0]["precision"] > 0.8 > 0.5 > rows[-1]["precision"]
     half = compare_images(images[labels < 5], reference, extractor, num_subsets=10).metrics
-    assert half["FD-classifier"] > 2 * found[0]["FD-classifier"]
-    assert half["recall"] < 0.8 * found[0]["recall"]
+    assert half["FD-classifier"] > 2 * rows[0]["FD-classifier"]
+    assert half["recall"] < 0.8 * rows[0]["recall"]
 
 
 def test_numbers_carry_their_protocol(extractor, reference, tmp_path):
@@ -80,10 +80,10 @@ def test_few_samples_are_flagged_in_the_protocol_too(extractor, reference):
 
 def test_the_names_of_the_literature_are_for_the_network_of_fid(extractor):
     named = extractor._replace(suffix="")
-    found = compare_images(digits("test"), digits("test"), named, num_subsets=2).metrics
-    assert {"FID", "KID mean", "IS mean"} <= set(found)
-    assert found["FID"] == pytest.approx(0, abs=1e-6)
-    assert found["precision"] == found["recall"] == found["coverage"] == 1
+    metrics = compare_images(digits("test"), digits("test"), named, num_subsets=2).metrics
+    assert {"FID", "KID mean", "IS mean"} <= set(metrics)
+    assert metrics["FID"] == pytest.approx(0, abs=1e-6)
+    assert metrics["precision"] == metrics["recall"] == metrics["coverage"] == 1
 
 
 @FEW

@@ -41,12 +41,12 @@ def path(request, state, tmp_path):
 
 
 def test_it_reads_what_pytorch_writes(path, state):
-    found = read_state_dict(path)
-    assert list(found) == list(state)
+    tensors = read_state_dict(path)
+    assert list(tensors) == list(state)
     for name, tensor in state.items():
         expected = tensor.detach().numpy()
-        assert found[name].dtype == expected.dtype
-        np.testing.assert_array_equal(found[name], expected, strict=True)
+        assert tensors[name].dtype == expected.dtype
+        np.testing.assert_array_equal(tensors[name], expected, strict=True)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.3, 0.7, 0.95, 0.999])
@@ -140,5 +140,5 @@ def test_folding_is_the_two_layers(key):
     folded = fold_batch_norm(weights, "conv", "norm", 0.01)
     x = torch.randn(2, 3, 3, 3)
     expected = net(x).detach().numpy()[:, :, 0, 0]
-    found = np.einsum("nchw,hwco->no", x.numpy(), folded["kernel"]) + folded["bias"]
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    actual = np.einsum("nchw,hwco->no", x.numpy(), folded["kernel"]) + folded["bias"]
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from quick import quick_jit
 
-from jaxgen.models.bijectors import Logit, chain
-from jaxgen.models.conditioners import MLP, ConvNet, ResNet
-from jaxgen.models.coupling import Affine, Coupling
+from jaxgen.conditioning.base import Condition
+from jaxgen.models.bijectors.algebra import Logit, chain
+from jaxgen.models.bijectors.conditioners import MLP, ConvNet, ResNet
+from jaxgen.models.bijectors.coupling import Affine, Coupling
+from jaxgen.models.bijectors.made import MADE, MaskedDense
+from jaxgen.models.bijectors.splines import Spline, neural_spline_flow
 from jaxgen.models.glow import glow
-from jaxgen.models.made import MADE, MaskedDense
 from jaxgen.models.maf import iaf, maf
 from jaxgen.models.realnvp import alternating, nice, realnvp, realnvp_image
-from jaxgen.models.splines import Spline, neural_spline_flow
 
 KEY = jax.random.key(1, impl="rbg")  # compiles sooner than threefry
 SMALL = (8,)
@@ -52,16 +53,17 @@ def test_density(name, conditional):
     z = np.random.default_rng(2).normal(size=(20_000, width)).astype(np.float32)
     first = jax.random.normal(KEY, (64, width))
 
-    def told(num):
-        return jnp.broadcast_to(jnp.array([[1.0, -0.5]]), (num, 2)) if conditional else None
+    def condition(num):
+        vector = jnp.array([[1.0, -0.5]])
+        return Condition(jnp.broadcast_to(vector, (num, 2))) if conditional else None
 
     @quick_jit
     def run(grid, z):
-        variables = disturbed(flow.init(KEY, first, told(64)), 0.3)
-        latents, log_det = flow.apply(variables, grid, told(len(grid)))
+        variables = disturbed(flow.init(KEY, first, condition(64)), 0.3)
+        latents, log_det = flow.apply(variables, grid, condition(len(grid)))
         log_prob = jnp.sum(jax.scipy.stats.norm.logpdf(latents), axis=1) + log_det
-        samples, log_det_back = flow.apply(variables, z, told(len(z)), method="inverse")
-        again, log_det_again = flow.apply(variables, samples, told(len(z)))
+        samples, log_det_back = flow.apply(variables, z, condition(len(z)), method="inverse")
+        again, log_det_again = flow.apply(variables, samples, condition(len(z)))
         return jnp.exp(log_prob), samples, again, log_det_back, log_det_again
 
     density, samples, again, log_det_back, log_det_again = jax.device_get(run(grid, z))
@@ -69,15 +71,15 @@ def test_density(name, conditional):
     np.testing.assert_allclose(mass.sum(), 1, atol=0.01)
     edges = [np.linspace(-side, side, 25)] * width
     expected, _ = np.histogramdd(grid, edges, weights=mass)
-    found, _ = np.histogramdd(samples, edges)
-    assert 0.5 * np.abs(found / len(z) - expected).sum() < 0.04  # total variation
+    counts, _ = np.histogramdd(samples, edges)
+    assert 0.5 * np.abs(counts / len(z) - expected).sum() < 0.04  # total variation
     assert expected.max() < 0.9  # or the comparison says nothing
     np.testing.assert_allclose(again, z, atol=1e-3)
     np.testing.assert_allclose(log_det_back, -log_det_again, atol=1e-3)
 
 
 IMAGES = {
-    "glow, told, remat": (glow(2, 2, 4, remat=True), True),
+    "glow, conditional, remat": (glow(2, 2, 4, remat=True), True),
     "glow, plain matrices, additive": (glow(1, 2, 4, lu=False, coupling="additive"), False),
     "realnvp": (
         chain(Logit(), realnvp_image(2, 4, 1, num_couplings=1, num_last=2)),
@@ -91,20 +93,20 @@ def test_image_flows(name):
     """There and back, log-det equal to the Jacobian's, latents of the image's size."""
     flow, conditional = IMAGES[name]
     x = jax.random.uniform(KEY, (8, 4, 4, 1), minval=0.1, maxval=0.9)
-    e = jnp.linspace(-1, 1, 16).reshape(8, 2) if conditional else None
+    condition = Condition(jnp.linspace(-1, 1, 16).reshape(8, 2)) if conditional else None
 
     def row(latents):
         return jnp.concatenate([z.reshape(z.shape[0], -1) for z in latents], axis=1)
 
     @quick_jit
     def run(x):
-        variables = disturbed(flow.init(KEY, x, e), 0.05)
+        variables = disturbed(flow.init(KEY, x, condition), 0.05)
 
         def forward(x):
-            return flow.apply(variables, x, e)
+            return flow.apply(variables, x, condition)
 
         (latents, log_det), pull = jax.vjp(forward, x)
-        back, log_det_back = flow.apply(variables, latents, e, method="inverse")
+        back, log_det_back = flow.apply(variables, latents, condition, method="inverse")
 
         def first_row(cotangent):
             """A row of the first example's Jacobian, which other examples do not enter."""
@@ -138,13 +140,13 @@ def test_image_flows(name):
 def test_conditioners(network, shape):
     """They start at zero; once off it, they hear the condition."""
     x = jax.random.normal(KEY, (4, *shape))
-    e = jnp.eye(4)
+    one_hot, others = Condition(jnp.eye(4)), Condition(1 - jnp.eye(4))
 
     @quick_jit
     def run(x):
-        start, variables = network.init_with_output(KEY, x, e)
+        start, variables = network.init_with_output(KEY, x, one_hot)
         moved = disturbed(variables, 0.3)
-        return start, network.apply(moved, x, e), network.apply(moved, x, 1 - e)
+        return start, network.apply(moved, x, one_hot), network.apply(moved, x, others)
 
     start, one, two = run(x)
     assert start.shape == (*x.shape[:-1], 3)
@@ -158,20 +160,21 @@ def test_made_is_autoregressive(width, conditional):
     """Output i has a gradient in inputs 0..i-1, every one of them, and in no other."""
     network = MADE(2, (16, 16))
     x = jax.random.normal(KEY, (1, width))
-    e = jnp.ones((1, 2)) if conditional else None
+    condition = Condition(jnp.ones((1, 2))) if conditional else None
 
     @quick_jit
     def run(x):
-        variables = disturbed(network.init(KEY, x, e), 0.5)
-        by_x = jax.jacrev(lambda x: network.apply(variables, x, e)[0])(x)[:, :, 0]
-        if e is None:
+        variables = disturbed(network.init(KEY, x, condition), 0.5)
+        by_x = jax.jacrev(lambda x: network.apply(variables, x, condition)[0])(x)[:, :, 0]
+        if condition is None:
             return by_x, None
-        return by_x, jax.jacrev(lambda e: network.apply(variables, x, e)[0])(e)[:, :, 0]
+        by_condition = jax.jacrev(lambda c: network.apply(variables, x, c)[0])(condition)
+        return by_x, by_condition.vector[:, :, 0]
 
-    by_x, by_e = run(x)
+    by_x, by_vector = run(x)
     earlier = np.tri(width, k=-1, dtype=bool)
     np.testing.assert_array_equal(np.asarray(by_x) != 0, np.stack([earlier] * 2))
-    assert by_e is None or (np.asarray(by_e) != 0).all()
+    assert by_vector is None or (np.asarray(by_vector) != 0).all()
 
 
 def test_nice_scales_all_examples_alike():
@@ -222,10 +225,10 @@ def test_alternating_couplings_equal_the_unrolled_ones(mask, network, shape):
         back, _ = couplings.apply(variables, looped, method="inverse")
         return y, looped, back
 
-    expected, found, back = run(x)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    expected, looped, back = run(x)
+    np.testing.assert_allclose(looped, expected, atol=1e-5)
     np.testing.assert_allclose(back, x, atol=1e-4)
-    assert (np.abs(found - x).max(axis=0) > 1e-3).all()  # nothing passed them all
+    assert (np.abs(looped - x).max(axis=0) > 1e-3).all()  # nothing passed them all
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,11 @@ import numpy as np
 import pytest
 from quick import quick_jit
 
+from jaxgen.conditioning.base import Condition
 from jaxgen.models import dcgan, resnet_gan
+
+IMAGES = jnp.zeros((2, 32, 32, 3))
+TOKENS = Condition(None, jnp.zeros((2, 5, 4)))
 
 
 def count(variables):
@@ -49,8 +53,8 @@ def test_resnet_sizes(size):
     z, x = jnp.zeros((2, 16)), jnp.zeros((2, size, size, 3))
     generator = resnet_gan.Generator(size, channels=8, latent_dim=16, attention_size=16)
     variables = shapes(generator, z)
-    made = jax.eval_shape(lambda v: generator.apply(v, z, train=False), variables)
-    assert made.shape == x.shape
+    images = jax.eval_shape(lambda v: generator.apply(v, z, train=False), variables)
+    assert images.shape == x.shape
     assert "attention" in variables["params"]
     discriminator = resnet_gan.Discriminator(8, attention_size=16, stddev_group=2, num_classes=4)
     variables = shapes(discriminator, x)
@@ -63,8 +67,9 @@ def test_resnet_sizes(size):
 def test_dcgan_sizes(size, min_size):
     z, x = jnp.zeros((2, 16)), jnp.zeros((2, size, size, 1))
     generator = dcgan.Generator(size, 1, 4, 16, min_size)
-    made = jax.eval_shape(lambda k: generator.init_with_output(k, z, train=True), jax.random.key(0))
-    assert made[0].shape == x.shape
+    init = partial(generator.init_with_output, train=True)
+    images, _ = jax.eval_shape(init, jax.random.key(0), z)
+    assert images.shape == x.shape
     verdict = shapes(dcgan.Discriminator(4, min_size=min_size), x)
     assert "head" in verdict["params"]
 
@@ -81,21 +86,23 @@ def test_verdicts_apart_and_batch_statistics(key):
 
 
 def test_condition_reaches_every_network(key):
-    z, e = jnp.ones((2, 8)), jnp.eye(2)
+    z, condition = jnp.ones((2, 8)), Condition(jnp.eye(2))
     x = jnp.broadcast_to(jax.random.normal(key, (1, 32, 32, 3)), (2, 32, 32, 3))
     for module in (dcgan, resnet_gan):
         generator = module.Generator(32, channels=4, latent_dim=8)
-        variables = quick_jit(partial(generator.init, train=True))(key, z, e)
+        variables = quick_jit(partial(generator.init, train=True))(key, z, condition)
         # Gains and biases start at zero: move them.
         params = jax.tree.map(
             lambda p: p + 0.1 * jnp.arange(p.size).reshape(p.shape) / p.size, variables["params"]
         )
         draw = quick_jit(partial(generator.apply, train=False))
-        images = draw({**variables, "params": params}, z, e)
+        images = draw({**variables, "params": params}, z, condition)
         assert not np.allclose(images[0], images[1])
         discriminator = module.Discriminator(4)
-        variables = quick_jit(partial(discriminator.init, train=True))(key, x, e)
-        logits = quick_jit(partial(discriminator.apply, train=False))(variables, x, e).logits
+        variables = quick_jit(partial(discriminator.init, train=True))(key, x, condition)
+        logits = quick_jit(partial(discriminator.apply, train=False))(
+            variables, x, condition
+        ).logits
         assert not np.allclose(logits[0], logits[1])
 
 
@@ -115,6 +122,16 @@ def test_condition_reaches_every_network(key):
             lambda: shapes(resnet_gan.Discriminator(4, pool="max"), jnp.zeros((2, 32, 32, 3))),
             "'sum' or 'mean', got 'max'",
         ),
+        (
+            lambda: shapes(dcgan.Generator(latent_dim=3), jnp.zeros((2, 3)), TOKENS),
+            "takes no tokens",
+        ),
+        (
+            lambda: shapes(resnet_gan.Generator(latent_dim=3), jnp.zeros((2, 3)), TOKENS),
+            "takes no tokens",
+        ),
+        (lambda: shapes(dcgan.Discriminator(4), IMAGES, TOKENS), "takes no tokens"),
+        (lambda: shapes(resnet_gan.Discriminator(4), IMAGES, TOKENS), "takes no tokens"),
         (
             lambda: shapes(resnet_gan.Discriminator(4, stddev_group=4), jnp.zeros((2, 32, 32, 3))),
             "divide the batch of 2",

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from quick import quick_jit as jit
 
+from jaxgen.conditioning.base import Condition
 from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.models.pixelcnnpp import PixelCNNPP
@@ -27,10 +28,10 @@ NETWORKS = {
 
 def make(name, key, scale=1.0):
     """A network with every parameter away from its initial value."""
-    network, shape, told = NETWORKS[name]
+    network, shape, classes = NETWORKS[name]
     x = jax.random.uniform(key, (2, *shape), minval=-1.0)
-    e = None if told is None else jax.nn.one_hot(jnp.arange(2), told)
-    params = jit(network.init)(key, x, e)["params"]
+    condition = None if classes is None else Condition(jax.nn.one_hot(jnp.arange(2), classes))
+    params = jit(network.init)(key, x, condition)["params"]
     leaves, treedef = jax.tree.flatten(params)
     noise = jax.random.normal(key, (sum(leaf.size for leaf in leaves),))
     ends = np.cumsum([leaf.size for leaf in leaves])[:-1]
@@ -38,23 +39,23 @@ def make(name, key, scale=1.0):
         leaf + scale * 0.3 * part.reshape(leaf.shape)
         for leaf, part in zip(leaves, jnp.split(noise, ends), strict=True)
     ]
-    return network, jax.tree.unflatten(treedef, moved), x, e
+    return network, jax.tree.unflatten(treedef, moved), x, condition
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_causal_by_gradient(name, key):
     """Zero, exactly, by what is not before: and not zero by most of what is."""
-    network, params, x, e = make(name, key, 0.3)
+    network, params, x, condition = make(name, key, 0.3)
+    first = jax.tree.map(lambda v: v[:1], condition)
     height, width, channels = shape = x.shape[1:]
     mixture = isinstance(network, PixelCNNPP)
 
     positions = height * width * (1 if mixture else channels)
 
     def output(image, position):
-        found = network.apply({"params": params}, image[None], None if e is None else e[:1])
+        outputs = network.apply({"params": params}, image[None], first)
         # A sum of squares takes a position's logits, or mixture, in one number.
-        outputs = jnp.sum(jnp.square(found.reshape(positions, -1)), axis=1)
-        return outputs[position]
+        return jnp.sum(jnp.square(outputs.reshape(positions, -1)), axis=1)[position]
 
     gradient = jit(jax.grad(output))
     jacobian = np.stack([gradient(x[0], t).reshape(-1) for t in range(positions)])
@@ -66,7 +67,7 @@ def test_causal_by_gradient(name, key):
 
 
 @pytest.mark.parametrize(
-    ("network", "shape", "told"),
+    ("network", "shape", "conditional"),
     [
         (PixelCNN(1, 3, 4, 1, 4), (2, 3, 1), False),
         (PixelCNN(2, 2, 8, 1, 4), (2, 2, 2), False),
@@ -75,25 +76,25 @@ def test_causal_by_gradient(name, key):
         (PixelCNNPP(2, 4, 1, 1, 2, 0.0), (1, 2, 2), True),
     ],
 )
-def test_probabilities_of_all_images_sum_to_one(network, shape, told, key):
+def test_probabilities_of_all_images_sum_to_one(network, shape, conditional, key):
     mixture = isinstance(network, PixelCNNPP)
     values = 4 if mixture else network.num_values
     grid = np.array(list(itertools.product(range(values), repeat=int(np.prod(shape)))))
     classes = jnp.asarray(grid.reshape(-1, *shape))
     x = 2 * classes / (values - 1) - 1
-    e = jnp.ones((len(x), 2)) if told else None
+    condition = Condition(jnp.ones((len(x), 2))) if conditional else None
 
     @jit
     def total(key):
-        params = network.init(key, x, e)
+        params = network.init(key, x, condition)
         params = jax.tree.map(
             lambda p: p + 0.5 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), params
         )
-        found = network.apply(params, x, e)
+        outputs = network.apply(params, x, condition)
         if mixture:
-            nats = mixture_of_logistics_nll(found, x, values)
+            nats = mixture_of_logistics_nll(outputs, x, values)
         else:
-            nats = categorical_nll(found, classes)
+            nats = categorical_nll(outputs, classes)
         return jnp.sum(jnp.exp(-nats)), jnp.std(nats)
 
     mass, spread = total(key)
@@ -140,5 +141,6 @@ def test_bad_input(network, shape, message, key):
 
 
 def test_pixelcnn_takes_no_condition(key):
+    condition = Condition(jnp.zeros((1, 3)))
     with pytest.raises(ValueError, match="PixelCNN takes no condition"):
-        jax.eval_shape(PixelCNN(1).init, key, jnp.zeros((1, 4, 4, 1)), jnp.zeros((1, 3)))
+        jax.eval_shape(PixelCNN(1).init, key, jnp.zeros((1, 4, 4, 1)), condition)

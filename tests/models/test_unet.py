@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import flax.errors
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from jax import lax
 from quick import quick_jit as jit
 
+from jaxgen.conditioning.base import Condition
 from jaxgen.models.unet import UNet
 
 # The networks here are tiny and run once: what takes time is compiling them.
@@ -25,6 +27,12 @@ SMALL: dict[str, Any] = {
 def inputs(size=8, channels=3, batch=2):
     x = np.random.default_rng(5).normal(size=(batch, size, size, channels))
     return jnp.asarray(x, jnp.float32), jnp.asarray(np.arange(batch) * 300 + 5)
+
+
+def one_hot(*labels, num_classes=3):
+    """The condition of these classes, None for none."""
+    hot = [np.eye(num_classes)[label] if label is not None else 0 for label in labels]
+    return Condition(jnp.asarray(np.stack(np.broadcast_arrays(*hot)), jnp.float32))
 
 
 def shapes_of(model, *args):
@@ -127,16 +135,29 @@ def test_every_level_knows_the_time():
         assert own > 1e-3 * conv, name
 
 
-def test_class_condition():
+def test_condition():
     x, t = inputs()
-    model = UNet(**SMALL, num_classes=3)
-    label = jnp.array([0, 3])
-    params = randomized(model, x, t, label)
-    apply = jit(lambda label: model.apply(params, x, t, label, train=False))
-    y, other = apply(label), apply(jnp.array([1, 3]))
-    y, other = np.asarray(y), np.asarray(other)
+    model = UNet(**SMALL)
+    params = randomized(model, x, t, one_hot(0, None))
+    apply = jit(lambda condition: model.apply(params, x, t, condition, train=False))
+    y, other = np.asarray(apply(one_hot(0, None))), np.asarray(apply(one_hot(1, None)))
     assert np.any(y[0] != other[0])
     np.testing.assert_allclose(y[1], other[1], rtol=1e-5, atol=1e-5)
+    # Zeros, no condition, leave the embedding of the time alone; a wrong class is no number.
+    np.testing.assert_allclose(y[1], run(model, params, x, t)[1], rtol=1e-5, atol=1e-5)
+    assert np.isnan(apply(Condition(jnp.full((2, 3), jnp.nan)))).all()
+
+
+def test_only_a_condition_adds_parameters():
+    x, t = inputs()
+    plain, conditional = (
+        shapes_of(UNet(**SMALL), x, t),
+        shapes_of(UNet(**SMALL), x, t, one_hot(0, 2)),
+    )
+    assert conditional.keys() - plain.keys() == {"condition"}
+    assert jax.tree.map(np.shape, conditional["condition"]) == {"kernel": (3, 32)}
+    same = {name: leaf for name, leaf in conditional.items() if name != "condition"}
+    assert jax.tree.map(np.shape, same) == jax.tree.map(np.shape, plain)
 
 
 def test_examples_do_not_mix():
@@ -150,21 +171,22 @@ def test_examples_do_not_mix():
 
 def test_starts_near_zero_and_all_parameters_get_finite_gradients():
     x, t = inputs()
-    model = UNet(**SMALL, num_classes=2)
-    label = jnp.array([0, 2])
-    init = jit(lambda key: model.init_with_output(key, x, t, label, train=False))
+    model, condition = UNet(**SMALL), one_hot(0, 2)
+    init = jit(lambda key: model.init_with_output(key, x, t, condition, train=False))
     y, params = init(jax.random.key(0))
     assert np.abs(y).max() < 1e-3
     for path, leaf in jax.tree_util.tree_leaves_with_path(params["params"]):
         *_, layer, kind = (entry.key for entry in path)
-        if kind == "kernel":  # uniform, of variance 2 / (fan in + fan out); residual ends tiny
+        if layer == "condition":  # of a one-hot condition, an embedding N(0, I)
+            assert 0.8 < leaf.std() < 1.2
+        elif kind == "kernel":  # uniform, of variance 2 / (fan in + fan out); residual ends tiny
             scale = 1e-5 if layer in ("conv2", "out", "conv_out") else 1.0
             bound = scale * np.sqrt(6 / (np.prod(leaf.shape[:-2]) * sum(leaf.shape[-2:])))
             assert 0.8 < np.abs(leaf).max() / bound <= 1.0001, path
 
     def loss(params):
         rngs = {"dropout": jax.random.key(3)}
-        return jnp.sum((model.apply(params, x, t, label, train=True, rngs=rngs) - x) ** 2)
+        return jnp.sum((model.apply(params, x, t, condition, train=True, rngs=rngs) - x) ** 2)
 
     for path, grad in jax.tree_util.tree_leaves_with_path(jit(jax.grad(loss))(params)):
         name = jax.tree_util.keystr(path)
@@ -222,7 +244,6 @@ def test_remat_changes_memory_only():
         ({"dropout": -0.1}, r"dropout must lie in \[0, 1\), got -0.1"),
         ({"num_heads": 0}, "num_heads must be positive, got 0"),
         ({"out_channels": 0}, "out_channels must be positive, got 0"),
-        ({"num_classes": 0}, "num_classes must be positive, got 0"),
     ],
 )
 def test_refuses_bad_fields_at_once(fields, message):
@@ -236,17 +257,34 @@ def test_refuses_bad_fields_at_once(fields, message):
         ({"multipliers": (1, 1, 1)}, [(2, 10, 12, 3), (2,)], "10x12 .* multiples of 4"),
         ({}, [(2, 8, 8, 3), (3,)], r"t must have shape \(2,\)"),
         ({}, [(2, 8, 8, 3), ()], r"t must have shape \(2,\)"),
-        ({}, [(2, 8, 8, 3), (2,), (2,)], "set num_classes"),
-        ({"num_classes": 4}, [(2, 8, 8, 3), (2,)], "condition must be given .* 4 stands for no"),
-        ({"num_classes": 4}, [(2, 8, 8, 3), (2,), (1,)], r"condition must have shape \(2,\)"),
         ({"num_heads": 3}, [(2, 8, 8, 3), (2,)], "num_heads must divide the 16 channels, got 3"),
     ],
 )
 def test_refuses_bad_inputs_while_tracing(fields, shapes, message):
-    x, *rest = shapes
-    args = [jnp.zeros(x), *(jnp.zeros(shape, jnp.int32) for shape in rest)]
+    x, t = shapes
     with pytest.raises(ValueError, match=message):
-        shapes_of(UNet(**{**SMALL, **fields}), *args)
+        shapes_of(UNet(**{**SMALL, **fields}), jnp.zeros(x), jnp.zeros(t, jnp.int32))
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        (Condition(jnp.zeros((1, 4))), "condition must be of 2 examples, got 1"),
+        (Condition(jnp.zeros((2, 4)), jnp.zeros((2, 5, 4))), "takes no tokens"),
+        (Condition(None, jnp.zeros((2, 5, 4))), "one vector an example"),
+    ],
+)
+def test_refuses_bad_conditions_while_tracing(condition, message):
+    with pytest.raises(ValueError, match=message):
+        shapes_of(UNet(**SMALL), jnp.zeros((2, 8, 8, 3)), jnp.zeros(2, jnp.int32), condition)
+
+
+def test_a_network_without_a_condition_refuses_one():
+    x, t = inputs()
+    params = {"params": shapes_of(UNet(**SMALL), x, t)}
+    apply = lambda p: UNet(**SMALL).apply(p, x, t, one_hot(0, 1), train=False)  # noqa: E731
+    with pytest.raises(flax.errors.ScopeParamNotFoundError):
+        jax.eval_shape(apply, params)
 
 
 class TestParityWithDiffusers:
@@ -263,17 +301,18 @@ class TestParityWithDiffusers:
 
         torch.manual_seed(0)
         fields: dict[str, Any] = {"channels": 32, "attention_resolutions": (8,)}
+        labels, condition = [], []
         if request.param == "plain":
             fields |= {"multipliers": (1, 2, 2), "num_res_blocks": 1}
         else:
-            fields |= {"multipliers": (1, 2), "num_classes": 4, "out_channels": 6}
-        model = UNet(**fields)
-        net = unet_reference.build(model, image_size=16, image_channels=3).eval()
+            fields |= {"multipliers": (1, 2), "out_channels": 6}
+            labels, condition = [np.array([1, 3])], [one_hot(1, 3, num_classes=4)]
+        model, num_classes = UNet(**fields), 4 if labels else None
+        net = unet_reference.build(model, 16, 3, num_classes).eval()
         for parameter in net.parameters():  # also what starts as one or zero
             torch.nn.init.normal_(parameter, std=0.1)
         rng = np.random.default_rng(1)
         x = rng.normal(size=(2, 16, 16, 3)).astype(np.float32)
-        labels = [] if model.num_classes is None else [np.array([1, 4])]
         out_channels = 3 if model.out_channels is None else model.out_channels
         cotangent = rng.normal(size=(2, 16, 16, out_channels)).astype(np.float32)
 
@@ -288,7 +327,7 @@ class TestParityWithDiffusers:
         )
 
         params = unet_reference.to_params(model, net.state_dict())
-        args = [jnp.asarray(a) for a in (t, *labels)]
+        args = [jnp.asarray(t), *condition]
 
         def scalar(params, x):
             y = model.apply({"params": params}, x, *args, train=False)

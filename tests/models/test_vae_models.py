@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.conditioning.base import Condition
 from jaxgen.models import vae
 
-LATENT, TOLD = 3, 2
+LATENT, WIDTH = 3, 2
 
 
 def networks(kind, *, size=8, num_params=2, **options):
@@ -28,21 +29,26 @@ def test_shapes_and_conditions(kind, key):
     encoder, decoder = networks(kind)
     width = 9 if kind == "dense" else 8
     x = jax.random.uniform(key, (4, 8, width, 1), minval=-1.0)
-    e = jax.random.normal(jax.random.key(1), (4, TOLD))
-    encoded = jax.jit(encoder.init)(jax.random.key(2), x, e)
+    condition = Condition(jax.random.normal(jax.random.key(1), (4, WIDTH)))
+    encoded = jax.jit(encoder.init)(jax.random.key(2), x, condition)
     encode, decode = jax.jit(encoder.apply), jax.jit(decoder.apply)
-    mean, log_variance = encode(encoded, x, e)
+    mean, log_variance = encode(encoded, x, condition)
     assert mean.shape == log_variance.shape == (4, LATENT)
-    decoded = jax.jit(decoder.init)(jax.random.key(3), mean, e)
-    pixels = decode(decoded, mean, e)
+    decoded = jax.jit(decoder.init)(jax.random.key(3), mean, condition)
+    pixels = decode(decoded, mean, condition)
     assert pixels.shape == (4, 8, width, 2)
     assert pixels.dtype == jnp.float32
     # Each image is its own latent's alone.
-    other = decode(decoded, mean.at[0].add(1.0), e)
+    other = decode(decoded, mean.at[0].add(1.0), condition)
     assert not np.array_equal(other[0], pixels[0])
     np.testing.assert_array_equal(other[1:], pixels[1:])
-    assert not np.allclose(encode(encoded, x, e + 1)[0], mean)
-    assert not np.allclose(decode(decoded, mean, e + 1), pixels)
+    shifted = jax.tree.map(lambda e: e + 1, condition)
+    assert not np.allclose(encode(encoded, x, shifted)[0], mean)
+    assert not np.allclose(decode(decoded, mean, shifted), pixels)
+    tokens = Condition(tokens=jnp.zeros((4, 5, WIDTH)))
+    for network, inputs in ((encoder, x), (decoder, mean)):
+        with pytest.raises(ValueError, match="takes no tokens"):
+            network.init(key, inputs, tokens)
 
 
 @pytest.mark.parametrize("size", [7, 14, 28])

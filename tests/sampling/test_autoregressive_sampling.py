@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.discretized import mixture_of_logistics_log_prob
+from jaxgen.distributions.logistic import mixture_of_logistics_log_prob
 from jaxgen.sampling.autoregressive import (
     ancestral,
     ancestral_by_row,
@@ -108,7 +108,7 @@ def test_temperature_of_mixtures(key, temperature):
     draw = draw_mixture_of_logistics(temperature, num_bins=8)
     drawn = np.asarray(draw(key, jnp.tile(params[None], (50_000, 1, 1))))[:, 0]
     bins = np.linspace(-1, 1, 8)
-    found = [(np.abs(drawn - x) < 1e-5).mean() for x in bins]
+    shares = [(np.abs(drawn - x) < 1e-5).mean() for x in bins]
     tempered = jnp.stack(
         [
             params[0] / temperature,
@@ -120,7 +120,7 @@ def test_temperature_of_mixtures(key, temperature):
         tempered = tempered.at[2, 1].set(-7.0)
     tempered = jnp.tile(tempered[None], (8, 1, 1))
     masses = jnp.exp(mixture_of_logistics_log_prob(tempered, jnp.asarray(bins)[:, None], 8))
-    np.testing.assert_allclose(found, masses, atol=0.01)
+    np.testing.assert_allclose(shares, masses, atol=0.01)
 
 
 def test_bad_input(key):

@@ -5,8 +5,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.sampling.diffusion import ancestral, ddim
-from jaxgen.schedules import cosine_betas, discrete_schedule, linear_betas
+from jaxgen.noise.chain import (
+    chain,
+    cosine_betas,
+    large_variance,
+    levels_of,
+    linear_betas,
+    small_variance,
+)
+from jaxgen.noise.parametrization import EPS, X0, V, denoiser
+from jaxgen.noise.spacing import leading
+from jaxgen.sampling.guidance import clip_x0
+from jaxgen.sampling.solvers import ancestral, ddim, solve
 
 SHAPE = (4, 3, 3, 2)
 
@@ -16,17 +26,25 @@ def network(x, t, xp):
     return xp.tanh(1.5 * x) + 0.3 * xp.sin(3 * x + 0.01 * t)
 
 
+def sample(predicts, steps, key, solver, num_steps, *, clip=True):
+    denoise = denoiser(lambda x, t, _: network(x, t.reshape(-1, 1, 1, 1), jnp), predicts)
+    key_start, key_steps = jax.random.split(key)
+    x = jax.random.normal(key_start, SHAPE)
+    levels = levels_of(steps, num_steps, leading)
+    return solve(clip_x0(denoise) if clip else denoise, levels, solver, key_steps, x)
+
+
 @pytest.mark.parametrize(
-    ("prediction", "prediction_type", "clip_x0", "eta"),
+    ("predicts", "prediction_type", "clip", "eta"),
     [
-        ("eps", "epsilon", True, 0.0),
-        ("eps", "epsilon", False, 0.6),
-        ("x0", "sample", True, 0.6),
-        ("v", "v_prediction", False, 0.0),
-        ("v", "v_prediction", True, 1.0),
+        (EPS, "epsilon", True, 0.0),
+        (EPS, "epsilon", False, 0.6),
+        (X0, "sample", True, 0.6),
+        (V, "v_prediction", False, 0.0),
+        (V, "v_prediction", True, 1.0),
     ],
 )
-def test_ddim_trajectories_are_those_of_diffusers(key, prediction, prediction_type, clip_x0, eta):
+def test_ddim_trajectories_are_those_of_diffusers(key, predicts, prediction_type, clip, eta):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
     num_steps, betas = 20, cosine_betas(200)
@@ -34,7 +52,7 @@ def test_ddim_trajectories_are_those_of_diffusers(key, prediction, prediction_ty
         200,
         trained_betas=list(betas),
         prediction_type=prediction_type,
-        clip_sample=clip_x0,
+        clip_sample=clip,
         timestep_spacing="leading",
     )
     scheduler.alphas_cumprod = torch.cumprod(1 - torch.tensor(betas), dim=0)
@@ -54,21 +72,14 @@ def test_ddim_trajectories_are_those_of_diffusers(key, prediction, prediction_ty
             variance_noise=torch.tensor(noise) if eta else None,
         ).prev_sample
 
-    got = ddim(
-        lambda x, t, _: network(x, t.reshape(-1, 1, 1, 1), jnp),
-        discrete_schedule(betas),
-        key,
-        SHAPE,
-        num_steps=num_steps,
-        eta=eta,
-        prediction=prediction,
-        clip_x0=clip_x0,
-    )
+    got = sample(predicts, chain(betas), key, ddim(eta), num_steps, clip=clip)
     want = x.numpy()
     np.testing.assert_allclose(got, want, atol=1e-4 * np.abs(want).max())
 
 
-@pytest.mark.parametrize(("variance", "kind"), [("small", "fixed_small"), ("large", "fixed_large")])
+@pytest.mark.parametrize(
+    ("variance", "kind"), [(small_variance, "fixed_small"), (large_variance, "fixed_large")]
+)
 def test_ancestral_trajectories_are_those_of_diffusers(key, monkeypatch, variance, kind):
     torch = pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
@@ -78,16 +89,8 @@ def test_ancestral_trajectories_are_those_of_diffusers(key, monkeypatch, varianc
     scheduler.one = torch.tensor(1.0, dtype=torch.float64)
 
     @jax.jit
-    def sample(num_steps):
-        return ancestral(
-            lambda x, t, _: network(x, t.reshape(-1, 1, 1, 1), jnp),
-            discrete_schedule(betas),
-            key,
-            SHAPE,
-            num_steps=num_steps,
-            spacing="leading",
-            variance=variance,
-        )
+    def draw(num_steps):
+        return sample(EPS, chain(betas), key, ancestral(variance), num_steps)
 
     key_start, key_steps = jax.random.split(key)
     for num_steps in (50, 10):
@@ -101,4 +104,4 @@ def test_ancestral_trajectories_are_those_of_diffusers(key, monkeypatch, varianc
             )
             # The scheduler looks at the second axis only to find a learned variance.
             x = scheduler.step(network(x, t, torch), t, x).prev_sample
-        np.testing.assert_allclose(sample(num_steps), x.numpy(), atol=2e-4)
+        np.testing.assert_allclose(draw(num_steps), x.numpy(), atol=2e-4)

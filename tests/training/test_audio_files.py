@@ -6,7 +6,7 @@ from PIL import Image
 from scipy import signal
 from scipy.io import wavfile
 
-from jaxgen.training.audio import save_wav, spectrogram, spectrogram_picture, wav_files
+from jaxgen.training.audio import save_wav, sound, spectrogram, spectrogram_picture
 from jaxgen.training.images import save_png
 
 RATE = 8000
@@ -78,12 +78,12 @@ def test_picture(tmp_path):
 
 def test_files_of_samples(tmp_path):
     """What a family draws goes through `to_int16` into both."""
-    files = wav_files(RATE, lambda x: (1000 * x).astype(np.int16))
+    files = sound(RATE, lambda x: (1000 * x).astype(np.int16))
     samples = np.ones((1, 500), np.float32)
     for _ in range(2):  # a run that was stopped between the two writes both again
         files.save(tmp_path / f"x{files.suffix}", samples)
     assert (wavfile.read(tmp_path / "x.wav")[1] == 1000).all()
-    assert files.picture(samples).shape[2] == 3
+    assert files.picture(samples, None).shape[2] == 3
 
 
 @pytest.mark.parametrize(

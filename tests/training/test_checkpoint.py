@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec, SingleDeviceSharding
+from quick import xla_flags
 from saved import (
     QUIET,
     abstract,
@@ -245,7 +246,7 @@ KILLED = textwrap.dedent("""
 
 
 def test_kill_during_a_save(tmp_path):
-    environment = {**os.environ, "XLA_FLAGS": ""}  # one device, where this process has eight
+    environment = {**os.environ, "XLA_FLAGS": xla_flags(1)}
     target = {"x": jax.ShapeDtypeStruct((1000, 500), jnp.float32)}
     with subprocess.Popen(
         [sys.executable, "-c", KILLED, str(tmp_path)], stdout=subprocess.PIPE, env=environment

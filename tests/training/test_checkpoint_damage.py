@@ -155,14 +155,15 @@ def test_another_width_is_an_error_that_names_the_arrays(copy):
 
 def test_other_names_and_dtypes_are_errors_too(copy):
     state = make_state()
-    half = state._replace(ema=jax.tree.map(lambda x: x.astype(jnp.float16), state.ema))
-    more = state._replace(model_state={**state.model_state, "new": jnp.ones(1)})
-    less = state._replace(ema={})
+    narrow = jax.tree.map(lambda x: x.astype(jnp.float16), state.averages)
+    half = state._replace(averages=narrow)
+    more = state._replace(state={**state.state, "new": jnp.ones(1)})
+    less = state._replace(averages={})
     with Checkpoints(copy) as checkpoints:
         for target, message in [
-            (half, r"ema/net/kernel: float32\[8,64\] in the checkpoint, float16\[8,64\]"),
-            (more, r"model_state/new: absent in the checkpoint, float32\[1\] in this run"),
-            (less, r"ema/net/kernel: float32\[8,64\] in the checkpoint, absent in this run"),
+            (half, r"averages/net/kernel: float32\[8,64\] in the checkpoint, float16\[8,64\]"),
+            (more, r"state/new: absent in the checkpoint, float32\[1\] in this run"),
+            (less, r"averages/net/kernel: float32\[8,64\] in the checkpoint, absent in this run"),
         ]:
             with pytest.raises(ValueError, match=message):
                 checkpoints.restore(target)

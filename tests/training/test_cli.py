@@ -12,9 +12,9 @@ import pytest
 import toys
 from PIL import Image
 
-from jaxgen.training import cli
+from jaxgen.files import held_alone
 from jaxgen.training.config import RunConfig, operational
-from jaxgen.training.files import held_alone
+from jaxgen.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -33,13 +33,16 @@ def build(config):
     return toys.experiment(config)._replace(protocol={"data": "digits, test"})
 
 
+recipe = Recipe(build, Config())
+
+
 @pytest.fixture
 def run(capsys):
     """Runs the command line; returns the exit code, stdout and stderr."""
 
     def call(*args):
         with pytest.raises(SystemExit) as stop:
-            cli.main(Config, build, args)
+            recipe.main(args)
         out, err = capsys.readouterr()
         return stop.value.code or 0, out, err
 
@@ -50,7 +53,7 @@ def run(capsys):
 def trained(tmp_path_factory):
     directory = tmp_path_factory.mktemp("cli") / "run"
     with pytest.raises(SystemExit) as stop:
-        cli.main(Config, build, ["--run-dir", str(directory)])
+        recipe.main(["--run-dir", str(directory)])
     assert not stop.value.code
     return directory
 
@@ -216,11 +219,11 @@ def test_help_documents_the_flags(run):
 def test_traceback_on_request(monkeypatch):
     monkeypatch.setenv("JAXGEN_TRACEBACK", "1")
     with pytest.raises(ValueError, match="--steps must be at least 1"):
-        cli.main(Config, build, ["--steps", "0"])
+        recipe.main(["--steps", "0"])
 
 
 def test_arguments_default_to_the_command_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["prog", "evaluate", "--run-dir", str(tmp_path / "none")])
     with pytest.raises(SystemExit):
-        cli.main(Config, build)
+        recipe.main()
     assert "is no run of" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 import toys
+from quick import xla_flags
 from test_cli import Config
 
 from jaxgen.training import loop
@@ -17,8 +18,7 @@ from jaxgen.training.strategies import make_strategy
 
 PROGRAM = """
 import test_cli
-from jaxgen.training import cli
-cli.main(test_cli.Config, test_cli.build)
+test_cli.recipe.main()
 """
 
 
@@ -31,7 +31,7 @@ def launch(run_dir, processes, *args):
     for index in range(processes):
         environment = {
             **os.environ,
-            "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+            "XLA_FLAGS": xla_flags(2),
             "PYTHONPATH": str(Path(__file__).parent),
             "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
             "JAX_NUM_PROCESSES": str(processes),

@@ -6,21 +6,22 @@ import numpy as np
 import pytest
 import toys
 
-from jaxgen.core import Aux, Bound, Family, State
+from jaxgen.core import Bound, Family, State, Variables
 from jaxgen.data.sources import digits
-from jaxgen.training.evaluation import held_out_likelihood, make_evaluate
+from jaxgen.training.averages import constant
+from jaxgen.training.evaluation import held_out_likelihood, make_evaluate, variables_of
 from jaxgen.training.strategies import make_strategy
 
-STATE = State(np.int32(0), {}, {}, {}, {})
+VARIABLES = Variables({})
 
 
-def brightness(params, model_state, batch, key, *, train):
-    return batch["image"].mean(axis=(1, 2, 3)), Aux({}, model_state)
+def brightness(variables, batch, key):
+    return batch["image"].mean(axis=(1, 2, 3)), {}
 
 
 def experiment(bound, num_evaluated=None):
     made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
-    family = Family(None, (), brightness, None, bound=bound)
+    family = Family(None, {}, (), brightness, bound=bound)
     return made._replace(family=family, num_evaluated=num_evaluated)
 
 
@@ -28,7 +29,7 @@ def experiment(bound, num_evaluated=None):
 def test_likelihood(num_evaluated):
     """The mean, and its error from the spread, of so many examples, padding left out."""
     made = experiment(Bound("exact", 64, True), num_evaluated)
-    metrics = make_evaluate(made, make_strategy("jit"), 0)(STATE)
+    metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
     image = digits("test").arrays["image"][:num_evaluated]
     expected = (image / 127.5 - 1).mean(axis=(1, 2, 3))
     found = held_out_likelihood(made, metrics)
@@ -41,12 +42,25 @@ def test_likelihood(num_evaluated):
 
 def test_of_one_example_there_is_no_error():
     made = experiment(Bound("exact", 64, True), 1)
-    metrics = make_evaluate(made, make_strategy("jit"), 0)(STATE)
+    metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
     assert held_out_likelihood(made, metrics).standard_error is None
 
 
 def test_no_likelihood():
     made = experiment(None)
-    metrics = make_evaluate(made, make_strategy("jit"), 0)(STATE)
+    metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
     assert set(metrics) == {"loss"}
     assert held_out_likelihood(made, metrics) is None
+
+
+def test_variables_of_an_average():
+    """The averaged networks in the place of the trained ones, by name, the first by default."""
+    kept = {"fast": {"a": 5, "b": 6}, "slow": {"a": 4}}
+    state = State(np.int32(0), {"a": 1, "b": 2}, {"s": 3}, {}, kept)
+    both = {"slow": constant(0.9, of=("a",)), "fast": constant(0.5)}
+    assert variables_of(state, both) == Variables({"a": 4, "b": 2}, {"s": 3}, {})
+    last = variables_of(state, both, {"f": 7}, "fast")
+    assert last == Variables({"a": 5, "b": 6}, {"s": 3}, {"f": 7})
+    assert variables_of(state, {}) == Variables({"a": 1, "b": 2}, {"s": 3}, {})
+    with pytest.raises(ValueError, match=r"average must be one of \['fast', 'slow'\], got 'ema'"):
+        variables_of(state, both, name="ema")

@@ -14,6 +14,7 @@ from jaxgen.data.transforms import to_uint8
 from jaxgen.training import loop
 from jaxgen.training.checkpoint import CheckpointWarning
 from jaxgen.training.config import DataConfig, RunConfig
+from jaxgen.training.experiment import IMAGES
 from jaxgen.training.strategies import make_strategy
 
 
@@ -129,12 +130,14 @@ def test_sigterm_saves_and_returns(uninterrupted, tmp_path):
     flags = config(tmp_path)
     built = experiment(flags)
 
-    def to_images(x):
+    def at_rest(x):
         signal.raise_signal(signal.SIGTERM)  # arrives at step 20, while sampling is traced
         return to_uint8(x)
 
     before = signal.getsignal(signal.SIGTERM)
-    state = loop.train(built._replace(to_images=to_images), flags, jax.devices()[:1])
+    state = loop.train(
+        built._replace(medium=IMAGES._replace(at_rest=at_rest)), flags, jax.devices()[:1]
+    )
     assert int(state.step) == 20
     assert signal.getsignal(signal.SIGTERM) is before
     assert_equal(run(tmp_path), uninterrupted[1])

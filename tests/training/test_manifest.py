@@ -141,7 +141,7 @@ def test_a_changed_manifest_is_refused():
         with pytest.raises(ValueError):  # noqa: PT011 (JSONDecodeError, or ours)
             Manifest.from_json(json.loads(changed))
     for other in (None, [], {}, {"manifest": 3, "sha256": ""}):
-        with pytest.raises(ValueError, match="no manifest"):
+        with pytest.raises(ValueError, match="not a manifest"):
             Manifest.from_json(other)
 
 

@@ -1,22 +1,20 @@
 """The step: reduction, accumulation, phases, averages and the guard."""
 
+from functools import partial
+
+import chex
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import pytest
 import toys
 
-from jaxgen.training.optim import adam, ema_decay
+from jaxgen.core import Optimizer
+from jaxgen.training.averages import constant
+from jaxgen.training.optim import adam
 from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
 
-
-def close(a, b, rtol=1e-5, atol=1e-6):
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=atol), a, b)
-
-
-def equal(a, b):
-    jax.tree.map(np.testing.assert_array_equal, a, b)
+close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
 
 def mean(metrics, name):
@@ -28,7 +26,7 @@ def test_one_step_of_sgd_by_hand(key):
     family = toys.regression(optax.sgd(0.5))
     batch = toys.batch(key)
     state = init_state(family, key, batch)
-    result = make_step(family)(state, batch, key)
+    result = make_step(family)(state, {}, batch, key)
     w, b = state.params["net"]["w"], state.params["net"]["b"]
     error = batch["x"] @ w + b - batch["y"]
     gradient = 2 * jnp.mean(error[:, None] * batch["x"], axis=0)
@@ -41,27 +39,27 @@ def test_one_step_of_sgd_by_hand(key):
     assert int(result.bad) == -1
 
 
-def test_a_mask_equals_slicing(key):
+def test_a_weight_equals_slicing(key):
     family = toys.regression()
-    whole = toys.batch(key, 16, mask=[1] * 5 + [0] * 11)
-    part = {k: v[:5] for k, v in whole.items() if k != "mask"}
-    # What is masked out does not matter.
+    whole = toys.batch(key, 16, weight=[1] * 5 + [0] * 11)
+    part = {k: v[:5] for k, v in whole.items() if k != "weight"}
+    # What weighs nothing does not matter.
     whole["y"] = whole["y"].at[7].set(1e6)
     state = init_state(family, key, part)
     step = make_step(family)
-    masked, sliced = step(state, whole, key), step(state, part, key)
-    close(masked.state, sliced.state)
-    close(mean(masked.metrics, "loss"), mean(sliced.metrics, "loss"))
-    assert float(masked.metrics["loss"][1]) == 5
+    weighted, sliced = step(state, {}, whole, key), step(state, {}, part, key)
+    close(weighted.state, sliced.state)
+    close(mean(weighted.metrics, "loss"), mean(sliced.metrics, "loss"))
+    assert float(weighted.metrics["loss"][1]) == 5
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_accumulation_is_the_gradient_of_the_whole_batch(key, masked):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_accumulation_is_the_gradient_of_the_whole_batch(key, weighted):
     family = toys.regression()
-    batch = toys.batch(key, 16, mask=[1, 0, 0, 1] + [1] * 9 + [0] * 3 if masked else None)
+    batch = toys.batch(key, 16, weight=[1, 0, 0, 1] + [1] * 9 + [0] * 3 if weighted else None)
     state = init_state(family, key, batch)
-    at_once = make_step(family)(state, batch, key)
-    in_parts = make_step(family, accumulate=4)(state, batch, key)
+    at_once = make_step(family)(state, {}, batch, key)
+    in_parts = make_step(family, accumulate=4)(state, {}, batch, key)
     close(in_parts.state, at_once.state)
     close(in_parts.metrics, at_once.metrics)
 
@@ -71,8 +69,8 @@ def test_accumulation_draws_new_noise_in_each_part(key):
     one = toys.batch(key, 1)
     batch = jax.tree.map(lambda x: jnp.repeat(x, 4, axis=0), one)
     state = init_state(family, key, batch)
-    result = make_step(family, accumulate=4)(state, batch, key)
-    single = make_step(family)(state, one, jax.random.fold_in(jax.random.fold_in(key, 0), 0))
+    result = make_step(family, accumulate=4)(state, {}, batch, key)
+    single = make_step(family)(state, {}, one, jax.random.fold_in(jax.random.fold_in(key, 0), 0))
     assert mean(result.metrics, "loss") != pytest.approx(mean(single.metrics, "loss"))
 
 
@@ -80,7 +78,7 @@ def test_phases_take_turns_and_slices(key):
     family = toys.adversarial(repeats=2)
     batch = {"x": jnp.broadcast_to(jnp.arange(4.0)[:, None], (4, toys.WIDTH))}
     state = init_state(family, key, batch)
-    result = make_step(family)(state, batch, key)
+    result = make_step(family)(state, {}, batch, key)
     # Slices are interleaved: examples 0, 2 (mean 1) then 1, 3 (mean 2); each moves half the way.
     critic = 0.5 * 1.0
     critic = critic + 0.5 * (2.0 - critic)
@@ -102,24 +100,10 @@ def test_of_repeated_updates_only_the_bad_one_is_skipped(key):
     family = toys.adversarial(repeats=2)
     batch = {"x": jnp.broadcast_to(jnp.array([jnp.nan, 1.0, 2.0, 3.0])[:, None], (4, toys.WIDTH))}
     state = init_state(family, key, batch)
-    result = make_step(family)(state, batch, key)
+    result = make_step(family)(state, {}, batch, key)
     assert float(result.state.params["critic"]) == 1.0
     assert guarded_names(family, state.params)[int(result.bad)] == "the loss of phase 'critic'"
     assert float(result.metrics["critic/loss"][1]) == 2
-
-
-def test_average_follows_with_a_warmed_up_decay(key):
-    family = toys.regression()
-    batch = toys.batch(key)
-    state = init_state(family, key, batch)
-    result = make_step(family, ema=0.9999)(state, batch, key)
-    close(
-        result.state.ema["net"]["w"],
-        0.1 * state.params["net"]["w"] + 0.9 * result.state.params["net"]["w"],
-    )
-    assert float(ema_decay(jnp.int32(10**6), 0.9999)) == pytest.approx(0.9999)
-    only = init_state(toys.adversarial(), key, batch, ema_of=("generator",))
-    assert set(only.ema) == {"generator"}
 
 
 @pytest.mark.parametrize(
@@ -136,12 +120,12 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(key, where, nam
     else:  # a finite loss; the square of w's gradient overflows
         bad = {**batch, "x": batch["x"] * 1e20}
         state = state._replace(params={"net": {**state.params["net"], "w": jnp.full((8,), 1e-4)}})
-    result = step(state, bad, key)
+    result = step(state, {}, bad, key)
     assert guarded_names(family, state.params)[int(result.bad)].startswith(name)
-    equal(result.state._replace(step=state.step), state)
+    chex.assert_trees_all_equal(result.state._replace(step=state.step), state)
     assert int(result.state.step) == 1
     assert all(float(weight) == 0 for _, weight in result.metrics.values())
-    good = step(result.state, batch, key)
+    good = step(result.state, {}, batch, key)
     assert int(good.bad) == -1
     assert float(jnp.max(jnp.abs(good.state.params["net"]["w"] - state.params["net"]["w"]))) > 0
 
@@ -152,7 +136,7 @@ def test_gradients_of_the_loss_reach_nothing_else(key):
     state = init_state(family, key, batch)
     only_critic = family._replace(phases=family.phases[:1])
     state = init_state(only_critic, key, batch)
-    result = make_step(only_critic)(state, batch, key)
+    result = make_step(only_critic)(state, {}, batch, key)
     assert float(result.state.params["generator"]) == float(state.params["generator"])
 
 
@@ -167,11 +151,22 @@ def test_clipping_and_warm_up():
     ("call", "message"),
     [
         (lambda f: make_step(f, accumulate=0), "accumulate must be at least 1, got 0"),
-        (lambda f: make_step(f, ema=1.0), r"ema must lie in \[0, 1\), got 1.0"),
         (lambda f: make_step(f._replace(phases=())), "at least one phase"),
         (
             lambda f: make_step(f._replace(phases=(f.phases[0]._replace(repeats=0),))),
             "repeats must be >= 1, got 0",
+        ),
+        (
+            lambda f: make_step(f._replace(phases=(f.phases[0]._replace(every=0),))),
+            "every must be >= 1, got 0",
+        ),
+        (
+            lambda f: make_step(f._replace(phases=f.phases * 2)),
+            r"must have different names, got \['regression', 'regression'\]",
+        ),
+        (
+            lambda f: make_step(f._replace(optimizers={})),
+            r"phase 'regression': optimizer must be one of \[\], got 'regression'",
         ),
         (lambda f: adam(0.0), "learning_rate must be positive"),
         (lambda f: adam(1e-3, warmup_steps=-1), "warmup_steps must be at least 0"),
@@ -185,11 +180,11 @@ def test_bad_arguments(call, message):
 
 def test_bad_names_and_sizes(key):
     family, batch = toys.regression(), toys.batch(key)
-    with pytest.raises(ValueError, match=r"ema_of names \['net2'\], but the parameters are"):
-        init_state(family, key, batch, ema_of=("net2",))
-    wrong = family._replace(phases=(family.phases[0]._replace(trains=("nett",)),))
-    with pytest.raises(ValueError, match="phase 'regression' trains"):
+    with pytest.raises(ValueError, match=r"average 'ema' is of \['net2'\], but the parameters are"):
+        init_state(family, key, batch, averages={"ema": constant(0.9, of=("net2",))})
+    wrong = family._replace(optimizers={"regression": Optimizer(("nett",), optax.sgd(0.1))})
+    with pytest.raises(ValueError, match=r"optimizer 'regression' trains \['nett'\]"):
         init_state(wrong, key, batch)
     state = init_state(family, key, batch)
     with pytest.raises(ValueError, match="a batch of 16 cannot be cut into 3"):
-        make_step(family, accumulate=3)(state, batch, key)
+        make_step(family, accumulate=3)(state, {}, batch, key)

@@ -1,5 +1,6 @@
 """One device or eight, jit or pmap, resident or streamed, whole or sharded: the same state."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,14 +18,14 @@ def rows(step):
     return (step * BATCH + jnp.arange(BATCH)) % 64
 
 
-def mask(step):
+def weight(step):
     """Uneven over any split into devices: example i of step t is kept unless i < t."""
     return (jnp.arange(BATCH) >= step).astype(jnp.float32)
 
 
 def resident(data, step, shard):
     index, count = shard
-    kept = {**{k: v[rows(step)] for k, v in data.items()}, "mask": mask(step)}
+    kept = {**{k: v[rows(step)] for k, v in data.items()}, "weight": weight(step)}
     size = BATCH // count
     return {k: jax.lax.dynamic_slice_in_dim(v, index * size, size) for k, v in kept.items()}
 
@@ -46,13 +47,13 @@ def train(name, num_devices, *, fsdp=1, stream=False, dispatches=(1, 2, 2), fami
     )
     run = strategy.compile(make_step(family, axis_name=strategy.axis_name), feed, init)
     state, streak = init, strategy.put_replicated(np.int32(0))
-    data = strategy.put_replicated(SET)
+    data, fixed = strategy.put_replicated(SET), strategy.put_replicated(family.fixed)
     for num_steps in dispatches if not stream else (1,) * sum(dispatches):
         if stream:
             data = strategy.put_batch(
                 jax.tree.map(np.asarray, resident(SET, jnp.int32(int(state.step)), (0, 1)))
             )
-        state, report = run(state, streak, data, num_steps)
+        state, report = run(state, fixed, streak, data, num_steps)
         streak = report.streak
     return jax.device_get(state), jax.device_get(report)
 
@@ -67,54 +68,49 @@ def reference():
     ("name", "num_devices", "fsdp"),
     [("jit", 1, 1), ("jit", 8, 1), ("jit", 8, 4), ("pmap", 1, 1), ("pmap", 8, 1)],
 )
-def test_same_state_with_uneven_masks(reference, name, num_devices, fsdp, stream):
+def test_same_state_with_uneven_weights(reference, name, num_devices, fsdp, stream):
     state, _ = train(name, num_devices, fsdp=fsdp, stream=stream)
     assert int(state.step) == 5
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), state, reference[0]
-    )
+    chex.assert_trees_all_close(state, reference[0], rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_dispatches_of_any_size_are_the_same_bits(num_devices):
     a, b = train("jit", num_devices), train("jit", num_devices, dispatches=(5,))
-    jax.tree.map(np.testing.assert_array_equal, a[0], b[0])
+    chex.assert_trees_all_equal(a[0], b[0])
 
 
 def test_any_number_of_steps_costs_one_trace():
-    traces = []
+    """As many traces of the loss for four dispatches of other lengths as for the first one."""
     family = toys.regression()
-    phase = family.phases[0]
+    phase, traces = family.phases[0], []
 
-    def loss(*args, **kwargs):
+    def counted(*args):
         traces.append(1)
-        return phase.loss(*args, **kwargs)
+        return phase.loss(*args)
 
-    train("jit", 1, dispatches=(1,), family=family._replace(phases=(phase._replace(loss=loss),)))
-    once = len(traces)
-    train(
-        "jit",
-        1,
-        dispatches=(1, 2, 3, 4),
-        family=family._replace(phases=(phase._replace(loss=loss),)),
-    )
-    assert len(traces) == 2 * once
+    def with_loss(loss):
+        return family._replace(phases=(phase._replace(loss=loss),))
+
+    train("jit", 1, dispatches=(1,), family=with_loss(counted))
+    limited = chex.assert_max_traces(phase.loss, n=len(traces))
+    train("jit", 1, dispatches=(1, 2, 3, 4), family=with_loss(limited))
+    with pytest.raises(AssertionError, match="is traced"):
+        train("jit", 1, dispatches=(1,), family=with_loss(limited))
 
 
 def test_noise_is_the_same_on_any_number_of_devices_under_jit():
     family = toys.regression(noise=0.5)
     one, eight = train("jit", 1, family=family), train("jit", 8, family=family)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), one[0], eight[0]
-    )
+    chex.assert_trees_all_close(one[0], eight[0], rtol=2e-6, atol=1e-6)
 
 
 def test_noise_differs_between_devices_under_pmap():
     """Equal examples on all devices: with equal noise the metrics' spread would vanish."""
     noisy = toys.regression(noise=1.0)
 
-    def loss(params, model_state, batch, key, *, train):
-        value, aux = noisy.phases[0].loss(params, model_state, batch, key, train=train)
+    def loss(variables, batch, key, step):
+        value, aux = noisy.phases[0].loss(variables, batch, key, step)
         draw = jnp.broadcast_to(jax.random.normal(key), value.shape)
         return value, aux._replace(metrics={"draw": draw, "square": draw**2})
 
@@ -135,9 +131,9 @@ def test_bad_steps_are_counted_across_dispatches():
     family = toys.regression()
     phase = family.phases[0]
 
-    def loss(params, model_state, batch, key, *, train):
-        value, aux = phase.loss(params, model_state, batch, key, train=train)
-        return jnp.where(batch["mask"][2] == 0, jnp.nan, value), aux  # from step 3 on
+    def loss(variables, batch, key, step):
+        value, aux = phase.loss(variables, batch, key, step)
+        return jnp.where(batch["weight"][2] == 0, jnp.nan, value), aux  # from step 3 on
 
     family = family._replace(phases=(phase._replace(loss=loss),))
     state, report = train("jit", 8, dispatches=(2, 3, 2), family=family)

@@ -15,6 +15,7 @@ from rich.console import Console
 from tensorboardX.proto.event_pb2 import Event
 
 from jaxgen.training import writers
+from jaxgen.training.experiment import IMAGES
 from jaxgen.training.images import grid
 from jaxgen.training.writers import (
     CsvWriter,
@@ -209,7 +210,7 @@ def console(terminal):
 
 def test_plain_progress_prints_whole_lines_now_and_then():
     out = console(False)
-    with Progress(1000, console=out, plain_seconds=3600.0) as progress:
+    with Progress(1000, unit="images", console=out, plain_seconds=3600.0) as progress:
         for step in range(100, 1100, 100):
             progress.update(step, {"x": 1.0, "d/loss": 0.25, "g/loss": 2.0}, 12.3456, 1580.25)
         progress.note("a [note] " + "that is long " * 20)
@@ -232,7 +233,7 @@ def test_plain_progress_without_a_rate_or_a_loss():
 
 def test_live_progress_on_a_terminal():
     out = console(True)
-    with Progress(1000, console=out) as progress:
+    with Progress(1000, unit="images", console=out) as progress:
         progress.update(500, {"loss": 0.5}, 10.0, 80.0)
         progress.note("resumed")
     text = out.file.getvalue()
@@ -258,7 +259,7 @@ def run(directory, first, last):
         both.log(step, {"loss": float(step)})
         if step % 4 == 0:
             both.log_evaluation(step, {"bits_per_dim": step / 2})
-            both.grid(step, images(step))
+            both.samples(step, images(step), None, IMAGES)
     return out.file.getvalue()
 
 
@@ -287,5 +288,5 @@ def test_disabled_writers_touch_nothing(tmp_path):
         nothing.progress(1, {}, 1.0, 1.0)
         nothing.log(1, {"loss": 1.0})
         nothing.log_evaluation(1, {"loss": 1.0})
-        nothing.grid(1, images(0))
+        nothing.samples(1, images(0), None, IMAGES)
     assert not (tmp_path / "run").exists()

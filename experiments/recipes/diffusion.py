@@ -1,0 +1,234 @@
+"""What the diffusion recipes share: their flags, and the way from flags to an experiment.
+
+The recipes are `ddpm_cifar` and `ddpm_digits`.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.recipes.shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from jaxgen.core import Family
+from jaxgen.data.pipeline import Pipeline
+from jaxgen.data.sources import Source, load
+from jaxgen.data.transforms import prepare_images
+from jaxgen.families.diffusion import Sampler, diffusion
+from jaxgen.losses import diffusion as losses
+from jaxgen.losses.diffusion import Weighting
+from jaxgen.models.unet import UNet
+from jaxgen.noise import chain as chains
+from jaxgen.noise import spacing
+from jaxgen.noise.chain import Variance
+from jaxgen.noise.parametrization import EPS, X0, Parametrization, V
+from jaxgen.noise.spacing import Spacing
+from jaxgen.sampling.solvers import ancestral, ddim
+from jaxgen.training.config import RunConfig, operational
+from jaxgen.training.experiment import Experiment
+
+PREDICTIONS: dict[str, Parametrization] = {"eps": EPS, "x0": X0, "v": V}
+WEIGHTINGS: dict[str, Weighting] = {
+    "simple": losses.simple,
+    "snr": losses.snr,
+    "snr_plus_one": losses.snr_plus_one,
+    "truncated_snr": losses.truncated_snr,
+    "min_snr": losses.min_snr(),
+}
+SPACINGS: dict[str, Spacing] = {
+    "linspace": spacing.linspace,
+    "leading": spacing.leading,
+    "trailing": spacing.trailing,
+    "quadratic": spacing.quadratic,
+}
+VARIANCES: dict[str, Variance | None] = {
+    "default": None,
+    "small": chains.small_variance,
+    "large": chains.large_variance,
+    "learned": chains.learned_variance,
+}
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The U-Net."""
+
+    channels: int = 128
+    """Number of channels of the first level."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 2)
+    """Channels of each level, in units of the first's; each level halves the image."""
+    num_res_blocks: int = 2
+    """Number of residual blocks of a level."""
+    attention_resolutions: tuple[int, ...] = (16,)
+    """Image sizes at which there is self-attention."""
+    num_heads: int = 1
+    """Number of heads of the attention."""
+    dropout: float = 0.1
+    """Dropout rate inside residual blocks."""
+    condition: Conditions = "none"
+    """Condition that the network takes."""
+    condition_dropout: float = 0.1
+    """Share of examples that are trained without their condition (classifier-free guidance)."""
+    remat: bool = operational(False)
+    """Recompute activations in the backward pass: less memory, a third more time."""
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The chain and its objective."""
+
+    num_timesteps: int = 1000
+    """Number of steps of the chain."""
+    schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
+    """Schedule of the betas."""
+    prediction: Literal["eps", "x0", "v"] = "eps"
+    """Prediction of the network: the noise, the data, or v."""
+    weighting: Literal["simple", "snr", "snr_plus_one", "truncated_snr", "min_snr"] = "simple"
+    """Weighting of the noise levels in the loss."""
+    learned_variance: bool = False
+    """Let the network learn the variance of the reverse steps."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How `sample` draws."""
+
+    name: Literal["ancestral", "ddim"] = "ancestral"
+    """Solver of the reverse process: DDPM's, or DDIM (Song et al. 2021)."""
+    num_steps: int | None = None
+    """Number of steps; None for all of the chain (ancestral) or 50 (ddim)."""
+    spacing: Literal["default", "linspace", "leading", "trailing", "quadratic"] = "default"
+    """Choice of the timesteps where they are fewer than all; by default trailing (ancestral) or
+    leading (ddim)."""
+    variance: Literal["default", "small", "large", "learned"] = "default"
+    """Variance of the ancestral steps; by default the learned one where there is one, else the
+    large one, but the small one at long steps to almost clean data."""
+    eta: float = 0.0
+    """Share of the noise of DDIM: 0 deterministic, 1 ancestral."""
+    clip: bool = True
+    """Clip the data that the network expects to their range at every step."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance for a conditional model; 1 for none."""
+    preview_steps: int = 50
+    """Number of DDIM steps of the pictures that training writes."""
+
+
+@dataclass(frozen=True)
+class DiffusionEvaluationConfig(EvaluationConfig):
+    """How `evaluate` estimates the bound."""
+
+    num_timesteps: int | None = None
+    """Number of noise levels per example, stratified and unbiased; None for the whole chain."""
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Flags of every diffusion recipe."""
+
+    flip: bool = False
+    """Mirror half of the training images left to right."""
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    optimizer: AdamConfig = AdamConfig(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0)
+    average: AverageConfig = AverageConfig(decay=0.9999)
+    sampler: SamplerConfig = operational(SamplerConfig())
+    evaluation: DiffusionEvaluationConfig = operational(DiffusionEvaluationConfig())
+
+
+def build(config: Config) -> Experiment:
+    """The experiment of a config: network, family, data."""
+    data = config.data
+    train, held_out = (
+        load(data.name, split, data.dir, resize=data.resize)
+        for split in (data.split, data.held_out)
+    )
+    family = make_family(config, train)
+    preview = make_sampler(SamplerConfig("ddim", config.sampler.preview_steps))
+    preview = preview._replace(guidance_scale=config.sampler.guidance_scale)
+    sample = family.sample
+    assert sample is not None
+    return Experiment(
+        family=family,
+        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
+        held_out=held_out,
+        prepare=prepare_images(flip=config.flip),
+        averages=make_averages(config.average, config.batch_size),
+        preview=lambda variables, key, num, *, condition=None: sample(
+            variables, key, num, condition=condition, sampler=preview
+        ),
+        num_evaluated=config.evaluation.num_examples,
+        protocol=protocol(
+            held_out,
+            config.evaluation.num_examples,
+            bits_per_dim="variational upper bound of the 8-bit data (discretized decoder)",
+            noise_levels=config.evaluation.num_timesteps or config.diffusion.num_timesteps,
+            preprocessing="2 u / 255 - 1",
+        ),
+    )
+
+
+def make_family(config: Config, train: Source) -> Family:
+    """The network of the flags on its chain."""
+    model, process = config.model, config.diffusion
+    conditioning = make_conditioning(model.condition, train)
+    height, width, channels = train.spec["image"][0]
+    network = UNet(
+        channels=model.channels,
+        multipliers=model.multipliers,
+        num_res_blocks=model.num_res_blocks,
+        attention_resolutions=model.attention_resolutions,
+        num_heads=model.num_heads,
+        dropout=model.dropout,
+        out_channels=channels * (2 if process.learned_variance else 1),
+        remat=model.remat,
+        dtype=jnp.dtype(config.precision),
+    )
+    if config.sampler.guidance_scale != 1 and conditioning is None:
+        raise ValueError("--sampler.guidance-scale needs --model.condition")
+    if config.sampler.variance == "learned" and not process.learned_variance:
+        raise ValueError("--sampler.variance learned needs --diffusion.learned-variance")
+    return diffusion(
+        network,
+        chains.chain(make_betas(process)),
+        make_adam(config.optimizer),
+        image_shape=(height, width, channels),
+        parametrization=PREDICTIONS[process.prediction],
+        weighting=WEIGHTINGS[process.weighting],
+        learns_variance=process.learned_variance,
+        conditioning=conditioning,
+        condition_dropout=model.condition_dropout if conditioning else 0.0,
+        sampler=make_sampler(config.sampler),
+        bound_timesteps=config.evaluation.num_timesteps,
+    )
+
+
+def make_betas(process: DiffusionConfig) -> np.ndarray:
+    """The betas of the chosen schedule; the linear ones scaled to the chain's length."""
+    num_steps = process.num_timesteps
+    if process.schedule == "cosine":
+        return chains.cosine_betas(num_steps)
+    scale = 1000 / num_steps
+    curve = {"linear": chains.linear_betas, "sigmoid": chains.sigmoid_betas}
+    return curve[process.schedule](num_steps, min(1e-4 * scale, 0.999), min(0.02 * scale, 0.999))
+
+
+def make_sampler(sampler: SamplerConfig) -> Sampler:
+    """The sampler of the flags."""
+    is_ddim = sampler.name == "ddim"
+    default = spacing.leading if is_ddim else spacing.trailing
+    return Sampler(
+        ddim(sampler.eta) if is_ddim else ancestral(VARIANCES[sampler.variance]),
+        sampler.num_steps or (50 if is_ddim else None),
+        SPACINGS.get(sampler.spacing, default),
+        sampler.clip,
+        sampler.guidance_scale,
+    )

@@ -1,0 +1,264 @@
+"""What the GAN recipes share: their flags, and the way from flags to an experiment.
+
+The recipes are `dcgan_digits`, `dcgan_mnist`, `sngan_cifar`, `wgan_gp_cifar`, `cgan_cifar` and
+`acgan_cifar`.
+"""
+
+import functools
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from experiments.recipes.shared import (
+    AdamConfig,
+    AverageConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from jaxgen.augmentation.diff_augment import diff_augment
+from jaxgen.conditioning.base import Conditioning
+from jaxgen.core import Family
+from jaxgen.data.pipeline import Pipeline
+from jaxgen.data.sources import Source, load
+from jaxgen.data.transforms import prepare_images, random_flip
+from jaxgen.families import gan
+from jaxgen.families.gan_players import GENERATOR, Augment
+from jaxgen.losses.gan import dragan_penalty, gradient_penalty, r1_penalty, r2_penalty
+from jaxgen.models import dcgan, resnet_gan
+from jaxgen.sampling.latent import interpolate
+from jaxgen.training import pictures
+from jaxgen.training.config import RunConfig, operational
+from jaxgen.training.experiment import IMAGES, Experiment
+
+Games = Literal[
+    "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic_average"
+]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The two networks."""
+
+    network: Literal["dcgan", "resnet"] = "dcgan"
+    """Kind of networks: DCGAN's convolutions, or the residual pair of SNGAN and WGAN-GP (32, 64 or
+    128 pixels)."""
+    generator_channels: int = 128
+    """Channels of the generator's last hidden layer (resnet on 32 pixels: of all)."""
+    discriminator_channels: int = 128
+    """Channels of the discriminator's first layer (resnet on 32 pixels: of all)."""
+    min_size: int = 4
+    """Least side of the innermost image of dcgan."""
+    latent_dim: int = 100
+    """Width of the latents."""
+    spectral_norm: bool = False
+    """Spectral normalization of the residual discriminator."""
+    pool: Literal["sum", "mean"] = "sum"
+    """Pooling over the residual discriminator's last positions."""
+    attention_size: int | None = None
+    """Image size at which both residual networks have attention (SAGAN); None for none."""
+    stddev_group: int = 0
+    """Size of a group of the minibatch standard deviation, in examples; 0 for none."""
+    condition: Literal["none", "label", "attributes"] = "none"
+    """Condition of both networks: it enters the generator's norms (resnet) or is appended to its
+    latents (dcgan), and is projected in the discriminator."""
+    auxiliary: bool = False
+    """Let the discriminator classify instead of being given the label (ACGAN)."""
+
+
+@dataclass(frozen=True)
+class GameConfig:
+    """The objective."""
+
+    loss: Games = "non_saturating"
+    """Loss of the two players."""
+    discriminator_repeats: int = 1
+    """Discriminator updates a step, each on its own part of the batch."""
+    fakes_per_real: int = 1
+    """Size of the generator's batch, in units of one discriminator update's."""
+    penalty: Literal["none", "wgan_gp", "r1", "r2", "dragan"] = "none"
+    """Penalty of the discriminator's gradient."""
+    penalty_weight: float = 10.0
+    """Weight of the penalty."""
+    penalty_every: int = 1
+    """Steps from one turn of the penalty to the next, whose weight makes up for those left out
+    (StyleGAN2's lazy regularization); with 1 it is part of the discriminator's loss."""
+    auxiliary_real: float = 1.0
+    """Weight of the classifier's loss on real images."""
+    auxiliary_fake: float = 1.0
+    """Weight of the classifier's loss on fakes, in the discriminator's loss."""
+    auxiliary_generator: float = 1.0
+    """Weight of the classifier's loss in the generator's."""
+    augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
+    """Differentiable augmentations of everything that the discriminator sees in training."""
+    consistency_weight: float = 0.0
+    """Weight of the change of verdicts when real images are moved and mirrored; 0 for none."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """One Adam for each network."""
+
+    generator: AdamConfig = AdamConfig(learning_rate=2e-4, b1=0.5)
+    """Adam of the generator."""
+    discriminator: AdamConfig = AdamConfig(learning_rate=2e-4, b1=0.5)
+    """Adam of the discriminator; its schedules are counted in steps too."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How `sample` draws."""
+
+    truncation: float | None = None
+    """Greatest size of a number in a latent, in standard deviations; None for no truncation."""
+    standing_batches: int = 16
+    """Number of batches of latents that the generator's batch statistics are averaged over; 0 for
+    the running statistics of training."""
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Flags of every GAN recipe."""
+
+    flip: bool = False
+    """Mirror half of the training images left to right."""
+    model: ModelConfig = ModelConfig()
+    game: GameConfig = GameConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    average: AverageConfig = AverageConfig()
+    sampler: SamplerConfig = operational(SamplerConfig())
+
+
+PENALTIES: dict[str, gan.Penalty] = {
+    "wgan_gp": gradient_penalty,
+    "r1": lambda critic, real, fake, key: r1_penalty(critic, real),
+    "r2": lambda critic, real, fake, key: r2_penalty(critic, fake),
+    "dragan": lambda critic, real, fake, key: dragan_penalty(critic, real, key),
+}
+
+
+def build(config: Config) -> Experiment:
+    """The experiment of a config: networks, family, data."""
+    data = config.data
+    train = load(data.name, data.split, data.dir, resize=data.resize)
+    held_out = load(data.name, data.held_out, data.dir, resize=data.resize)
+    family = make_family(config, train)
+    sweep = None if family.conditioning is None else family.conditioning.sweep
+    return Experiment(
+        family=family,
+        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
+        held_out=held_out,
+        prepare=prepare_images(flip=config.flip),
+        medium=IMAGES if sweep is None else IMAGES._replace(grid=(len(sweep), 8)),
+        averages=make_averages(config.average, config.batch_size, of=(GENERATOR,)),
+        pictures={"interpolation_linear": _linear_interpolation(family)},
+        protocol=protocol(
+            held_out,
+            loss=f"the discriminator's {config.game.loss} loss on held-out images and fakes; "
+            "no measure of the samples",
+            preprocessing="2 u / 255 - 1",
+        ),
+    )
+
+
+def make_family(config: Config, source: Source) -> Family:
+    """The networks and their game."""
+    game, optimizer = config.game, config.optimizer
+    generator, discriminator = make_networks(config, source)
+    auxiliary = (game.auxiliary_real, game.auxiliary_fake, game.auxiliary_generator)
+    return gan.gan(
+        generator,
+        discriminator,
+        make_adam(optimizer.generator),
+        make_adam(counted_in_updates(optimizer.discriminator, game)),
+        loss=game.loss,
+        conditioning=_conditioning(config.model, source),
+        discriminator_repeats=game.discriminator_repeats,
+        fakes_per_real=game.fakes_per_real,
+        penalty=PENALTIES.get(game.penalty),
+        penalty_weight=game.penalty_weight,
+        penalty_every=game.penalty_every,
+        auxiliary=gan.Auxiliary(*auxiliary) if config.model.auxiliary else None,
+        augment=make_augment(game.augment) if game.augment else None,
+        consistency_augment=_moved_and_mirrored if game.consistency_weight else None,
+        consistency_weight=game.consistency_weight,
+        truncation=config.sampler.truncation,
+        standing_batches=config.sampler.standing_batches,
+    )
+
+
+def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
+    """(generator, discriminator) for the images of a source."""
+    model = config.model
+    height, width, image_channels = source.spec["image"][0]
+    if height != width:
+        raise ValueError(f"images must be square, got {height}x{width}: give --data.resize")
+    axis_name = "data" if config.strategy == "pmap" else None
+    num_classes = source.num_classes if model.auxiliary else None
+    shared: dict[str, Any] = {"dtype": jnp.dtype(config.precision)}
+    of_generator = {
+        "image_size": height,
+        "out_channels": image_channels,
+        "channels": model.generator_channels,
+        "latent_dim": model.latent_dim,
+        "axis_name": axis_name,
+        **shared,
+    }
+    of_discriminator = {
+        "channels": model.discriminator_channels,
+        "stddev_group": model.stddev_group,
+        "num_classes": num_classes,
+        **shared,
+    }
+    if model.network == "dcgan":
+        dcgan.levels(height, model.min_size)
+        return (
+            dcgan.Generator(min_size=model.min_size, **of_generator),
+            dcgan.Discriminator(min_size=model.min_size, axis_name=axis_name, **of_discriminator),
+        )
+    resnet_gan.generator_channels(height, model.generator_channels)
+    return (
+        resnet_gan.Generator(attention_size=model.attention_size, **of_generator),
+        resnet_gan.Discriminator(
+            normalize=model.spectral_norm,
+            pool=model.pool,
+            attention_size=model.attention_size,
+            **of_discriminator,
+        ),
+    )
+
+
+def make_augment(policy: tuple[str, ...]) -> Augment:
+    """Differentiable augmentation by the policy's names."""
+    return functools.partial(diff_augment, policy=policy)
+
+
+def counted_in_updates(adam: AdamConfig, game: GameConfig) -> AdamConfig:
+    """The discriminator's Adam, its schedules counted in updates: those of all turns of a step."""
+
+    def updates(steps: int) -> int:
+        turns = -(-steps // game.penalty_every) if game.penalty_every > 1 else 0
+        return (steps + turns) * game.discriminator_repeats
+
+    decay_steps = None if adam.decay_steps is None else updates(adam.decay_steps)
+    return replace(adam, warmup_steps=updates(adam.warmup_steps), decay_steps=decay_steps)
+
+
+def _conditioning(model: ModelConfig, source: Source) -> Conditioning | None:
+    if model.auxiliary:
+        if model.condition == "attributes":
+            raise ValueError("--model.auxiliary needs classes, not --model.condition attributes")
+        return make_conditioning("label", source)
+    return make_conditioning(model.condition, source)
+
+
+def _linear_interpolation(family: Family) -> pictures.Picture:
+    assert family.latents is not None
+    linear = family.latents._replace(interpolate=functools.partial(interpolate, path="linear"))
+    return pictures.interpolation(family._replace(latents=linear))
+
+
+def _moved_and_mirrored(key, images):
+    return diff_augment(key, random_flip(key, images), ("translation",))

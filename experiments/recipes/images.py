@@ -1,0 +1,96 @@
+"""The images of recipes that may binarize them: sources, and how a batch is prepared."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.core import Batch
+from jaxgen.data import binarize as binary
+from jaxgen.data.sources import Source, decode, load
+from jaxgen.data.transforms import prepare_images
+from jaxgen.distributions.likelihoods import Likelihood
+from jaxgen.training.config import DataConfig
+
+Binarize = Literal["none", "threshold", "static", "dynamic"]
+PREPROCESSING = {
+    "none": "2 u / 255 - 1",
+    "threshold": "1 where u > 127, else 0",
+    "static": "one Bernoulli(u / 255) draw of every pixel, of this package, for the whole run",
+    "dynamic": "a fresh Bernoulli(u / 255) draw of every pixel for each batch; one of the held-out "
+    "examples, fixed by the seed",
+}
+
+
+class Data(NamedTuple):
+    """The examples of a run and how a batch of them is prepared.
+
+    Attributes:
+        train: The examples to train on.
+        held_out: The examples to evaluate on.
+        prepare: `(key, raw batch, train) -> batch` in model space.
+        image_shape: (H, W, C) of an example.
+        preprocessing: What `prepare` does to a byte u, in words.
+    """
+
+    train: Source
+    held_out: Source
+    prepare: Callable[..., Any]
+    image_shape: tuple[int, int, int]
+    preprocessing: str
+
+
+def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = False) -> Data:
+    """Training and held-out examples, and their preparation.
+
+    Args:
+        data: The flags of the data.
+        binarize: The way to make two values of 256.
+        flip: Whether half of what is trained on is mirrored left to right.
+    """
+    train, held_out = (
+        load(data.name, split, data.dir, resize=data.resize)
+        for split in (data.split, data.held_out)
+    )
+    if binarize == "static":
+        train, held_out = binary.static(train), binary.static(held_out)
+
+    finish = prepare_images(flip=flip)
+
+    def prepare(key, raw, train):
+        image = jnp.asarray(raw["image"])
+        if binarize == "threshold":
+            image = binary.threshold(image)
+        elif binarize == "dynamic":
+            image = binary.dynamic(key, image)
+        return finish(jax.random.fold_in(key, 1), {**raw, "image": image}, train)
+
+    height, width, channels = train.spec["image"][0]
+    return Data(train, held_out, prepare, (height, width, channels), PREPROCESSING[binarize])
+
+
+def check_support(likelihood: Likelihood, data: Data) -> None:
+    """Raise ValueError, before training, if a batch is not what the likelihood is of."""
+    raw = data.train[np.arange(min(len(data.train), 64))]
+    likelihood.check(np.asarray(data.prepare(jax.random.key(0), raw, False)["image"]))
+
+
+def examples_of(data: Data, label: int, most: int = 500) -> Callable[[], Batch]:
+    """A function that returns the prepared batch of a class's held-out examples.
+
+    Args:
+        data: The examples.
+        label: The class.
+        most: The greatest number of examples, from the first on.
+    """
+
+    def batch() -> Batch:
+        source = decode(data.held_out)
+        rows = np.flatnonzero(source.arrays["label"] == label)[:most]
+        if not rows.size:
+            raise ValueError(f"no held-out example of {source.name} has the label {label}")
+        return data.prepare(jax.random.key(label), source[rows], False)
+
+    return batch

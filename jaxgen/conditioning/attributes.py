@@ -1,0 +1,60 @@
+"""Sets of binary attributes, and embeddings from outside, as conditions."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from jaxgen.conditioning.base import (
+    Conditioning,
+    check_values,
+    check_width,
+    vector_conditioning,
+)
+
+
+def attributes(num_attributes: int) -> Conditioning:
+    """Binary attributes 0 or 1 as -1 or 1; conditions are `[B, num_attributes]`, `attributes`.
+
+    No condition, zeros, is between an attribute and its absence.
+
+    Args:
+        num_attributes: The number of attributes, at least 1.
+
+    Raises:
+        ValueError: `num_attributes` below 1.
+
+    Example:
+        >>> attributes(2).encode(Variables({}), jnp.array([[1, 0]])).vector
+        Array([[ 1., -1.]], dtype=float32)
+    """
+    if num_attributes < 1:
+        raise ValueError(f"num_attributes must be at least 1, got {num_attributes}")
+
+    def encode(values: Shaped[Array, "..."]) -> Float[Array, "batch width"]:
+        check_width("attributes", values, num_attributes)
+        check_values("attributes", values, 0, 1)
+        known = (values == 0) | (values == 1)
+        return jnp.where(known, 2.0 * values.astype(jnp.float32) - 1.0, jnp.nan)
+
+    alone = np.eye(num_attributes, dtype=np.int32)
+    sweep = np.concatenate([np.zeros_like(alone[:1]), alone])
+    return vector_conditioning("attributes", (num_attributes,), num_attributes, encode, sweep=sweep)
+
+
+def embeddings(width: int) -> Conditioning:
+    """Vectors from outside (a caption's, say) as they are; conditions are f[B, width], `embedding`.
+
+    Args:
+        width: The width of the vectors, at least 1.
+
+    Raises:
+        ValueError: `width` below 1.
+    """
+    if width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+
+    def encode(values: Shaped[Array, "..."]) -> Float[Array, "batch width"]:
+        check_width("embeddings", values, width)
+        return values.astype(jnp.float32)
+
+    return vector_conditioning("embedding", (width,), width, encode)

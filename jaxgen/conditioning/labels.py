@@ -1,0 +1,42 @@
+"""Classes as conditions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from jaxgen.conditioning.base import Conditioning, check_values, vector_conditioning
+
+
+def labels(num_classes: int) -> Conditioning:
+    """Classes 0..num_classes - 1 as one-hot vectors; conditions are `i[B]`, the batch's `label`.
+
+    Args:
+        num_classes: The number of classes, at least 1.
+
+    Raises:
+        ValueError: `num_classes` below 1.
+
+    Example:
+        >>> labels(3).encode(Variables({}), jnp.array([2, 0])).vector
+        Array([[0., 0., 1.],
+               [1., 0., 0.]], dtype=float32)
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+
+    def encode(label: Shaped[Array, "..."]) -> Float[Array, "batch width"]:
+        if label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
+            raise ValueError(f"labels must be integers [B], got {label.dtype}{list(label.shape)}")
+        check_values("labels", label, 0, num_classes - 1)
+        known = (label >= 0) & (label < num_classes)
+        return jnp.where(known[:, None], jax.nn.one_hot(label, num_classes), jnp.nan)
+
+    return vector_conditioning(
+        "label",
+        (),
+        num_classes,
+        encode,
+        sweep=np.arange(num_classes),
+        num_classes=num_classes,
+    )

@@ -1,0 +1,205 @@
+"""The two networks of a GAN as functions of the family's `Variables`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, Key
+
+from jaxgen.conditioning import base as conditions
+from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.core import Batch, PyTree, Variables
+from jaxgen.sampling.latent import normal_latents
+
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+_STANDING_BATCH = 64
+
+Images = Float[Array, "batch height width channels"]
+Augment = Callable[[Key[Array, ""], Array], Array]
+
+
+class Players(NamedTuple):
+    """What the losses of both players consist of.
+
+    Attributes:
+        encode: `(variables, batch) -> Condition | None` of a batch.
+        generate: `(variables, key, num, condition) -> (images, the generator's new state)`, with
+            batch statistics of these images.
+        judge: `(variables, groups of images, condition, train=...) -> (a verdict of each group, the
+            discriminator's new state)`.
+        shown: `(key, images) -> images` as the discriminator sees them in training.
+    """
+
+    encode: Callable[[Variables, Batch], Condition | None]
+    generate: Callable[[Variables, Key[Array, ""], int, Condition | None], tuple[Images, PyTree]]
+    judge: Callable[..., tuple[list[Any], PyTree]]
+    shown: Augment
+
+
+def make_players(
+    generator: Any,
+    discriminator: Any,
+    conditioning: Conditioning | None,
+    augment: Augment | None,
+    *,
+    names_class: bool,
+) -> Players:
+    """The two networks, ready for the losses.
+
+    Args:
+        generator: Module of the generator, see `gan`.
+        discriminator: Module of the discriminator, see `gan`.
+        conditioning: Kind of condition, or None.
+        augment: Function `(key, images) -> images` before every verdict in training, or None.
+        names_class: Whether the discriminator is to name the class, and so is not given it.
+    """
+
+    def encode(variables: Variables, batch: Batch) -> Condition | None:
+        return conditions.encode_batch(conditioning, variables, batch)
+
+    def generate(variables: Variables, key: Key[Array, ""], num: int, condition: Condition | None):
+        z = normal_latents(key, num, generator.latent_dim)
+        return _apply(generator, GENERATOR, variables, z, condition, train=True)
+
+    def judge(variables: Variables, groups: list[Array], condition, *, train: bool):
+        given = None if names_class else condition
+        return _judge(discriminator, variables, groups, given, train=train)
+
+    return Players(encode, generate, judge, augment or (lambda key, images: images))
+
+
+def make_init(
+    generator: Any, discriminator: Any, conditioning: Conditioning | None, *, names_class: bool
+) -> Callable[..., Variables]:
+    """`Family.init` of the two networks; the arguments are those of `make_players`."""
+
+    def init(key: Key[Array, ""], batch: Batch, fixed: PyTree = {}) -> Variables:  # noqa: B006
+        key_g, key_d = jax.random.split(key)
+        params = conditions.init(conditioning, jax.random.fold_in(key, 2))
+        x = batch["image"]
+        condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
+        z = jnp.zeros((x.shape[0], generator.latent_dim))
+        generated = generator.init(key_g, z, condition, train=True)
+        images = jax.eval_shape(lambda: generator.apply(generated, z, condition, train=False))
+        if images.shape != x.shape:
+            raise ValueError(
+                f"the generator makes {images.shape[1:]} images, the data has {x.shape[1:]}"
+            )
+        given = None if names_class else condition
+        judged = discriminator.init(key_d, x, given, train=True)
+        state = {}
+        for name, collections in ((GENERATOR, generated), (DISCRIMINATOR, judged)):
+            params[name] = collections["params"]
+            state[name] = {k: v for k, v in collections.items() if k != "params"}
+        return Variables(params, state, fixed)
+
+    return init
+
+
+def make_sampler(
+    generator: Any,
+    conditioning: Conditioning | None,
+    truncation: float | None,
+    standing_batches: int,
+) -> tuple[Callable[..., Images], Callable[..., Images]]:
+    """`Family.sample` and `Family.decode`, by standing statistics (see `gan`).
+
+    Args:
+        generator: Module of the generator.
+        conditioning: Kind of condition, or None.
+        truncation: Threshold of the latents, or None for none.
+        standing_batches: Batches of the standing statistics; 0 for the running statistics.
+    """
+
+    def draw(key: Key[Array, ""], num: int) -> Float[Array, "batch latent"]:
+        return normal_latents(key, num, generator.latent_dim, truncation)
+
+    def sample(
+        variables: Variables, key: Key[Array, ""], num: int, *, condition: Array | None = None
+    ) -> Images:
+        key_z, key_standing = jax.random.split(key)
+        return decode(variables, draw(key_z, num), key_standing, condition=condition)
+
+    def decode(
+        variables: Variables,
+        latents: Float[Array, "batch latent"],
+        key: Key[Array, ""],
+        *,
+        condition: Array | None = None,
+    ) -> Images:
+        encoded = conditions.encode(conditioning, variables, condition)
+        state = variables.state[GENERATOR]
+        if standing_batches and "batch_stats" in state:
+            state = {**state, "batch_stats": standing_statistics(variables, key, condition)}
+            variables = _with_state(variables, GENERATOR, state)
+        return _apply(generator, GENERATOR, variables, latents, encoded, train=False)[0]
+
+    def standing_statistics(variables: Variables, key: Key[Array, ""], condition: Array | None):
+        # Without momentum the new statistics are the batch's alone.
+        fresh = outside_maps(generator).clone(momentum=0.0)
+
+        def statistics(key: Key[Array, ""]) -> PyTree:
+            key_z, key_condition = jax.random.split(key)
+            encoded = None
+            if conditioning is not None:
+                several = _mixed_conditions(conditioning, key_condition, condition)
+                encoded = conditioning.encode(variables, several)
+            z = draw(key_z, _STANDING_BATCH)
+            return _apply(fresh, GENERATOR, variables, z, encoded, train=True)[1]["batch_stats"]
+
+        stacked = lax.map(statistics, jax.random.split(key, standing_batches))
+        return jax.tree.map(lambda x: jnp.mean(x, axis=0), stacked)
+
+    return sample, decode
+
+
+def outside_maps(network: Any) -> Any:
+    """The network for use outside pmap, where its statistics' axis has no name."""
+    return network.clone(axis_name=None)
+
+
+def _apply(
+    network: Any, name: str, variables: Variables, x: Array, condition: Any, *, train: bool
+) -> tuple[Any, PyTree]:
+    """(output, the network's new state); the state is as it was unless `train`."""
+    state = variables.state[name]
+    collections = {"params": variables.params[name], **state}
+    if not train:
+        return network.apply(collections, x, condition, train=False), state
+    return network.apply(collections, x, condition, train=True, mutable=list(state))
+
+
+def _judge(
+    discriminator: Any, variables: Variables, groups: list[Array], condition: Any, *, train: bool
+) -> tuple[list[Any], PyTree]:
+    """A verdict for each group of images, and the discriminator's new state."""
+    judge = functools.partial(_apply, discriminator, DISCRIMINATOR, train=train)
+    if len(groups) == 1 or discriminator.mixes_examples:
+        verdicts = []
+        for x in groups:
+            verdict, state = judge(variables, x, condition)
+            variables = _with_state(variables, DISCRIMINATOR, state)
+            verdicts.append(verdict)
+        return verdicts, variables.state[DISCRIMINATOR]
+    parts = len(groups)
+    # Interleaved, so that a batch sharded over devices moves nothing.
+    x = jnp.stack(groups, axis=1).reshape(-1, *groups[0].shape[1:])
+    verdict, state = judge(variables, x, conditions.repeat(condition, parts))
+    return [jax.tree.map(lambda v, i=i: v[i::parts], verdict) for i in range(parts)], state
+
+
+def _with_state(variables: Variables, name: str, state: PyTree) -> Variables:
+    return variables._replace(state={**variables.state, name: state})
+
+
+def _mixed_conditions(
+    conditioning: Conditioning, key: Key[Array, ""], condition: Array | None
+) -> Array:
+    """Conditions for standing statistics: all classes alike, or a draw from those asked for."""
+    if conditioning.num_classes is not None:
+        return jax.random.randint(key, (_STANDING_BATCH,), 0, conditioning.num_classes)
+    assert condition is not None
+    return jax.random.choice(key, jnp.asarray(condition), (_STANDING_BATCH,))

@@ -1,0 +1,60 @@
+"""Files written whole or not at all, whatever stops the process; one process a directory."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+LOCK = ".lock"
+
+
+@contextmanager
+def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
+    """Opens a new file that replaces `path` when the block ends without an error.
+
+    Parent directories are created. Until the end, and after an error, `path` is unchanged.
+
+    Args:
+        path: Path of the file to write or replace.
+
+    Yields:
+        A binary file, flushed to the disk before it is renamed.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def held_alone(directory: str | Path) -> Iterator[None]:
+    """Holds the lock of a directory until the block ends: one process at a time can have it.
+
+    The kernel releases the lock when the process ends, in whatever way. On a file system without
+    locks nothing is locked.
+
+    Args:
+        directory: Existing directory, in which a file `.lock` is created.
+
+    Raises:
+        BlockingIOError: If another process holds the lock.
+    """
+    with (Path(directory) / LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BlockingIOError(
+                f"{directory} is in use: another process is training in it"
+            ) from None
+        except OSError:
+            pass
+        yield

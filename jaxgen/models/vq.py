@@ -1,0 +1,231 @@
+"""The networks and the codebook of the VQ-VAE (van den Oord et al. 2017)."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from jaxgen.models.conv.layers import Conv, ConvTranspose
+
+Outputs = Float[Array, "batch rows columns dims"]
+Codes = Float[Array, "num_codes dims"]
+Indices = Int[Array, "batch rows columns"]
+
+
+class Encoder(nn.Module):
+    """From images to a map of vectors: 4x4 convolutions of stride 2, then residual blocks.
+
+    With the defaults the published network for CIFAR-10: 32x32 pixels to 8x8 vectors.
+
+    Attributes:
+        code_dim: D, the width of the vectors.
+        channels: The channels of all hidden layers.
+        num_halvings: The number of convolutions of stride 2.
+        num_res_blocks: The number of blocks of ReLU, 3x3, ReLU, 1x1 with a shortcut.
+        dtype: The type of the computation; parameters and results are float32.
+    """
+
+    code_dim: int = 64
+    channels: int = 256
+    num_halvings: int = 2
+    num_res_blocks: int = 2
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "batch height width channels"]) -> Outputs:
+        """`[B, H / 2^num_halvings, W / 2^num_halvings, code_dim]`.
+
+        Raises:
+            ValueError: If the height or width cannot be halved so often.
+        """
+        check_size(x.shape[1:3], self.num_halvings)
+        h = x.astype(self.dtype)
+        for level in range(self.num_halvings):
+            down = Conv(
+                self.channels,
+                (4, 4),
+                strides=(2, 2),
+                padding=((1, 1), (1, 1)),
+                dtype=self.dtype,
+                name=f"down{level + 1}",
+            )
+            h = nn.relu(down(h))
+        h = _res_blocks(h, self.num_res_blocks, self.dtype)
+        return Conv(self.code_dim, (1, 1), dtype=self.dtype, name="out")(h).astype(jnp.float32)
+
+
+class Decoder(nn.Module):
+    """From a map of codes to a likelihood's parameters: residual blocks, transposed convolutions.
+
+    Attributes:
+        num_params: The numbers a pixel, `likelihood.num_params(channels)`.
+        channels: The channels of all hidden layers.
+        num_halvings: The number of transposed convolutions of stride 2, the encoder's.
+        num_res_blocks: The number of residual blocks, see `Encoder`.
+        dtype: The type of the computation; parameters and results are float32.
+    """
+
+    num_params: int
+    channels: int = 256
+    num_halvings: int = 2
+    num_res_blocks: int = 2
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, z: Outputs) -> Float[Array, "batch height width params"]:
+        """`[B, H, W, num_params]` of codes `[B, H / 2^num_halvings, ..., D]`."""
+        h = Conv(self.channels, (3, 3), dtype=self.dtype, name="in")(z.astype(self.dtype))
+        h = _res_blocks(h, self.num_res_blocks, self.dtype)
+        for level in range(1, self.num_halvings + 1):
+            last = level == self.num_halvings
+            h = ConvTranspose(
+                self.num_params if last else self.channels,
+                (4, 4),
+                strides=(2, 2),
+                dtype=self.dtype,
+                name=f"up{level}",
+            )(h)
+            if not last:
+                h = nn.relu(h)
+        return h.astype(jnp.float32)
+
+
+class Codebook(NamedTuple):
+    """Codes as moving averages of the encoder's outputs (the paper's appendix A.1).
+
+    Shares, not counts: both are linear in the batch's positions, so that averages over devices are
+    those of the whole batch.
+
+    Attributes:
+        shares: The averaged share of all positions that chose each code, f32[K].
+        sums: The averaged share times output, f32[K, D]: a code is `sums / shares`.
+    """
+
+    shares: Float[Array, " num_codes"]
+    sums: Codes
+
+    @property
+    def codes(self) -> Codes:
+        """f32[K, D], the vectors."""
+        return self.sums / jnp.maximum(self.shares, 1e-20)[:, None]
+
+
+def check_size(image_size: tuple[int, ...], num_halvings: int) -> None:
+    """Raise ValueError unless images can be halved so often, and there is anything to halve."""
+    if num_halvings < 1:
+        raise ValueError(f"num_halvings must be at least 1, got {num_halvings}")
+    if any(side % 2**num_halvings for side in image_size):
+        raise ValueError(
+            f"height and width must be multiples of {2**num_halvings}, to be halved "
+            f"{num_halvings} times, got {'x'.join(map(str, image_size))}: resize the images"
+        )
+
+
+def draw_codebook(key: Key[Array, ""], encoded: Outputs, num_codes: int) -> Codebook:
+    """A codebook of `num_codes` of a batch's outputs, different positions where there are enough.
+
+    Args:
+        key: PRNG key.
+        encoded: The encoder's outputs.
+        num_codes: K, at least 2.
+
+    Raises:
+        ValueError: If `num_codes` is below 2.
+    """
+    if num_codes < 2:
+        raise ValueError(f"num_codes must be at least 2, got {num_codes}")
+    share = 1.0 / num_codes
+    return Codebook(
+        jnp.full((num_codes,), share, jnp.float32), share * draw_outputs(key, encoded, num_codes)
+    )
+
+
+def draw_outputs(key: Key[Array, ""], encoded: Outputs, num: int) -> Codes:
+    """f32[num, D], outputs at random positions of a batch.
+
+    Args:
+        key: PRNG key.
+        encoded: The encoder's outputs.
+        num: The number of outputs to draw.
+    """
+    flat = encoded.reshape(-1, encoded.shape[-1])
+    return flat[jax.random.choice(key, flat.shape[0], (num,), replace=flat.shape[0] < num)]
+
+
+def nearest(codes: Codes, encoded: Outputs) -> Indices:
+    """`argmin_k |z_e - e_k|^2`, the index of the nearest code at each position (eq. 1).
+
+    Args:
+        codes: The vectors e_k.
+        encoded: The encoder's outputs z_e.
+
+    Returns:
+        i32[B, h, w].
+    """
+    # |z_e|^2 is the same for all codes. The product must be exact enough to tell near codes apart.
+    product = jnp.einsum("bhwd,kd->bhwk", encoded, codes, precision=jax.lax.Precision.HIGHEST)
+    distance = jnp.square(codes).sum(axis=1).reshape(1, 1, 1, -1) - 2 * product
+    return jnp.argmin(distance, axis=-1).astype(jnp.int32)
+
+
+def update(
+    codebook: Codebook,
+    encoded: Outputs,
+    indices: Indices,
+    decay: float,
+    weight: Float[Array, " batch"] | None = None,
+) -> Codebook:
+    """The moving averages after a batch: `a <- decay a + (1 - decay) (the batch's)`.
+
+    Args:
+        codebook: The averages before.
+        encoded: The encoder's outputs; no gradient flows.
+        indices: The indices of the codes that they chose.
+        decay: The decay of the averages, 0.99 in the paper.
+        weight: Weight of each example; None for 1.
+    """
+    encoded = jax.lax.stop_gradient(encoded)
+    chosen = jax.nn.one_hot(indices, codebook.shares.shape[0])
+    if weight is not None:
+        chosen = chosen * weight.reshape(-1, 1, 1, 1)
+    chosen = chosen / indices.size
+    exact: Any = jax.lax.Precision.HIGHEST
+    sums = jnp.einsum("bhwk,bhwd->kd", chosen, encoded, precision=exact)
+    return Codebook(
+        decay * codebook.shares + (1 - decay) * chosen.sum(axis=(0, 1, 2)),
+        decay * codebook.sums + (1 - decay) * sums,
+    )
+
+
+def revive(codebook: Codebook, replacements: Codes, least_share: float) -> tuple[Codebook, Array]:
+    """Gives codes that are hardly chosen any more the place of an output that exists.
+
+    Such a code is nobody's nearest and would stay where it is for ever. It starts anew with the
+    share of a codebook that is used evenly.
+
+    Args:
+        codebook: The averages before.
+        replacements: Outputs of the current batch, one for each code.
+        least_share: The part of the even share, 1 / K, below which a code is dead.
+
+    Returns:
+        The codebook and bool[K], which codes were dead.
+    """
+    even = 1.0 / codebook.shares.shape[0]
+    dead = codebook.shares < least_share * even
+    fresh = jax.lax.stop_gradient(replacements) * even
+    return Codebook(
+        jnp.where(dead, even, codebook.shares), jnp.where(dead[:, None], fresh, codebook.sums)
+    ), dead
+
+
+def _res_blocks(h: Array, num_blocks: int, dtype: DTypeLike) -> Array:
+    """`num_blocks` times ReLU, 3x3, ReLU, 1x1 beside a shortcut, and a last ReLU."""
+    channels = h.shape[-1]
+    for i in range(num_blocks):
+        y = Conv(channels, (3, 3), dtype=dtype, name=f"block{i + 1}_3x3")(nn.relu(h))
+        h = h + Conv(channels, (1, 1), dtype=dtype, name=f"block{i + 1}_1x1")(nn.relu(y))
+    return nn.relu(h)

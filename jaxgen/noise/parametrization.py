@@ -1,0 +1,180 @@
+"""What a network predicts, as a value: eps, x0, v; and the denoiser that a network then is.
+
+A parametrization says how the data follow from a network F: `x0 = skip x + out F(scale_in x, time)`
+(Karras et al. 2022, EDM, eq. 7), where all four are functions of the level. A denoiser is what
+losses and solvers see of it:
+
+    denoise(x: f32[B, ..., C], level: Level of [B], condition) -> Denoised(x0, extra)
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from jaxgen.noise.process import Level, expand
+
+Coefficient = Callable[[Level], Float[Array, " batch"]]
+
+
+class Denoised(NamedTuple):
+    """What a denoiser says of noisy data.
+
+    Attributes:
+        x0: The data that it expects, f32.
+        extra: The network's further channels, for a learned variance, or None.
+    """
+
+    x0: Float[Array, "batch *dims"]
+    extra: Float[Array, "batch *extra_dims"] | None = None
+
+
+# (x_t, level, condition) -> Denoised
+Denoise = Callable[[Array, Level, Any], Denoised]
+# (x, time, condition) -> [B, ..., C], or [B, ..., 2C] where it learns the variance too
+Network = Callable[[Array, Array, Any], Array]
+
+
+class Parametrization(NamedTuple):
+    """What a network predicts: `x0 = skip x + out F(scale_in x, time)`.
+
+    Attributes:
+        skip: The factor of the noisy example.
+        out: The factor of the network's output.
+        scale_in: The factor of the noisy example before the network sees it.
+        time: What the network is given as the time.
+        target: `(x0, eps, level) -> ` what a perfect network would say of `q_sample(x0, eps,
+            level)`; losses are in its space.
+    """
+
+    skip: Coefficient
+    out: Coefficient
+    scale_in: Coefficient
+    time: Callable[[Level], Num[Array, " batch"]]
+    target: Callable[[Array, Array, Level], Float[Array, "batch *dims"]]
+
+
+def _one(level: Level) -> Float[Array, " batch"]:
+    return jnp.ones_like(level.alpha)
+
+
+def _time(level: Level) -> Num[Array, " batch"]:
+    return level.time
+
+
+def _v_target(x0: Array, eps: Array, level: Level) -> Float[Array, "batch *dims"]:
+    return expand(level.alpha, x0.ndim) * eps - expand(level.sigma, x0.ndim) * x0
+
+
+EPS = Parametrization(
+    skip=lambda level: 1 / level.alpha,
+    out=lambda level: -level.sigma / level.alpha,
+    scale_in=_one,
+    time=_time,
+    target=lambda x0, eps, level: eps,
+)
+"""The noise (Ho et al. 2020): `x0 = (x - sigma F) / alpha`."""
+
+X0 = Parametrization(
+    skip=lambda level: jnp.zeros_like(level.alpha),
+    out=_one,
+    scale_in=_one,
+    time=_time,
+    target=lambda x0, eps, level: x0,
+)
+"""The data: `x0 = F`."""
+
+V = Parametrization(
+    skip=lambda level: level.alpha,
+    out=lambda level: -level.sigma,
+    scale_in=_one,
+    time=_time,
+    target=_v_target,
+)
+"""`v = alpha eps - sigma x0` (Salimans & Ho 2022), of a variance-preserving process: `x0 = alpha x
+- sigma F`."""
+
+
+def ask(
+    network: Network,
+    parametrization: Parametrization,
+    x: Float[Array, "batch *dims"],
+    level: Level,
+    condition: Any = None,
+) -> Float[Array, "batch *output_dims"]:
+    """A network's output for noisy data, `F(scale_in x, time)`, of any float type.
+
+    Args:
+        network: The network.
+        parametrization: What it predicts.
+        x: Noisy data.
+        level: The level of each example.
+        condition: What the network is told.
+    """
+    return network(
+        expand(parametrization.scale_in(level), x.ndim) * x, parametrization.time(level), condition
+    )
+
+
+def interpret(
+    parametrization: Parametrization,
+    output: Float[Array, "batch *output_dims"],
+    x: Float[Array, "batch *dims"],
+    level: Level,
+) -> Denoised:
+    """The data that a network's output implies, `skip x + out F`, and its further channels.
+
+    Args:
+        parametrization: What the network predicts.
+        output: The network's output, [B, ..., C] or with further channels, of any float type.
+        x: The noisy data of which it is, [B, ..., C].
+        level: The level of each example.
+
+    Raises:
+        ValueError: if the output has not the shape of x but for further channels.
+    """
+    channels = x.shape[-1]
+    if output.shape[:-1] != x.shape[:-1] or output.shape[-1] < channels:
+        raise ValueError(
+            f"the network's output for x_t of shape {x.shape} must have that shape, or further "
+            f"channels besides, got {output.shape}"
+        )
+    skip, out = (
+        expand(parametrization.skip(level), x.ndim),
+        expand(parametrization.out(level), x.ndim),
+    )
+    x0 = skip * x + out * output[..., :channels].astype(jnp.float32)
+    return Denoised(x0, output[..., channels:] if output.shape[-1] > channels else None)
+
+
+def denoiser(network: Network, parametrization: Parametrization) -> Denoise:
+    """The denoiser that a network is under a parametrization.
+
+    Args:
+        network: `(x, time, condition) -> output`, usually a closure over parameters.
+        parametrization: What the network predicts.
+
+    Example:
+        >>> network = lambda x, time, condition: model.apply(params, x, time, condition)
+        >>> denoise = denoiser(network, V)
+    """
+
+    def denoise(x: Float[Array, "batch *dims"], level: Level, condition: Any = None) -> Denoised:
+        output = ask(network, parametrization, x, level, condition)
+        return interpret(parametrization, output, x, level)
+
+    return denoise
+
+
+def to_eps(
+    x0: Float[Array, "batch *dims"], x_t: Float[Array, "batch *dims"], level: Level
+) -> Float[Array, "batch *dims"]:
+    """The noise that leads from x0 to x_t: `eps = (x_t - alpha x0) / sigma`.
+
+    Args:
+        x0: Data, true or predicted.
+        x_t: Noisy data.
+        level: The level of each example.
+    """
+    return (x_t - expand(level.alpha, x_t.ndim) * x0) / expand(level.sigma, x_t.ndim)

@@ -1,0 +1,57 @@
+"""A recipe: a paper's table of settings as a value, and the function that builds its experiment."""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from jaxgen.training.config import RunConfig
+from jaxgen.training.experiment import Experiment
+
+C = TypeVar("C", bound=RunConfig)
+
+
+@dataclass(frozen=True)
+class Recipe(Generic[C]):
+    """An experiment that can be run; `experiments/NAME.py` has one by the name `recipe`.
+
+        recipe = Recipe(build, Config(run_dir="runs/NAME", steps=50_000))
+
+        if __name__ == "__main__":
+            recipe.main()
+
+    A variant is `Recipe(build, dataclasses.replace(recipe.config, ...))`.
+
+    Attributes:
+        build: Function from a config to its experiment.
+        config: Config of the recipe; its fields are the flags of the command line.
+    """
+
+    build: Callable[[C], Experiment]
+    config: C
+
+    def main(self, args: Sequence[str] | None = None) -> None:
+        """Run the recipe from the command line, and exit (`jaxgen.training.cli.main`).
+
+        Args:
+            args: Arguments of the command line, `sys.argv[1:]` by default.
+        """
+        from jaxgen.training import cli  # loading a recipe should not load the command line
+
+        cli.main(self, args)
+
+    def module(self) -> Any:
+        """The module whose `recipe` this is.
+
+        Raises:
+            ValueError: If no module that is loaded has it.
+        """
+        for module in list(sys.modules.values()):
+            if vars(module).get("recipe") is self:
+                return module
+        raise ValueError("a recipe must be in a module by the name 'recipe'")
+
+    def name(self) -> str:
+        """The name of the recipe's module, which run directories store."""
+        module = self.module()
+        return module.__spec__.name if module.__spec__ else module.__name__

@@ -1,0 +1,198 @@
+"""Run directories: the config that they store, and opening one that was trained."""
+
+import hashlib
+import importlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxgen.core import Family, PyTree, Variables
+from jaxgen.files import LOCK
+from jaxgen.training import config as configs
+from jaxgen.training import loop
+from jaxgen.training.config import RunConfig
+from jaxgen.training.evaluation import variables_of
+from jaxgen.training.experiment import Experiment
+from jaxgen.training.manifest import fingerprints, named_leaves
+from jaxgen.training.recipe import Recipe
+from jaxgen.training.strategies import JitStrategy, make_strategy
+from jaxgen.training.writers import write_json
+
+CONFIG = "config.json"
+
+
+class Run(NamedTuple):
+    """A trained run: everything needed to sample it, to measure it and to build on it.
+
+    Attributes:
+        family: Functions of the model.
+        variables: Variables for these functions, with averaged parameters where there is an
+            average.
+        config: Flags of the run.
+        experiment: Experiment that was built from the flags.
+        step: Number of training steps that were done.
+        name: Name of the recipe's module, such as "experiments.ddpm_cifar".
+    """
+
+    family: Family
+    variables: Variables
+    config: Any
+    experiment: Experiment
+    step: int
+    name: str
+
+
+def open_run(
+    run_dir: str | Path,
+    *,
+    step: int | None = None,
+    average: str | None = None,
+    strategy: JitStrategy | None = None,
+    **changes: Any,
+) -> Run:
+    """Open a trained run directory: in a notebook, in a comparison, as a first stage.
+
+    Args:
+        run_dir: Path of the run directory, as given to `--run-dir`.
+        step: Step of the checkpoint; the newest by default.
+        average: Name of the average of the parameters to use; the first one by default.
+        strategy: Strategy that places the variables on devices; `jit` on all devices by default.
+        changes: Fields of the config to replace, such as `data=DataConfig(...)` where the data
+            have moved, or `sampler=...`; only operational fields can be replaced.
+
+    Returns:
+        The run.
+
+    Raises:
+        FileNotFoundError: No such directory, or no checkpoint in it.
+        FileExistsError: A directory of something else, or a file.
+        ValueError: A config that cannot be read, or a change of a field that is not operational.
+        CheckpointError: A damaged checkpoint.
+
+    Example:
+        >>> run = open_run("runs/ddpm_digits")
+        >>> x = run.family.sample(run.variables, jax.random.key(0), 16)
+    """
+    run_dir = Path(run_dir)
+    saved = _read(run_dir)
+    if saved is None:
+        raise FileNotFoundError(f"{run_dir} is no run directory: it has no {CONFIG}")
+    recipe = _recipe_of(run_dir, saved["experiment"])
+    config = load_config(run_dir, saved["experiment"], recipe.config)
+    assert config is not None
+    new = configs.replace(config, changes)
+    if differences := configs.differences(config, new):
+        raise ValueError(f"{run_dir} was trained with another config: {'; '.join(differences)}")
+    experiment = recipe.build(new)
+    check_fixed(run_dir, experiment.family.fixed)
+    strategy = strategy or make_strategy("jit")
+    state = loop.restore(experiment, new, strategy, step=step)
+    fixed = strategy.put_replicated(experiment.family.fixed)
+    variables = variables_of(state, experiment.averages, fixed, average)
+    family = experiment.family
+    return Run(family, variables, new, experiment, int(state.step), saved["experiment"])
+
+
+def load_config(run_dir: Path, name: str, default: RunConfig) -> Any:
+    """The config that a run directory stores, or None where there is no such directory.
+
+    Args:
+        run_dir: Path of the run directory.
+        name: Name of the recipe's module.
+        default: Config of the recipe, for fields that an older run does not have.
+
+    Raises:
+        FileExistsError: If the directory holds something else.
+        ValueError: If the run is of another experiment, or its config cannot be read.
+    """
+    saved = _read(run_dir)
+    if saved is None:
+        return None
+    if saved["experiment"] != name:
+        raise ValueError(f"--run-dir {run_dir} is a run of {saved['experiment']}, not of {name}")
+    values = {**saved["config"], "run_dir": str(run_dir)}  # it may have been moved since
+    return configs.from_dict(default, values)
+
+
+def save_config(run_dir: Path, name: str, config: RunConfig, fixed: PyTree) -> None:
+    """Write the config of a run into its directory.
+
+    Args:
+        run_dir: Path of the run directory.
+        name: Name of the recipe's module.
+        config: Flags of the run.
+        fixed: Pretrained arrays of the family, of which a fingerprint is stored.
+    """
+    saved = {"experiment": name, "config": configs.to_dict(config)}
+    if (fingerprint := fixed_fingerprint(fixed)) is not None:
+        saved["fixed"] = fingerprint
+    write_json(run_dir / CONFIG, saved)
+
+
+def fixed_fingerprint(fixed: PyTree) -> str | None:
+    """A digest of a family's pretrained arrays, their names and shapes; None where it has none."""
+    if not jax.tree.leaves(fixed):
+        return None
+    leaves = named_leaves(fixed, "fixed")
+    arrays = {name: jax.numpy.asarray(array) for name, array in leaves.items()}
+    described = [
+        (name, str(arrays[name].dtype), arrays[name].shape, fingerprint)
+        for name, fingerprint in sorted(fingerprints(arrays).items())
+    ]
+    return hashlib.sha256(json.dumps(described).encode()).hexdigest()[:32]
+
+
+def check_fixed(run_dir: Path, fixed: PyTree) -> None:
+    """Checks that a family's pretrained arrays are those that a run started with.
+
+    Args:
+        run_dir: Path of the run directory.
+        fixed: Pretrained arrays of the family.
+
+    Raises:
+        ValueError: If their fingerprints differ.
+    """
+    saved = _read(run_dir)
+    if saved is None:
+        return
+    before, now = saved.get("fixed"), fixed_fingerprint(fixed)
+    if before != now:
+        raise ValueError(
+            f"{run_dir} was trained on other pretrained arrays (fingerprint {before}, now {now}): "
+            "was the first stage trained further since?"
+        )
+
+
+def _read(run_dir: Path) -> dict[str, Any] | None:
+    """The content of a run directory's config, or None where there is no such directory."""
+    path = run_dir / CONFIG
+    if not path.exists():
+        if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()):
+            raise FileExistsError(
+                f"--run-dir {run_dir} exists and is no run directory (it has no {CONFIG}): "
+                "name a new directory"
+            )
+        if run_dir.exists() and not run_dir.is_dir():
+            raise FileExistsError(f"--run-dir {run_dir} is a file: name a directory")
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        saved["experiment"], saved["config"]
+        return dict(saved)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a run's config: {error!r}") from error
+
+
+def _recipe_of(run_dir: Path, name: str) -> Recipe:
+    """The recipe of a module.
+
+    Raises:
+        ValueError: If there is no such module, or it has no recipe.
+    """
+    try:
+        recipe = importlib.import_module(name).recipe
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"{run_dir} is a run of {name!r}, which has no recipe here") from error
+    return recipe
