@@ -50,10 +50,13 @@ SPACINGS: dict[str, Spacing] = {
     "trailing": spacing.trailing,
     "quadratic": spacing.quadratic,
 }
-VARIANCES: dict[str, Variance | None] = {
-    "default": None,
+BOUND_VARIANCES: dict[str, Variance] = {
     "small": chains.small_variance,
     "large": chains.large_variance,
+}
+VARIANCES: dict[str, Variance | None] = {
+    "default": None,
+    **BOUND_VARIANCES,
     "learned": chains.learned_variance,
 }
 
@@ -128,6 +131,8 @@ class DiffusionEvaluationConfig(EvaluationConfig):
 
     num_timesteps: int | None = None
     """Number of noise levels per example, stratified and unbiased; None for the whole chain."""
+    variance: Literal["small", "large"] = "large"
+    """Variance of the reverse steps in the bound, where it is not learned."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ def build(config: Config) -> Experiment:
             config.evaluation.num_examples,
             bits_per_dim="variational upper bound of the 8-bit data (discretized decoder)",
             noise_levels=config.evaluation.num_timesteps or config.diffusion.num_timesteps,
+            variance="learned" if config.diffusion.learned_variance else config.evaluation.variance,
             preprocessing="2 u / 255 - 1",
         ),
     )
@@ -208,6 +214,7 @@ def make_family(config: Config, train: Source) -> Family:
         condition_dropout=model.condition_dropout if conditioning else 0.0,
         sampler=make_sampler(config.sampler),
         bound_timesteps=config.evaluation.num_timesteps,
+        bound_variance=BOUND_VARIANCES[config.evaluation.variance],
     )
 
 

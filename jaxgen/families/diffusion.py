@@ -118,8 +118,10 @@ def diffusion(
         rngs = None if dropout is None else {"dropout": dropout}
 
         def call(x: Array, time: Array, condition: Condition | None) -> Array:
-            params = {"params": variables.params[NAME]}
-            return network.apply(params, x, time, condition, train=dropout is not None, rngs=rngs)
+            own = {"params": variables.params[NAME]}
+            output: Any
+            output = network.apply(own, x, time, condition, train=dropout is not None, rngs=rngs)
+            return output
 
         return call
 

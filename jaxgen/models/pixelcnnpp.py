@@ -26,7 +26,7 @@ from jaxgen.models.pixelcnn import Vectors, here
 Params = Float[Array, "batch rows columns params mixtures"]
 
 
-class Level(NamedTuple):
+class Stage(NamedTuple):
     """The outputs of a stream's blocks at one resolution, each list in the order of the blocks.
 
     Attributes:
@@ -36,7 +36,7 @@ class Level(NamedTuple):
     """
 
     down: list[Array]
-    inner: "Level | None"
+    inner: "Stage | None"
     up: list[Array]
 
 
@@ -147,13 +147,13 @@ class _Stream(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Array, vertical: Level | None, e: Vectors | None, at: At | None, train: bool
-    ) -> tuple[Array, Level]:
+        self, x: Array, vertical: Stage | None, e: Vectors | None, at: At | None, train: bool
+    ) -> tuple[Array, Stage]:
         return self._level(x, vertical, e, at, train, 0)
 
     def _level(
-        self, x: Array, vertical: Level | None, e: Any, at: At | None, train: bool, level: int
-    ) -> tuple[Array, Level]:
+        self, x: Array, vertical: Stage | None, e: Any, at: At | None, train: bool, level: int
+    ) -> tuple[Array, Stage]:
         skips, inner = [x], None
         down: list[Array] = []
         up: list[Array] = []
@@ -172,11 +172,11 @@ class _Stream(nn.Module):
                 guide = jnp.concatenate([here(vertical.up[len(up)], at), guide], axis=-1)
             y = self._block(f"up{level}_{len(up)}")(y, guide, e, at, train)
             up.append(y)
-        return y, Level(down, inner, up)
+        return y, Stage(down, inner, up)
 
     def _inner(
-        self, x: Array, vertical: Level | None, e: Any, at: At | None, train: bool, level: int
-    ) -> tuple[Array, Level | None]:
+        self, x: Array, vertical: Stage | None, e: Any, at: At | None, train: bool, level: int
+    ) -> tuple[Array, Stage | None]:
         """Half the size and back: by position, worked out where a half-size position begins."""
         shared: dict[str, Any] = {"weight_norm": True, "dtype": self.dtype}
         conv: Any = DownRightShiftedConv if self.horizontal else DownShiftedConv

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
 
@@ -78,7 +79,7 @@ class Levels(NamedTuple):
 
     level: Level
     posterior: Posterior | None
-    num_steps: int | Int[Array, ""]
+    num_steps: int | np.integer | Int[Array, ""]
     complete: bool | Bool[Array, ""] = False
 
 

@@ -32,7 +32,7 @@ from jaxgen.noise.chain import (
 from jaxgen.noise.parametrization import Denoise, Denoised, to_eps
 from jaxgen.noise.process import Level, Levels, Posterior, expand
 
-_MOST_NOISE = 4  # that a step may bring, in units of what the level it leads to has
+_MOST_NOISE = 4  # times the variance of a level's noise: what a step to it brings at most
 
 
 class Step(NamedTuple):

@@ -49,7 +49,12 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
 
 def test_binary_recipe(tmp_path, capsys):
     """MNIST's recipe on binary digits, by the network of 2016a."""
-    flags = ["--model.network=pixelcnn", "--binarize=static", "--evaluation.num-examples=32", *GATED]
+    flags = [
+        "--model.network=pixelcnn",
+        "--binarize=static",
+        "--evaluation.num-examples=32",
+        *GATED,
+    ]
     flags.append("--model.layers=1")
     run_dir = ("--run-dir", str(tmp_path / "binary"))
     call(capsys, pixelcnn_mnist, *run_dir, *TINY, *flags)
