@@ -9,6 +9,7 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.recipes.images import load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -21,7 +22,7 @@ from experiments.recipes.shared import (
 )
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.sources import Source, load
+from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images
 from jaxgen.families.diffusion import Sampler, diffusion
 from jaxgen.losses import diffusion as losses
@@ -151,11 +152,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
-    data = config.data
-    train, held_out = (
-        load(data.name, split, data.dir, resize=data.resize)
-        for split in (data.split, data.held_out)
-    )
+    train, held_out = load_splits(config.data)
     family = make_family(config, train)
     preview = make_sampler(SamplerConfig("ddim", config.sampler.preview_steps))
     preview = preview._replace(guidance_scale=config.sampler.guidance_scale)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.recipes.images import load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -22,7 +23,7 @@ from experiments.recipes.shared import (
 )
 from jaxgen.core import Batch, Family
 from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.sources import Source, load
+from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images, to_model_space
 from jaxgen.families.flow import ROUND_TRIP, flow
 from jaxgen.models.bijectors.algebra import Logit, chain
@@ -80,11 +81,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: bijector, family, data."""
-    data = config.data
-    train, held_out = (
-        load(data.name, split, data.dir, resize=data.resize)
-        for split in (data.split, data.held_out)
-    )
+    train, held_out = load_splits(config.data)
     shape = train.spec["image"][0]
     family = flow(
         make_model(config, shape),

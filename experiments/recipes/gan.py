@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
+from experiments.recipes.images import load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -22,7 +23,7 @@ from jaxgen.augmentation.diff_augment import diff_augment
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
-from jaxgen.data.sources import Source, load
+from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images, random_flip
 from jaxgen.families import gan
 from jaxgen.families.gan_players import GENERATOR, Augment
@@ -141,9 +142,7 @@ PENALTIES: dict[str, gan.Penalty] = {
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    data = config.data
-    train = load(data.name, data.split, data.dir, resize=data.resize)
-    held_out = load(data.name, data.held_out, data.dir, resize=data.resize)
+    train, held_out = load_splits(config.data)
     family = make_family(config, train)
     sweep = None if family.conditioning is None else family.conditioning.sweep
     return Experiment(

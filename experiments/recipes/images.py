@@ -42,6 +42,13 @@ class Data(NamedTuple):
     preprocessing: str
 
 
+def load_splits(data: DataConfig) -> tuple[Source, Source]:
+    """The images to train on and those to evaluate on, as they are at rest."""
+    splits = (data.split, data.held_out)
+    train, held_out = (load(data.name, s, data.dir, resize=data.resize) for s in splits)
+    return train, held_out
+
+
 def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = False) -> Data:
     """Training and held-out examples, and their preparation.
 
@@ -50,10 +57,7 @@ def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = Fal
         binarize: The way to make two values of 256.
         flip: Whether half of what is trained on is mirrored left to right.
     """
-    train, held_out = (
-        load(data.name, split, data.dir, resize=data.resize)
-        for split in (data.split, data.held_out)
-    )
+    train, held_out = load_splits(data)
     if binarize == "static":
         train, held_out = binary.static(train), binary.static(held_out)
 

@@ -1,10 +1,6 @@
 """The training loop: dispatch, read the last dispatch's metrics, log, sample, evaluate, save."""
 
-import contextlib
 import itertools
-import signal
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental import multihost_utils
 
 from jaxgen.core import Batch, PyTree, State, Variables
 from jaxgen.data.pipeline import Pipeline
@@ -21,11 +16,11 @@ from jaxgen.training import evaluation
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment
+from jaxgen.training.pace import Pace
+from jaxgen.training.signals import StopSignals
 from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
 from jaxgen.training.strategies import Feed, JitStrategy, Report, make_strategy
 from jaxgen.training.writers import Writers
-
-DISPATCH_SECONDS = 0.25  # long enough to hide the host's work, short enough to stop on a signal
 
 
 class NonFiniteError(RuntimeError):
@@ -66,7 +61,7 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
             unit=experiment.medium.unit,
             enabled=jax.process_index() == 0,
         ) as writers,
-        _StopSignals() as stop,
+        StopSignals() as stop,
     ):
         state = start(experiment, config, strategy, checkpoints, writers.note)
         loop = _Loop(experiment, config, strategy, checkpoints, writers, state)
@@ -226,7 +221,7 @@ class _Loop:
         self.fixed = strategy.put_replicated(experiment.family.fixed)
         self.show = self._shower()
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)
-        self.pace = _Pace(1 if not self.resident else 1000)
+        self.pace = Pace(1 if not self.resident else 1000)
         self.totals: dict[str, np.ndarray] = {}
         self.skipped = 0
         self.warned: list[str] = []
@@ -266,7 +261,7 @@ class _Loop:
     def _variables(self, state: State) -> Variables:
         return evaluation.variables_of(state, self.experiment.averages, self.fixed)
 
-    def run(self, state: State, stop: "_StopSignals") -> State:
+    def run(self, state: State, stop: StopSignals) -> State:
         """Steps until the last one, or until a signal."""
         config, step, pending = self.config, int(state.step), None
         streak = self.strategy.put_replicated(np.int32(0))
@@ -368,67 +363,6 @@ class _Loop:
         if self._due(step, config.checkpoint_every):
             self.checkpoints.save(step, state, metrics=metrics)
             self.saved = step
-
-
-class _Pace:
-    """The number of steps to dispatch at once, from the measured rate."""
-
-    def __init__(self, most: int):
-        self.most, self.num_steps, self.rate = most, 1, 0.0
-        self.step, self.time = 0, 0.0
-        self.counted = [0, 0.0]  # steps and seconds since the last average
-
-    def start(self, step: int) -> None:
-        """Start counting: no dispatch is pending, and the next reading does not end an interval."""
-        self.step, self.time = step, 0.0
-
-    def finished(self, step: int) -> float:
-        """The device has finished up to `step`: the rate since the last call, in steps/s."""
-        now, done = time.perf_counter(), step - self.step
-        if self.time and done > 0:
-            seconds = now - self.time
-            self.rate = done / seconds
-            self.counted = [self.counted[0] + done, self.counted[1] + seconds]
-            aim = int(self.rate * DISPATCH_SECONDS)
-            if jax.process_count() == 1:  # all processes must dispatch the same steps
-                self.num_steps = max(1, min(self.most, 2 * self.num_steps, aim))
-        self.step, self.time = step, now
-        return self.rate
-
-    def average(self) -> float:
-        """The rate since the last call of this method, without events; 0 where it is unknown."""
-        steps, seconds = self.counted
-        self.counted = [0, 0.0]
-        return steps / seconds if steps else self.rate
-
-
-class _StopSignals(contextlib.AbstractContextManager):
-    """SIGTERM and SIGINT ask the loop to save and return; a second SIGINT interrupts at once."""
-
-    def __enter__(self) -> "_StopSignals":
-        self.received = False
-        # With several processes jax.distributed handles SIGTERM, and all stop at one step.
-        self.single = jax.process_count() == 1
-        self.previous: dict[int, Any] = {}
-        if self.single and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *exception: Any) -> None:
-        for number, handler in self.previous.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, frame: Any) -> None:
-        if self.received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = True
-
-    def requested(self, step: int) -> bool:
-        """Whether to stop before the step after `step`."""
-        if self.single:
-            return self.received
-        return multihost_utils.reached_preemption_sync_point(step)
 
 
 def _batch_function(pipeline: Pipeline, *, resident: bool):

@@ -9,7 +9,7 @@ import optax
 import pytest
 from devices import equal_on_one_and_eight
 from few_steps import train
-from quick import quick_jit as jit
+from jax import jit
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.conditioning.labels import labels

@@ -7,7 +7,6 @@ import optax
 import pytest
 from few_steps import train
 from flax import linen as nn
-from quick import quick_jit
 
 from jaxgen.conditioning.base import Condition, vector_conditioning
 from jaxgen.conditioning.labels import labels
@@ -78,7 +77,7 @@ def fitted(family, batch):
 @pytest.fixture(scope="module")
 def loss(family, batch):
     (phase,) = family.phases
-    return quick_jit(lambda v, key: phase.loss(v, batch, key, NUM))
+    return jax.jit(lambda v, key: phase.loss(v, batch, key, NUM))
 
 
 def test_contract(family, fitted, batch, loss):
@@ -95,12 +94,12 @@ def test_contract(family, fitted, batch, loss):
     np.testing.assert_array_equal(values, again)  # pure
     assert not np.array_equal(values, loss(variables, jax.random.key(2))[0])
 
-    evaluate = quick_jit(lambda v, key: family.evaluate(v, batch, key))
+    evaluate = jax.jit(lambda v, key: family.evaluate(v, batch, key))
     nats, metrics = evaluate(variables, jax.random.key(1))
     np.testing.assert_allclose(metrics["bits_per_dim"], nats / (64 * np.log(2)), rtol=1e-5)
     terms = sum(metrics[k] for k in ("prior_kl", "diffusion_kl", "decoder_nll"))
     np.testing.assert_allclose(terms, nats, rtol=1e-5)
-    log_prob = quick_jit(lambda v, key: family.log_prob(v, batch, key))
+    log_prob = jax.jit(lambda v, key: family.log_prob(v, batch, key))
     np.testing.assert_allclose(log_prob(variables, jax.random.key(1)), -nats, rtol=1e-5)
     assert family.sampling.passes == 20
 
@@ -115,7 +114,7 @@ def test_it_learns_real_digits(fitted, loss):
 def test_samples(family, fitted):
     _, variables, _ = fitted
     condition = None if family.conditioning is None else jnp.arange(4)
-    draw = quick_jit(lambda v, k: family.sample(v, k, 4, condition=condition))
+    draw = jax.jit(lambda v, k: family.sample(v, k, 4, condition=condition))
     samples = draw(variables, jax.random.key(4))
     assert samples.shape == (4, *SHAPE)
     assert np.isfinite(samples).all()
@@ -153,7 +152,7 @@ def linear(**options):
 def test_a_sampler_is_a_value_free_to_change(key, sampler):
     """Bound to the family or given to `sample`, it is the solver that it names."""
 
-    @quick_jit
+    @jax.jit
     def draw(key):
         family = linear(sampler=sampler, parametrization=V)
         given = linear(parametrization=V).sample(NOTHING, key, 3, sampler=sampler)
@@ -176,7 +175,7 @@ def test_a_sampler_is_a_value_free_to_change(key, sampler):
 def test_guidance_is_of_the_null_condition(key):
     condition, sampler = jnp.array([1, 2]), Sampler(ddim(), 4, trailing, guidance_scale=3.0)
 
-    @quick_jit
+    @jax.jit
     def draw(key):
         family = linear(conditioning=LABELS, sampler=sampler)
         key_start, key_steps = jax.random.split(key)
@@ -237,8 +236,8 @@ def test_condition_dropout_only_in_training(batch):
         shapes["denoiser"]["condition"],
     )
     other, variables = {**batch, "label": (batch["label"] + 1) % 10}, Variables(params)
-    loss = quick_jit(lambda x: family.phases[0].loss(variables, x, jax.random.key(1), NUM)[0])
-    evaluate = quick_jit(lambda x: family.evaluate(variables, x, jax.random.key(1))[0])
+    loss = jax.jit(lambda x: family.phases[0].loss(variables, x, jax.random.key(1), NUM)[0])
+    evaluate = jax.jit(lambda x: family.evaluate(variables, x, jax.random.key(1))[0])
     np.testing.assert_array_equal(loss(batch), loss(other))
     assert not np.array_equal(evaluate(batch), evaluate(other))
 
@@ -259,7 +258,7 @@ def test_a_trained_encoder_is_trained_and_a_fixed_one_is_used(batch):
 
     family = make(conditioning=table(trained=True))
     assert family.optimizers["denoise"].trains == ("denoiser", "conditioning")
-    variables = quick_jit(family.init)(jax.random.key(0), batch)
+    variables = jax.jit(family.init)(jax.random.key(0), batch)
     assert variables.params.keys() == {"denoiser", "conditioning"}
     plain = jax.eval_shape(make(conditioning=LABELS).init, jax.random.key(0), batch).params
 

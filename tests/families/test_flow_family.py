@@ -10,7 +10,6 @@ import optax
 import pytest
 from devices import equal_on_one_and_eight
 from few_steps import train
-from quick import quick_jit
 
 from jaxgen.conditioning.base import vector_of
 from jaxgen.conditioning.labels import labels
@@ -119,7 +118,7 @@ class Trained:
         self.family, self.data = make(), data()
         self.labels = jnp.array([1, 2, 3]) if "conditional" in name else None
         self.start, self.variables, self.metrics = train(self.family, self.data, 12)
-        self.evaluate = quick_jit(self.family.evaluate)
+        self.evaluate = jax.jit(self.family.evaluate)
 
     def value(self, variables):
         return self.evaluate(variables, self.data, jax.random.key(5))
@@ -151,9 +150,7 @@ def test_metrics_add_up(trained):
     if bits is not None:
         np.testing.assert_allclose(bits, nats / (64 * math.log(2)), rtol=1e-5)
         assert 0 < bits.mean() < 8
-    log_prob = quick_jit(trained.family.log_prob)(
-        trained.variables, trained.data, jax.random.key(5)
-    )
+    log_prob = jax.jit(trained.family.log_prob)(trained.variables, trained.data, jax.random.key(5))
     np.testing.assert_allclose(log_prob, -nats, rtol=1e-5)
 
 
@@ -162,7 +159,7 @@ def test_encode_and_decode(trained):
     family = trained.family
     condition = None if trained.labels is None else trained.data["label"]
 
-    @quick_jit
+    @jax.jit
     def run(variables, data):
         z = family.encode(variables, data, KEY)
         return z, family.decode(variables, z, KEY, condition=condition)
@@ -178,7 +175,7 @@ def test_encode_and_decode(trained):
 def test_sample(trained):
     family, variables = trained.family, trained.variables
 
-    @quick_jit
+    @jax.jit
     def sample(key):
         return family.sample(variables, key, 3, condition=trained.labels)
 
@@ -222,13 +219,13 @@ def test_temperature_scales_the_latents():
     families = {
         t: flow(model, optax.sgd(1.0), event_shape=(2,), temperature=t) for t in (0.0, 0.5, 1.0)
     }
-    variables = quick_jit(families[1.0].init)(KEY, data)
+    variables = jax.jit(families[1.0].init)(KEY, data)
 
     def drawn_latents(family):
         def run(variables):
             return family.encode(variables, {"vector": family.sample(variables, KEY, 5)}, KEY)
 
-        return quick_jit(run)(variables)
+        return jax.jit(run)(variables)
 
     z = {t: drawn_latents(family) for t, family in families.items()}
     np.testing.assert_allclose(z[0.0], 0, atol=1e-5)

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 from devices import equal_on_one_and_eight
-from quick import quick_jit
 
 from jaxgen.augmentation.diff_augment import diff_augment
 from jaxgen.conditioning.attributes import attributes
@@ -131,8 +130,8 @@ def trained(request):
     data = batch(size)
     kept = {"ema": averages.warmed_up(0.9, of=(GENERATOR,))}
     init = functools.partial(init_state, family, averages=kept)
-    state = quick_jit(init)(jax.random.key(0), data)
-    step = quick_jit(make_step(family, averages=kept))
+    state = jax.jit(init)(jax.random.key(0), data)
+    step = jax.jit(make_step(family, averages=kept))
     results, new = [], state
     for i in range(4):
         result = step(new, {}, data, jax.random.key(i))
@@ -163,15 +162,15 @@ def test_steps(trained):
 def test_each_phase_moves_its_own():
     """The discriminator's turn leaves the generator and its state alone, and the other way."""
     family, data, key = make(), batch(8), jax.random.key(1)
-    variables = quick_jit(family.init)(jax.random.key(0), data)
+    variables = jax.jit(family.init)(jax.random.key(0), data)
     for phase, other in zip(family.phases, (GENERATOR, DISCRIMINATOR), strict=True):
         assert family.optimizers[phase.optimizer].trains == (phase.name,)
-        loss, aux = quick_jit(phase.loss)(variables, data, key, FIRST)
+        loss, aux = jax.jit(phase.loss)(variables, data, key, FIRST)
         assert loss.shape == (16,)
         assert loss.dtype == jnp.float32
         assert set(aux.state) == {GENERATOR, DISCRIMINATOR}
         jax.tree.map(np.testing.assert_array_equal, aux.state[other], variables.state[other])
-    loss, metrics = quick_jit(family.evaluate)(variables, data, key)
+    loss, metrics = jax.jit(family.evaluate)(variables, data, key)
     assert loss.shape == (16,)
     assert np.isfinite(loss).all()
     assert all(v.shape == (16,) for v in metrics.values())
@@ -182,8 +181,8 @@ def test_evaluation_is_the_game_alone():
     data, key = batch(8), jax.random.key(1)
     augment = functools.partial(diff_augment, policy=("translation",))
     plain = make("plain", conditioning=CLASSES)
-    variables = quick_jit(plain.init)(jax.random.key(0), data)
-    expected, aux = quick_jit(plain.phases[0].loss)(variables, data, key, FIRST)
+    variables = jax.jit(plain.init)(jax.random.key(0), data)
+    expected, aux = jax.jit(plain.phases[0].loss)(variables, data, key, FIRST)
     generator, discriminator = networks("plain")
     adam = optax.adam(1e-3)
     full = gan.gan(
@@ -196,7 +195,7 @@ def test_evaluation_is_the_game_alone():
         consistency_augment=augment,
         penalty=gradient_penalty,
     )
-    loss, metrics = quick_jit(full.evaluate)(variables, data, key)
+    loss, metrics = jax.jit(full.evaluate)(variables, data, key)
     np.testing.assert_array_equal(loss, expected)
     assert set(metrics) == set(aux.metrics)
 
@@ -205,7 +204,7 @@ def test_sample_and_decode(trained):
     family, data, _, results = trained
     condition = None if family.conditioning is None else jnp.array([0, 1, 2])
     draw = functools.partial(family.sample, num=3, condition=condition)
-    sample = quick_jit(lambda state, key: draw(variables_at(state), key))
+    sample = jax.jit(lambda state, key: draw(variables_at(state), key))
     images = sample(results[-1].state, jax.random.key(0))
     assert images.shape == (3, *data["image"].shape[1:])
     assert float(jnp.abs(images).max()) <= 1
@@ -216,18 +215,18 @@ def test_sample_and_decode(trained):
 def test_standing_statistics_are_the_batches_own():
     """One standing batch: the images are those of batch normalization over that batch."""
     family = make("dcgan", standing_batches=64)
-    variables = quick_jit(family.init)(jax.random.key(0), batch(8))
+    variables = jax.jit(family.init)(jax.random.key(0), batch(8))
     z = jax.random.normal(jax.random.key(5), (512, LATENT))
     generator = networks("dcgan")[0]
     collections = {"params": variables.params["generator"], **variables.state["generator"]}
     expected, _ = generator.apply(collections, z, train=True, mutable=["batch_stats"])
-    images = quick_jit(family.decode)(variables, z, jax.random.key(1))
+    images = jax.jit(family.decode)(variables, z, jax.random.key(1))
     running = make("dcgan", standing_batches=0).decode(variables, z, jax.random.key(1))
     assert np.abs(images - expected).mean() < 0.1 * np.abs(running - expected).mean()
 
 
 def test_truncation_narrows():
-    variables = quick_jit(make().init)(jax.random.key(0), batch(8))
+    variables = jax.jit(make().init)(jax.random.key(0), batch(8))
     spread = {}
     for truncation in (None, 0.1):
         family = make(truncation=truncation, standing_batches=0)
@@ -243,8 +242,8 @@ def test_attributes():
     """Standing statistics mix the conditions that are asked for; both networks take them."""
     family = make("plain", conditioning=attributes(2))
     data = {**batch(8), "attributes": jnp.arange(32).reshape(16, 2) % 2}
-    variables = quick_jit(family.init)(jax.random.key(0), data)
-    sample = quick_jit(lambda c: family.sample(variables, jax.random.key(1), 2, condition=c))
+    variables = jax.jit(family.init)(jax.random.key(0), data)
+    sample = jax.jit(lambda c: family.sample(variables, jax.random.key(1), 2, condition=c))
     images = sample(jnp.array([[0, 1], [1, 1]]))
     assert images.shape == (2, 8, 8, 1)
     assert not np.array_equal(images, sample(jnp.array([[0, 1], [0, 0]])))
@@ -265,9 +264,9 @@ def test_a_trained_encoder_learns_with_the_discriminator():
     kind = embedded("params", init=lambda key: {"table": jnp.eye(3)}, trained=True)
     family, plain = (make("plain", conditioning=c) for c in (kind, CLASSES))
     data = batch(8)
-    params, *_ = quick_jit(family.init)(jax.random.key(0), data)
+    params, *_ = jax.jit(family.init)(jax.random.key(0), data)
     assert set(params) == {GENERATOR, DISCRIMINATOR, NAME}
-    without, *_ = quick_jit(plain.init)(jax.random.key(0), data)
+    without, *_ = jax.jit(plain.init)(jax.random.key(0), data)
     jax.tree.map(np.testing.assert_array_equal, {k: params[k] for k in without}, without)
     assert family.optimizers[DISCRIMINATOR].trains == (DISCRIMINATOR, NAME)
     assert family.optimizers[GENERATOR].trains == (GENERATOR,)
@@ -281,10 +280,10 @@ def test_a_fixed_encoder():
     family, plain = (make("plain", conditioning=c) for c in (kind, CLASSES))
     data = batch(8)
     key = jax.random.key(1)
-    variables = quick_jit(family.init)(jax.random.key(0), data, family.fixed)
+    variables = jax.jit(family.init)(jax.random.key(0), data, family.fixed)
     np.testing.assert_array_equal(variables.fixed[NAME]["table"], np.eye(3))
     assert set(variables.params) == {GENERATOR, DISCRIMINATOR}
-    expected = quick_jit(plain.init)(jax.random.key(0), data)
+    expected = jax.jit(plain.init)(jax.random.key(0), data)
     for loss, loss_of_plain in (
         (family.evaluate, plain.evaluate),
         (
@@ -295,8 +294,8 @@ def test_a_fixed_encoder():
         arguments = (data, key) if loss is family.evaluate else ()
         jax.tree.map(
             np.testing.assert_array_equal,
-            quick_jit(loss)(variables, *arguments),
-            quick_jit(loss_of_plain)(expected, *arguments),
+            jax.jit(loss)(variables, *arguments),
+            jax.jit(loss_of_plain)(expected, *arguments),
         )
 
 
@@ -318,10 +317,10 @@ class TestLazyPenalty:
         data, key = batch(8), jax.random.key(1)
         options = {"penalty": gradient_penalty, "penalty_weight": 3.0, "conditioning": CLASSES}
         inside, lazy = make("plain", **options), make("plain", **options, penalty_every=4)
-        variables = quick_jit(inside.init)(jax.random.key(0), data)
-        whole, aux = quick_jit(inside.phases[0].loss)(variables, data, key, FIRST)
-        game, without = quick_jit(lazy.phases[0].loss)(variables, data, key, FIRST)
-        penalty, alone = quick_jit(lazy.phases[1].loss)(variables, data, key, FIRST)
+        variables = jax.jit(inside.init)(jax.random.key(0), data)
+        whole, aux = jax.jit(inside.phases[0].loss)(variables, data, key, FIRST)
+        game, without = jax.jit(lazy.phases[0].loss)(variables, data, key, FIRST)
+        penalty, alone = jax.jit(lazy.phases[1].loss)(variables, data, key, FIRST)
         assert set(alone.metrics) == {"penalty"} == set(aux.metrics) - set(without.metrics)
         assert alone.state is None
         np.testing.assert_allclose(alone.metrics["penalty"], aux.metrics["penalty"], rtol=1e-6)
@@ -331,8 +330,8 @@ class TestLazyPenalty:
     def test_training(self):
         """At steps 0 and 2 of three, with the discriminator's moments: five updates of them."""
         family = make("plain", penalty=gradient_penalty, penalty_every=2)
-        data, step = batch(8), quick_jit(make_step(family))
-        state = quick_jit(functools.partial(init_state, family))(jax.random.key(0), data)
+        data, step = batch(8), jax.jit(make_step(family))
+        state = jax.jit(functools.partial(init_state, family))(jax.random.key(0), data)
         weights = []
         for i in range(3):
             result = step(state, {}, data, jax.random.key(i))

@@ -9,7 +9,6 @@ import optax
 import pytest
 from devices import equal_on_one_and_eight
 from few_steps import train
-from quick import quick_jit
 
 from jaxgen.conditioning.labels import labels
 from jaxgen.data.audio import to_model_space
@@ -63,7 +62,7 @@ class Trained:
         self.options = FAMILIES[name]
         self.network, self.family, self.data = make(**self.options)
         self.start, self.variables, _ = train(self.family, self.data, num_steps)
-        self.evaluate = quick_jit(self.family.evaluate)
+        self.evaluate = jax.jit(self.family.evaluate)
 
     def value(self, variables):
         return self.evaluate(variables, self.data, KEY)
@@ -84,7 +83,7 @@ def test_steps_lower_the_loss(trained):
     bits = after / (predicted * math.log(2))
     np.testing.assert_allclose(metrics["bits_per_sample"], bits, rtol=1e-5)
     assert 0 < bits.mean() < 5  # 32 values are 5 bits
-    log_prob = quick_jit(trained.family.log_prob)
+    log_prob = jax.jit(trained.family.log_prob)
     np.testing.assert_allclose(log_prob(trained.variables, trained.data, KEY), -after, rtol=1e-5)
 
 
@@ -99,7 +98,7 @@ def conditions(trained):
 
 
 def test_sample(trained):
-    @quick_jit
+    @jax.jit
     def sample(variables, key):
         return trained.family.sample(variables, key, 3, **conditions(trained))
 
@@ -113,7 +112,7 @@ def test_sample(trained):
 def test_complete(trained):
     """What is known is kept, and the rest is drawn by the key."""
 
-    @quick_jit
+    @jax.jit
     def complete(variables, key, given, known):
         return trained.family.complete(variables, key, given, known, **conditions(trained))
 
@@ -132,7 +131,7 @@ def test_complete(trained):
 def test_the_condition_changes_the_likelihood():
     """Which of two tones: p(y | x) by Bayes' rule is right, of all examples."""
     trained = Trained("logistics, conditional", 75)
-    log_prob = quick_jit(trained.family.log_prob)
+    log_prob = jax.jit(trained.family.log_prob)
     by_label = [
         log_prob(trained.variables, {**trained.data, "label": jnp.full(BATCH, y)}, KEY)
         for y in (0, 1)
@@ -147,7 +146,7 @@ def test_samples_of_another_length_and_temperature():
         variables = family.init(KEY, data)
         variables = jax.tree.map(lambda p: 2 * p, variables)  # away from uniform
 
-        @quick_jit
+        @jax.jit
         def both(variables, temperature=temperature, network=network, family=family):
             naive = naive_ancestral(
                 lambda v: network.apply({"params": variables.params["wavenet"]}, v),
@@ -167,10 +166,10 @@ def test_context_is_given():
     values = []
     for context in (0, 20):
         _, family, _ = make(context=context)
-        values.append(quick_jit(family.log_prob)(variables, data, KEY))
+        values.append(jax.jit(family.log_prob)(variables, data, KEY))
     network, _, _ = make()
     short = wavenet(network, optax.sgd(1.0), num_samples=20, num_values=32)
-    first = quick_jit(short.log_prob)(variables, {"audio": data["audio"][:, :20]}, KEY)
+    first = jax.jit(short.log_prob)(variables, {"audio": data["audio"][:, :20]}, KEY)
     np.testing.assert_allclose(values[0], first + values[1], rtol=1e-5)
 
 

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.models.bijectors.algebra import Logit, chain
@@ -57,7 +56,7 @@ def test_density(name, conditional):
         vector = jnp.array([[1.0, -0.5]])
         return Condition(jnp.broadcast_to(vector, (num, 2))) if conditional else None
 
-    @quick_jit
+    @jax.jit
     def run(grid, z):
         variables = disturbed(flow.init(KEY, first, condition(64)), 0.3)
         latents, log_det = flow.apply(variables, grid, condition(len(grid)))
@@ -98,7 +97,7 @@ def test_image_flows(name):
     def row(latents):
         return jnp.concatenate([z.reshape(z.shape[0], -1) for z in latents], axis=1)
 
-    @quick_jit
+    @jax.jit
     def run(x):
         variables = disturbed(flow.init(KEY, x, condition), 0.05)
 
@@ -142,7 +141,7 @@ def test_conditioners(network, shape):
     x = jax.random.normal(KEY, (4, *shape))
     one_hot, others = Condition(jnp.eye(4)), Condition(1 - jnp.eye(4))
 
-    @quick_jit
+    @jax.jit
     def run(x):
         start, variables = network.init_with_output(KEY, x, one_hot)
         moved = disturbed(variables, 0.3)
@@ -162,7 +161,7 @@ def test_made_is_autoregressive(width, conditional):
     x = jax.random.normal(KEY, (1, width))
     condition = Condition(jnp.ones((1, 2))) if conditional else None
 
-    @quick_jit
+    @jax.jit
     def run(x):
         variables = disturbed(network.init(KEY, x, condition), 0.5)
         by_x = jax.jacrev(lambda x: network.apply(variables, x, condition)[0])(x)[:, :, 0]
@@ -180,7 +179,7 @@ def test_made_is_autoregressive(width, conditional):
 def test_nice_scales_all_examples_alike():
     """Its couplings keep volumes; only the last scaling does not."""
     x = jax.random.normal(KEY, (8, 3))
-    run = quick_jit(lambda x: nice(2, SMALL).apply(disturbed(nice(2, SMALL).init(KEY, x), 0.3), x))
+    run = jax.jit(lambda x: nice(2, SMALL).apply(disturbed(nice(2, SMALL).init(KEY, x), 0.3), x))
     y, log_det = run(x)
     assert not np.allclose(y, x)
     assert log_det[0] != 0
@@ -213,7 +212,7 @@ def test_alternating_couplings_equal_the_unrolled_ones(mask, network, shape):
     x = jax.random.normal(KEY, (4, *shape))
     couplings = alternating(3, network, Affine(), mask, normalize=False)
 
-    @quick_jit
+    @jax.jit
     def run(x):
         variables = disturbed(couplings.init(KEY, x), 0.1)
         y = x

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.models import dcgan, resnet_gan
@@ -78,9 +77,9 @@ def test_verdicts_apart_and_batch_statistics(key):
     """DCGAN's verdict depends on the batch, as `mixes_examples` says; the residual one does not."""
     x = jax.random.normal(key, (4, 32, 32, 3))
     for discriminator in (dcgan.Discriminator(4), resnet_gan.Discriminator(4)):
-        variables = quick_jit(partial(discriminator.init, train=True))(key, x)
+        variables = jax.jit(partial(discriminator.init, train=True))(key, x)
         state = [k for k in variables if k != "params"]
-        run = quick_jit(partial(discriminator.apply, train=True, mutable=state))
+        run = jax.jit(partial(discriminator.apply, train=True, mutable=state))
         whole, part = (run(variables, images)[0].logits for images in (x, x[:2]))
         assert np.allclose(whole[:2], part, atol=1e-5) != discriminator.mixes_examples
 
@@ -90,19 +89,17 @@ def test_condition_reaches_every_network(key):
     x = jnp.broadcast_to(jax.random.normal(key, (1, 32, 32, 3)), (2, 32, 32, 3))
     for module in (dcgan, resnet_gan):
         generator = module.Generator(32, channels=4, latent_dim=8)
-        variables = quick_jit(partial(generator.init, train=True))(key, z, condition)
+        variables = jax.jit(partial(generator.init, train=True))(key, z, condition)
         # Gains and biases start at zero: move them.
         params = jax.tree.map(
             lambda p: p + 0.1 * jnp.arange(p.size).reshape(p.shape) / p.size, variables["params"]
         )
-        draw = quick_jit(partial(generator.apply, train=False))
+        draw = jax.jit(partial(generator.apply, train=False))
         images = draw({**variables, "params": params}, z, condition)
         assert not np.allclose(images[0], images[1])
         discriminator = module.Discriminator(4)
-        variables = quick_jit(partial(discriminator.init, train=True))(key, x, condition)
-        logits = quick_jit(partial(discriminator.apply, train=False))(
-            variables, x, condition
-        ).logits
+        variables = jax.jit(partial(discriminator.init, train=True))(key, x, condition)
+        logits = jax.jit(partial(discriminator.apply, train=False))(variables, x, condition).logits
         assert not np.allclose(logits[0], logits[1])
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit as jit
+from jax import jit
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.losses.autoregressive import categorical_nll, mixture_of_logistics_nll

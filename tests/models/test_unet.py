@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
-from quick import quick_jit as jit
+from jax import jit, lax
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.models.unet import UNet

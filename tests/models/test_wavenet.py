@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from quick import quick_jit
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.losses.autoregressive import categorical_nll
@@ -47,7 +46,7 @@ def make(conditional=True, **options):
 
 
 def run(network, variables, x, *conditions):
-    return quick_jit(network.apply)(variables, x, *conditions)
+    return jax.jit(network.apply)(variables, x, *conditions)
 
 
 NETWORKS = {
@@ -73,7 +72,7 @@ def test_causal_by_gradient():
     def outputs(x, condition, local):
         return network.apply(variables, x, condition, local).sum((0, 2))
 
-    jacobian = quick_jit(jax.jacrev(outputs, (0, 1, 2)))
+    jacobian = jax.jit(jax.jacrev(outputs, (0, 1, 2)))
     by_x, by_condition, by_local = jacobian(x, condition, local)
     seen = np.abs(by_x).sum(1) != 0
     ahead = np.arange(TIME)[:, None] - np.arange(TIME)[None]
@@ -132,7 +131,7 @@ def test_cached_sampler_is_the_naive_one(name, completed):
         known = jax.random.bernoulli(KEY, 0.3, (BATCH, TIME)).at[:, :4].set(True)
         completion = {"given": x, "known": known}
 
-    @quick_jit
+    @jax.jit
     def both(key):
         prepared = network.apply(variables, TIME, *conditions, method="conditions")
         cached, _ = ancestral(

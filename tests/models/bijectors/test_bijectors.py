@@ -9,7 +9,6 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import TypeCheckError
-from quick import quick_jit
 
 from jaxgen.conditioning.base import Condition, vector_of
 from jaxgen.models.bijectors import algebra as bij
@@ -115,7 +114,7 @@ def examination(name, conditional):
     """`(scale, x, condition) -> everything the checks need`, compiled once."""
     bijector, shape, _ = TABLE[name]
 
-    @quick_jit
+    @jax.jit
     def run(scale, x, condition):
         first = bijector.init(KEY, data(shape), condition_of(conditional))
         variables = disturbed(first, scale)
@@ -171,7 +170,7 @@ def test_float64(name):
     with jax.enable_x64(True):
         x = data(shape, dtype=jnp.float64)
 
-        @quick_jit
+        @jax.jit
         def run(x):
             variables = disturbed(bijector.init(KEY, x))
             y, log_det = bijector.apply(variables, x)
@@ -238,7 +237,7 @@ def test_every_step_of_a_loop_is_initialized_on_its_own_input():
     x = 4 * jax.random.normal(jax.random.key(0), (64, 4)) ** 2 + 3
     step = bij.chain(Coupling(mlp), InvertibleLinear(), bij.ActNorm())
     loop = bij.Repeat(step, 3)
-    (y, _), variables = quick_jit(loop.init_with_output)(KEY, x)
+    (y, _), variables = jax.jit(loop.init_with_output)(KEY, x)
     apply = jax.jit(step.apply)
     np.testing.assert_allclose(np.std(y, axis=0), 1, atol=1e-4)
     for i in range(3):
@@ -284,7 +283,7 @@ def test_couplings_pass_what_the_mask_says():
 @pytest.mark.parametrize("transform", [Additive(), Affine(), Spline(4)])
 def test_couplings_start_as_the_identity(transform):
     x = data(VECTOR)
-    init = quick_jit(Coupling(mlp, transform).init_with_output)
+    init = jax.jit(Coupling(mlp, transform).init_with_output)
     (y, log_det), _ = init(KEY, x)
     np.testing.assert_allclose(y, x, atol=1e-6)
     np.testing.assert_allclose(log_det, 0, atol=1e-4)
