@@ -12,7 +12,8 @@ CACHE = tempfile.TemporaryDirectory(prefix="jaxgen-tests-")
 DEFAULTS = {
     # Unoptimized programs compile in half the time; eight fake devices make what they run short.
     "XLA_FLAGS": "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 "
-    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false "
+    "--xla_cpu_parallel_codegen_split_count=1",
     "NPROC": "16",
     "JAX_PLATFORMS": "cpu",
     "JAX_COMPILATION_CACHE_DIR": CACHE.name,

@@ -6,6 +6,8 @@ computes in `dtype`; the statistics of norms and the softmax are float32 whateve
 
 import math
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,17 +107,24 @@ class GroupNorm(nn.Module):
             raise ValueError(f"num_groups must divide the {channels} channels, got {groups}")
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        return _group_norm(x, scale, bias, groups, self.epsilon).astype(self.dtype)
 
-        def group_mean(values: Array) -> Array:
-            """[batch, positions, channels] -> [batch, 1, channels], equal within a group."""
-            means = values.mean(1).reshape(batch, groups, channels // groups).mean(-1)
-            return jnp.repeat(means, channels // groups, axis=-1)[:, None]
 
-        flat = x.astype(jnp.float32).reshape(batch, -1, channels)
-        centred = flat - group_mean(flat)
-        inverse = jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
-        y = centred * (inverse * scale[None, None]) + bias[None, None]
-        return y.reshape(x.shape).astype(self.dtype)
+@partial(jax.jit, static_argnums=(3, 4))  # traced once for a shape, however often it recurs
+def _group_norm(x: Array, scale: Array, bias: Array, groups: int, epsilon: float) -> Array:
+    """`x` in float32, normalized over all but its first axis, group by group."""
+    batch, channels = x.shape[0], x.shape[-1]
+
+    def group_mean(values: Array) -> Array:
+        """[batch, positions, channels] -> [batch, 1, channels], equal within a group."""
+        means = values.mean(1).reshape(batch, groups, channels // groups).mean(-1)
+        return jnp.repeat(means, channels // groups, axis=-1)[:, None]
+
+    flat = x.astype(jnp.float32).reshape(batch, -1, channels)
+    centred = flat - group_mean(flat)
+    inverse = jax.lax.rsqrt(group_mean(jnp.square(centred)) + epsilon)
+    y = centred * (inverse * scale[None, None]) + bias[None, None]
+    return y.reshape(x.shape)
 
 
 class Dropout(nn.Module):

@@ -175,7 +175,11 @@ def conv_general_dilated(
         winograd=winograd and precision is None,
         precision=precision,
     )
-    return _convolve(lhs, rhs, win)
+    return _convolve_once(lhs, rhs, win)
+
+
+# Networks repeat a few shapes: each is traced and lowered once, and called wherever it recurs.
+_convolve_once = jax.jit(_convolve, static_argnums=(2,))
 
 
 def _check_channels(lhs: Array, rhs: Array, groups: int) -> None:
