@@ -46,6 +46,32 @@ def variables_of(
     return Variables({**state.params, **averaged}, state.state, fixed if fixed is not None else {})
 
 
+def sample_program(
+    experiment: Experiment, strategy: JitStrategy, *, preview: bool = False
+) -> Callable[..., Any]:
+    """The compiled `(variables, key, num, condition) -> samples at rest` of one batch.
+
+    Args:
+        experiment: Experiment whose family is sampled.
+        strategy: Strategy whose devices compute.
+        preview: Whether to use the experiment's quick sampler, where it has one.
+
+    Raises:
+        ValueError: If the family has no prior.
+    """
+    family_sample = (preview and experiment.preview) or experiment.family.sample
+    if family_sample is None:
+        raise ValueError(
+            "this model has no prior to sample from: draw one of the pictures "
+            f"{sorted(drawable(experiment))}"
+        )
+
+    def draw(variables: Variables, key: jax.Array, num: int, condition: Any):
+        return experiment.medium.at_rest(family_sample(variables, key, num, condition=condition))
+
+    return jax.jit(draw, static_argnums=2, out_shardings=strategy.batched)
+
+
 def make_sample(
     experiment: Experiment, strategy: JitStrategy, *, batch_size: int = 256, preview: bool = False
 ) -> Callable[[Variables, jax.Array, int], np.ndarray]:
@@ -63,17 +89,7 @@ def make_sample(
     Raises:
         ValueError: If the family has no prior; by `sample`, if `num` is below 1.
     """
-    family_sample = (preview and experiment.preview) or experiment.family.sample
-    if family_sample is None:
-        raise ValueError(
-            "this model has no prior to sample from: draw one of the pictures "
-            f"{sorted(drawable(experiment))}"
-        )
-
-    def draw(variables: Variables, key: jax.Array, num: int, condition: Any):
-        return experiment.medium.at_rest(family_sample(variables, key, num, condition=condition))
-
-    compiled = jax.jit(draw, static_argnums=2, out_shardings=strategy.batched)
+    compiled = sample_program(experiment, strategy, preview=preview)
 
     def sample(variables: Variables, key: jax.Array, num: int) -> np.ndarray:
         if num < 1:
@@ -135,6 +151,28 @@ def make_picture(
     return draw
 
 
+def evaluate_program(experiment: Experiment, strategy: JitStrategy) -> Callable[..., Metrics]:
+    """The compiled `(variables, raw batch with its weight, key) -> (total, weight) by name`.
+
+    Args:
+        experiment: Experiment to evaluate.
+        strategy: Strategy whose devices compute.
+    """
+
+    def totals(variables: Variables, raw: Batch, key: jax.Array):
+        prepare_key, loss_key = jax.random.split(key)
+        weight = raw["weight"]
+        batch = experiment.prepare(prepare_key, {k: raw[k] for k in raw if k != "weight"}, False)
+        batch = {**batch, "weight": weight}
+        loss, metrics = experiment.family.evaluate(variables, batch, loss_key)
+        values = {"loss": loss, **metrics}
+        if experiment.family.bound is not None:
+            values[_SQUARES] = jnp.square(loss)
+        return {k: weighted_sum(v, weight) for k, v in values.items()}
+
+    return jax.jit(totals, out_shardings=strategy.replicated)
+
+
 def make_evaluate(
     experiment: Experiment, strategy: JitStrategy, seed: int, *, batch_size: int = 128
 ) -> Callable[[Variables], dict[str, float]]:
@@ -152,18 +190,7 @@ def make_evaluate(
     """
     size = -(-batch_size // strategy.num_devices) * strategy.num_devices
 
-    def totals(variables: Variables, raw: Batch, key: jax.Array):
-        prepare_key, loss_key = jax.random.split(key)
-        weight = raw["weight"]
-        batch = experiment.prepare(prepare_key, {k: raw[k] for k in raw if k != "weight"}, False)
-        batch = {**batch, "weight": weight}
-        loss, metrics = experiment.family.evaluate(variables, batch, loss_key)
-        values = {"loss": loss, **metrics}
-        if experiment.family.bound is not None:
-            values[_SQUARES] = jnp.square(loss)
-        return {k: weighted_sum(v, weight) for k, v in values.items()}
-
-    compiled = jax.jit(totals, out_shardings=strategy.replicated)
+    compiled = evaluate_program(experiment, strategy)
 
     def evaluate(variables: Variables) -> dict[str, float]:
         sums: Metrics = {}

@@ -19,7 +19,7 @@ from jaxgen.training.experiment import IMAGES, Experiment
 from jaxgen.training.pace import Pace
 from jaxgen.training.signals import StopSignals
 from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
-from jaxgen.training.strategies import Feed, JitStrategy, Report, make_strategy
+from jaxgen.training.strategies import Feed, JitStrategy, Report, Run, make_strategy
 from jaxgen.training.writers import Writers
 
 
@@ -170,6 +170,43 @@ def abstract_state(experiment: Experiment, config: RunConfig, strategy: JitStrat
     )
 
 
+def is_resident(experiment: Experiment, config: RunConfig) -> bool:
+    """Whether the whole training set lies on the devices.
+
+    Args:
+        experiment: Experiment whose data are asked for.
+        config: Flags of the run.
+    """
+    return experiment.pipeline.resident and not config.data.stream
+
+
+def make_program(
+    experiment: Experiment, config: RunConfig, strategy: JitStrategy, state: State
+) -> Run:
+    """The compiled loop of training steps, `(state, fixed, streak, data, num_steps)`.
+
+    Args:
+        experiment: Model and data.
+        config: Flags of the run.
+        strategy: Strategy that compiles it.
+        state: State to train, or its shapes.
+    """
+    step = make_step(
+        experiment.family,
+        averages=experiment.averages,
+        accumulate=config.accumulate,
+        axis_name=strategy.axis_name,
+    )
+    resident = is_resident(experiment, config)
+    feed = Feed(
+        _batch_function(experiment.pipeline, resident=resident),
+        lambda key, raw: experiment.prepare(key, raw, True),
+        config.seed,
+        resident,
+    )
+    return strategy.compile(step, feed, state)
+
+
 def _initializer(experiment: Experiment, config: RunConfig, strategy: JitStrategy):
     """`init(key, raw batch, fixed) -> State` and its arguments."""
 
@@ -203,21 +240,9 @@ class _Loop:
         self.experiment, self.config, self.strategy = experiment, config, strategy
         self.checkpoints, self.writers = checkpoints, writers
         self.names = guarded_names(experiment.family, state.params)
-        self.resident = experiment.pipeline.resident and not config.data.stream
+        self.resident = is_resident(experiment, config)
         self.data = self._data(int(state.step))
-        step = make_step(
-            experiment.family,
-            averages=experiment.averages,
-            accumulate=config.accumulate,
-            axis_name=strategy.axis_name,
-        )
-        feed = Feed(
-            _batch_function(experiment.pipeline, resident=self.resident),
-            lambda key, raw: experiment.prepare(key, raw, True),
-            config.seed,
-            self.resident,
-        )
-        self.compiled = strategy.compile(step, feed, state)
+        self.compiled = make_program(experiment, config, strategy, state)
         self.fixed = strategy.put_replicated(experiment.family.fixed)
         self.show = self._shower()
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)

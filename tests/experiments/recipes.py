@@ -35,19 +35,19 @@ def _run(capsys, module, args):
     return stop.value.code, out, err
 
 
-def launch(module, run_dir, *args, wait=True):
+def launch(module, run_dir, *args, wait=True, optimized=False):
     """Run an experiment in a fresh process, on one device; returns its process and its output."""
     process = subprocess.Popen(
         [sys.executable, "-m", module.__name__, *args, "--run-dir", str(run_dir)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": xla_flags(1)},
+        env={**os.environ, "XLA_FLAGS": xla_flags(1, optimized=optimized)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
     if not wait:
         return process, ""
-    out = process.communicate(timeout=600)[0]
+    out = process.communicate(timeout=1800)[0]
     assert process.returncode == 0, out
     return process, out
 

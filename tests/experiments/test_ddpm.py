@@ -20,7 +20,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
     run_dir = str(tmp_path / "run")
     flags = ("--run-dir", run_dir, "--data.name", "digits", *TINY)
     more = ("--model.condition=label", "--diffusion.learned-variance", "--accumulate=2")
-    out = call(capsys, ddpm_cifar, *flags, *more, "--steps=10", "--precision=bfloat16")
+    out = call(capsys, ddpm_cifar, *flags, *more, "--steps=10")
     assert "10 of 10 steps done" in out
     assert (tmp_path / "run" / "samples" / "00000010.png").exists()
 
@@ -55,7 +55,7 @@ def test_bad_input(tmp_path, capsys, flags, message):
 def test_digits_anyone_can_read(tmp_path, capsys):
     """An independent classifier knows the samples nearly as often as held-out real digits."""
     classifier, real = sklearn_classifier()
-    launch(ddpm_digits, tmp_path / "run")
+    launch(ddpm_digits, tmp_path / "run", optimized=True)
     out = tmp_path / "samples.npz"
     run_dir = ("--run-dir", str(tmp_path / "run"))
     call(capsys, ddpm_digits, "sample", *run_dir, "--num=500", f"--out={out}")

@@ -73,16 +73,8 @@ def test_unconditional_dcgan_on_28_pixels(tmp_path, capsys):
     assert np.load(out)["samples"].shape == (3, 28, 28, 1)
 
 
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        sngan_cifar,
-        *(
-            pytest.param(r, marks=pytest.mark.slow)
-            for r in (wgan_gp_cifar, cgan_cifar, acgan_cifar)
-        ),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [sngan_cifar, wgan_gp_cifar, cgan_cifar, acgan_cifar])
 def test_residual_recipes(recipe, tmp_path, capsys):
     """Five critic updates a step; the conditional ones write one row a class."""
     flags = (*RESNET, "--run-dir", str(tmp_path / "run"), "--batch-size=40", "--sample-every=2")

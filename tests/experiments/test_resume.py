@@ -13,7 +13,7 @@ from experiments import vae_digits
 from jaxgen.training import loop, runs
 from jaxgen.training.strategies import make_strategy
 
-STEPS, EVERY = 4000, 100
+STEPS, EVERY = 2000, 100
 FLAGS = (
     "--model.network=dense --model.features 32 --model.latent-dim=4 --batch-size=16 --keep=100 "
     f"--steps={STEPS} --checkpoint-every={EVERY} --sample-every=0 --evaluate-every=0 --log-every=50"

@@ -56,7 +56,11 @@ RECIPES = {
         "--model.channels=2 --model.hidden=4 --model.latent-dim=2".split(),
         [],
     ),
-    "cvae_mnist": (cvae_mnist, DENSE, ["conditions", "between_examples"]),
+    "cvae_mnist": (
+        cvae_mnist,
+        [*DENSE, "--precision=bfloat16"],
+        ["conditions", "between_examples"],
+    ),
     "autoencoder_mnist": (autoencoder_mnist, [*DENSE, "--sample-every=3"], ["traversal"]),
     "vqvae_cifar": (vqvae_cifar, [*CODES.split(), "--sample-every=3"], ["reconstructions"]),
 }

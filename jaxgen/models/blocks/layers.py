@@ -5,7 +5,6 @@ computes in `dtype`; the statistics of norms and the softmax are float32 whateve
 """
 
 import math
-
 from functools import partial
 
 import jax
@@ -101,7 +100,7 @@ class GroupNorm(nn.Module):
         Raises:
             ValueError: If the groups do not divide the channels.
         """
-        batch, channels = x.shape[0], x.shape[-1]
+        channels = x.shape[-1]
         groups = default_groups(channels) if self.num_groups is None else self.num_groups
         if groups < 1 or channels % groups:
             raise ValueError(f"num_groups must divide the {channels} channels, got {groups}")

@@ -1,0 +1,96 @@
+"""Every recipe at its own size, lowered for accelerators on a machine without one."""
+
+import dataclasses
+import importlib
+import pkgutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+import experiments
+from experiments.recipes import images
+from jaxgen.data.sources import ArraySource, digits
+from jaxgen.training import evaluation, loop
+from jaxgen.training.recipe import Recipe
+from jaxgen.training.strategies import make_strategy
+
+PLATFORMS = ("cuda", "tpu")
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1)}
+
+
+def recipes():
+    """The recipes by name, as the folder has them."""
+    modules = (
+        importlib.import_module(f"experiments.{module.name}")
+        for module in pkgutil.iter_modules(experiments.__path__)
+    )
+    return {
+        module.__name__.removeprefix("experiments."): module
+        for module in modules
+        if isinstance(getattr(module, "recipe", None), Recipe)
+    }
+
+
+def images_of_that_shape(name, split, data_dir=None, *, resize=None):
+    """In the place of a set that is not here: images of its shape, in ten classes."""
+    if name == "digits":
+        return digits(split or "train", resize=resize)
+    shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
+    image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
+    return ArraySource({"image": image, "label": np.arange(640, dtype=np.int32) % 10}, name=name)
+
+
+class Lowered:
+    """A recipe's programs, lowered for the platforms: `step`, `sample` (None where there is no
+    prior) and `evaluate` are texts of StableHLO; `num_params` counts the parameters by network."""
+
+    def __init__(self, module, monkeypatch, platforms=PLATFORMS, **changes):
+        monkeypatch.setattr(images, "load", images_of_that_shape)
+        config = dataclasses.replace(module.recipe.config, **changes)
+        experiment = module.recipe.build(config)
+        strategy = make_strategy("jit", jax.devices()[:1])
+        state = loop.abstract_state(experiment, config, strategy)
+        fixed = jax.tree.map(_shape, experiment.family.fixed)
+        self.num_params = {
+            name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()
+        }
+        raw = jax.tree.map(
+            _shape,
+            experiment.pipeline.host_batch(0, process_index=0, process_count=1),
+        )
+        resident = loop.is_resident(experiment, config)
+        data = jax.tree.map(_shape, experiment.pipeline.arrays) if resident else raw
+        number = jax.ShapeDtypeStruct((), jnp.int32)
+
+        def lower(program, *args):
+            return export.export(program, platforms=platforms)(*args).mlir_module()
+
+        self.step = lower(
+            loop.make_program(experiment, config, strategy, state),
+            state, fixed, number, data, number,
+        )  # fmt: skip
+        variables = evaluation.variables_of(state, experiment.averages, fixed)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        held_out = jax.tree.map(_shape, experiment.held_out[np.arange(8)])
+        held_out["weight"] = jax.ShapeDtypeStruct((8,), jnp.float32)
+        self.evaluate = lower(
+            evaluation.evaluate_program(experiment, strategy), variables, held_out, key
+        )
+        self.sample = None
+        if experiment.family.sample is not None:
+            condition = _conditions(experiment.family, 8)
+            draw = evaluation.sample_program(experiment, strategy)
+            fixed_num = jax.jit(lambda v, k, c: draw(v, k, 8, c))
+            self.sample = lower(fixed_num, variables, key, condition)
+
+
+def _conditions(family, num):
+    conditions = evaluation.pictures.in_turn(family, num)
+    return None if conditions is None else jax.tree.map(_shape, conditions)
+
+
+def _shape(x):
+    x = np.asarray(x) if not hasattr(x, "dtype") else x
+    return jax.ShapeDtypeStruct(np.shape(x), x.dtype)

@@ -1,0 +1,97 @@
+"""Each recipe's programs at full size, lowered for CUDA and TPU: nothing for CPUs leaks there."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+from lowering import Lowered, recipes
+from recipes import call
+from scipy.io import wavfile
+
+from experiments import vqvae_cifar
+from jaxgen.models.conv.layers import Conv
+
+QUICK = ("dcgan_digits", "vae_digits", "maf_tabular")
+FAMILIES = [
+    name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in recipes()
+]
+
+
+def lowered(name, tmp_path, capsys, monkeypatch, **changes):
+    """A recipe's programs; what it reads besides images is made first."""
+    if name == "wavenet_audio":
+        (tmp_path / "a").mkdir()
+        for i in range(12):
+            sound = np.random.default_rng(i).normal(0, 3000, 60_000).astype(np.int16)
+            wavfile.write(tmp_path / "a" / f"{i}.wav", 16_000, sound)
+        config = recipes()[name].recipe.config
+        changes["data"] = type(config.data)(name=config.data.name, dir=str(tmp_path))
+    if name == "vqvae_prior":
+        first = str(tmp_path / "first")
+        flags = "--data.name=digits --data.resize=32 --batch-size=8 --steps=1 --sample-every=0"
+        call(capsys, vqvae_cifar, "--run-dir", first, "--model.channels=8", *flags.split())
+        changes["first_stage"] = first
+    return Lowered(recipes()[name], monkeypatch, **changes)
+
+
+def check(text):
+    """No double precision, no call of the host."""
+    assert not re.search(r"tensor<(\d+x)*f64>", text)
+    assert not re.findall(r"custom_call @\S*(?:callback|python|host)\S*", text)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recipes_lower(name, tmp_path, capsys, monkeypatch):
+    """Step, samples and evaluation, from shapes alone."""
+    programs = lowered(name, tmp_path, capsys, monkeypatch)
+    for text in filter(None, (programs.step, programs.sample, programs.evaluate)):
+        check(text)
+    assert "stablehlo.while" in programs.step  # one dispatch for any number of steps
+
+
+def test_what_is_looked_for_is_found(monkeypatch):
+    """The checks see a double, a callback."""
+    with jax.enable_x64(True):
+        double = export.export(jax.jit(lambda x: x * 2), platforms=["cuda"])(
+            np.zeros(2)
+        ).mlir_module()
+    with pytest.raises(AssertionError):
+        check(double)
+
+    def calls(x):
+        return jax.pure_callback(np.sin, jax.ShapeDtypeStruct((2,), jnp.float32), x)
+
+    calling = jax.jit(calls).lower(np.zeros(2, np.float32)).as_text()
+    with pytest.raises(AssertionError):
+        check(calling)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_convolutions_are_the_librarys_on_accelerators(platform):
+    """As many as layers, channels last, none of the CPU's forms; on a CPU, its forms."""
+    layers = [Conv(64, (3, 3)), Conv(64, (3, 3), strides=(2, 2)), Conv(3, (1, 1))]
+
+    def network(params, x):
+        for layer, p in zip(layers, params, strict=True):
+            x = layer.apply({"params": p}, x)
+        return x
+
+    x = jax.ShapeDtypeStruct((8, 32, 32, 64), jnp.bfloat16)
+    shapes = [(3, 3, 64, 64), (3, 3, 64, 64), (1, 1, 64, 3)]
+    params = [
+        {
+            "kernel": jax.ShapeDtypeStruct(s, jnp.float32),
+            "bias": jax.ShapeDtypeStruct(s[-1:], jnp.float32),
+        }
+        for s in shapes
+    ]
+    text = export.export(jax.jit(network), platforms=[platform])(params, x).mlir_module()
+    assert len(re.findall(r"stablehlo\.convolution", text)) == 3
+    assert len(re.findall(r"\[b, 0, 1, f\]x\[0, 1, i, o\]->\[b, 0, 1, f\]", text)) == 3
+    assert "stablehlo.transpose" not in text
+    assert "stablehlo.dot_general" not in text
+    on_cpu = export.export(jax.jit(network), platforms=["cpu"])(params, x).mlir_module()
+    assert len(re.findall(r"stablehlo\.convolution", on_cpu)) < 3
