@@ -69,13 +69,13 @@ class Packed:
     """A tree whose small leaves are concatenated; itself a tree of fewer leaves.
 
     Attributes:
-        small: Elements f32[n] of the small leaves.
+        small: Elements f32[n] of the small leaves (or their shape).
         large: Other leaves, as they are.
         layout: Where the leaves lie.
     """
 
-    small: Array
-    large: list[Array]
+    small: Any
+    large: list[Any]
     layout: Layout
 
 
