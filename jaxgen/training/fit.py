@@ -132,7 +132,13 @@ def prepare_fit(
         strategy.put_global(first_batch),
         fixed,
     )
-    step = make_step(family, averages=averages, accumulate=accumulate, axis_name=strategy.axis_name)
+    step = make_step(
+        family,
+        averages=averages,
+        accumulate=accumulate,
+        axis_name=strategy.axis_name,
+        small=strategy.small,
+    )
     feed = Feed(batch, lambda key, raw: raw, seed, resident=True)
     compiled: Run = strategy.compile(step, feed, first)
     resident = strategy.put_replicated(arrays)

@@ -196,6 +196,7 @@ def make_program(
         averages=experiment.averages,
         accumulate=config.accumulate,
         axis_name=strategy.axis_name,
+        small=strategy.small,
     )
     resident = is_resident(experiment, config)
     feed = Feed(

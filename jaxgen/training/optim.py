@@ -2,6 +2,8 @@
 
 import optax
 
+from jaxgen.training.packing import Elementwise, elementwise
+
 
 def adam(
     learning_rate: float,
@@ -13,7 +15,7 @@ def adam(
     decay_steps: int | None = None,
     decay_rate: float | None = None,
     clip_norm: float | None = None,
-) -> optax.GradientTransformation:
+) -> Elementwise:
     """Adam with linear warm-up from zero, linear or exponential decay, and clipping by global norm.
 
     Args:
@@ -29,7 +31,7 @@ def adam(
         clip_norm: Greatest global norm of the gradient; None for no clipping.
 
     Returns:
-        An optax transformation.
+        An elementwise optax transformation.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -59,4 +61,4 @@ def adam(
         after = rate if callable(rate) else optax.constant_schedule(learning_rate)
         rate = optax.join_schedules([warm, after], [warmup_steps])
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=eps))
+    return elementwise(optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=eps)))

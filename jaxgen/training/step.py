@@ -1,6 +1,7 @@
 """The training step of every family: its phases, reduced, guarded and applied."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +14,7 @@ from jaxgen.core import Batch, Family, Optimizer, Params, Phase, PyTree, State, 
 from jaxgen.losses.reduce import weighted_sum
 from jaxgen.training import averages as averaging
 from jaxgen.training.averages import Average
+from jaxgen.training.packing import SMALL, Elementwise, Packed, layout_of, pack, unpack
 
 Metrics = Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -33,8 +35,26 @@ class StepResult(NamedTuple):
     bad: Int[Array, ""]
 
 
-# (state, fixed, global batch, key) -> StepResult
-Step = Callable[[State, PyTree, Batch, Key[Array, ""]], StepResult]
+@dataclass(frozen=True)
+class Step:
+    """A training step, `(state, fixed, global batch, key) -> StepResult`.
+
+    Attributes:
+        packed: The step on a packed state, for a loop of steps.
+        pack: Function from a state to its packed form, which has few arrays.
+        unpack: Inverse of `pack`.
+    """
+
+    packed: Callable[[State, PyTree, Batch, Key[Array, ""]], StepResult]
+    pack: Callable[[State], State]
+    unpack: Callable[[State], State]
+
+    def __call__(
+        self, state: State, fixed: PyTree, batch: Batch, key: Key[Array, ""]
+    ) -> StepResult:
+        """One step of a state as it is kept."""
+        result = self.packed(self.pack(state), fixed, batch, key)
+        return result._replace(state=self.unpack(result.state))
 
 
 class _Trained(NamedTuple):
@@ -98,6 +118,7 @@ def make_step(
     averages: Mapping[str, Average] | None = None,
     accumulate: int = 1,
     axis_name: str | None = None,
+    small: int = SMALL,
 ) -> Step:
     """Compose a family's phases into one pure training step.
 
@@ -113,6 +134,8 @@ def make_step(
             (to rounding, for losses without batch statistics) in 1/accumulate of the memory.
         axis_name: Name of the mapped axis to reduce over (pmap), or None where the batch is global
             (jit).
+        small: Number of elements up to which arrays of networks with elementwise optimizers are
+            packed for the work; 0 for none, where the state is sharded.
 
     Returns:
         `step(state, fixed, batch, key) -> StepResult`.
@@ -141,13 +164,48 @@ def make_step(
             prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
             totals |= {prefix + k: v for k, v in new_totals.items()}
             bad = jnp.where((bad < 0) & (new_bad >= 0), new_bad + offset, bad)
-            offset += 1 + len(jax.tree.leaves(_select(state.params, optimizer.trains)))
+            offset += 1 + len(jax.tree.leaves(unpack(_select(params, optimizer.trains))))
         moved = averaging.update(averages, state.averages, params, state.step)
         average = _where(bad < 0, moved, state.averages)
         new = State(state.step + 1, params, model_state, opt_states, average)
         return StepResult(new, totals, bad)
 
-    return step
+    return Step(step, lambda state: _pack_state(family, state, small), unpack)
+
+
+def _pack_state(family: Family, state: State, small: int) -> State:
+    """The state with the arrays of networks packed whose optimizers are all elementwise."""
+    trained = {name for optimizer in family.optimizers.values() for name in optimizer.trains}
+    separate = {
+        name
+        for optimizer in family.optimizers.values()
+        for name in optimizer.trains
+        if not isinstance(optimizer.transform, Elementwise)
+    }
+    layouts = {name: layout_of(state.params[name], small) for name in trained - separate}
+
+    def pack_networks(networks: Params) -> Params:
+        return {name: pack(tree, layouts.get(name)) for name, tree in networks.items()}
+
+    def pack_within(name: str, opt_state: PyTree) -> PyTree:
+        """Packs what has the form of the optimizer's parameters, such as Adam's moments."""
+        trains = _select(state.params, family.optimizers[name].trains)
+        form: Any = jax.tree.structure(trains)
+
+        def is_alike(node: PyTree) -> bool:
+            return bool(form == jax.tree.structure(node))
+
+        return jax.tree.map(
+            lambda node: pack_networks(node) if is_alike(node) else node,
+            opt_state,
+            is_leaf=is_alike,
+        )
+
+    return state._replace(
+        params=pack_networks(state.params),
+        opt_state={name: pack_within(name, s) for name, s in state.opt_state.items()},
+        averages={name: pack_networks(average) for name, average in state.averages.items()},
+    )
 
 
 def max_repeats(family: Family) -> int:
@@ -238,15 +296,11 @@ def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
         means = {name: total / jnp.maximum(w, 1.0) for name, (total, w) in totals.items()}
         new_state = turn.phase.observe(new_state, means, turn.step)
 
-    squares = jnp.stack(
-        [jnp.sum(jnp.square(g.astype(jnp.float32))) for g in jax.tree.leaves(grads)]
-    )
-    finite = jnp.isfinite(jnp.concatenate([totals["loss"][0][None], squares]))
-    ok = jnp.all(finite)
-    bad = jnp.where(ok, -1, jnp.argmin(finite)).astype(jnp.int32)
+    bad, squares = _first_bad(totals["loss"][0], grads)
+    ok = bad < 0
     updates, new_opt_state = turn.optimizer.transform.update(grads, opt_state, trained)
     new_trained = optax.apply_updates(trained, updates)
-    totals["grad_norm"] = (jnp.sqrt(jnp.sum(squares)), jnp.float32(1.0))
+    totals["grad_norm"] = (jnp.sqrt(squares), jnp.float32(1.0))
     totals = _where(ok, totals, jax.tree.map(jnp.zeros_like, totals))
     after = _Trained(
         {**params, **_where(ok, new_trained, trained)},
@@ -256,9 +310,44 @@ def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
     return after, totals, bad
 
 
+def _first_bad(loss: Array, grads: Params) -> tuple[Array, Array]:
+    """The index of the first of the loss and the gradient's leaves that is not finite, or -1, and
+    the gradient's sum of squares."""
+    places: list[Array | int] = [0]
+    finite, squares, count = [jnp.isfinite(loss)], [], 1
+
+    def add(place: Array | int, square: Array) -> None:
+        places.append(place)
+        squares.append(square)
+        finite.append(jnp.isfinite(square))
+
+    for name in sorted(grads):  # as the leaves of a dictionary are
+        packed = grads[name]
+        if not isinstance(packed, Packed):
+            for leaf in jax.tree.leaves(packed):
+                add(count, jnp.sum(jnp.square(leaf.astype(jnp.float32))))
+                count += 1
+            continue
+        each = jnp.square(packed.small)
+        # The first that is not finite; the largest, where only their sum is not.
+        worst = jnp.argmax(jnp.where(jnp.isfinite(each), each, jnp.inf))
+        leaf = jnp.asarray(packed.layout.small)[jnp.sum(worst >= packed.layout.ends)]
+        add(count + leaf, jnp.sum(each))
+        for index, large in zip(packed.layout.large, packed.large, strict=True):
+            add(count + index, jnp.sum(jnp.square(large.astype(jnp.float32))))
+        count += len(packed.layout.shapes)
+    where = jnp.stack([jnp.asarray(place, jnp.int32) for place in places])
+    first = jnp.min(jnp.where(jnp.stack(finite), count, where))
+    return jnp.where(first == count, -1, first), jnp.sum(jnp.stack(squares))
+
+
 def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
-    """(gradient of the summed loss, new state, totals), over all micro-batches and devices."""
-    params, model_state, _ = before
+    """(gradient of the summed loss, new state, totals), over all micro-batches and devices.
+
+    The gradient is packed as the parameters are.
+    """
+    packed, model_state, _ = before
+    params = unpack(packed)
     trained = _select(params, turn.optimizer.trains)
 
     def objective(trained: Params, model_state: PyTree, batch: Batch, key: Key[Array, ""]):
@@ -269,7 +358,10 @@ def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
         new_state = model_state if aux.state is None else aux.state
         return totals["loss"][0], (new_state, totals)
 
-    gradient = jax.grad(objective, has_aux=True)
+    def gradient(*args: Any):
+        grads, aux = jax.grad(objective, has_aux=True)(*args)
+        return {name: _pack_like(packed[name], tree) for name, tree in grads.items()}, aux
+
     if turn.accumulate == 1:
         grads, (new_state, totals) = gradient(trained, model_state, batch, key)
     else:
@@ -281,7 +373,7 @@ def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
             )
             return (jax.tree.map(jnp.add, grads, g), model_state, index + 1), totals
 
-        zeros = jax.tree.map(jnp.zeros_like, trained)
+        zeros = jax.tree.map(jnp.zeros_like, _select(packed, turn.optimizer.trains))
         carry, stacked = lax.scan(
             body, (zeros, model_state, jnp.int32(0)), _interleaved(batch, turn.accumulate)
         )
@@ -295,6 +387,10 @@ def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
             new_state,
         )
     return grads, new_state, totals
+
+
+def _pack_like(packed: PyTree, tree: PyTree) -> PyTree:
+    return pack(tree, packed.layout) if isinstance(packed, Packed) else tree
 
 
 def _select(params: Params, names: Any) -> dict[str, PyTree]:

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from jaxgen.core import Batch, PyTree, State
+from jaxgen.training.packing import SMALL
 from jaxgen.training.step import Metrics, Step
 
 AXIS = "data"
@@ -75,15 +76,17 @@ def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> 
         num_shards: Number of parts of the global batch along the mapped axis.
     """
 
+    @jax.jit  # traced once, for its shapes and for the loop
     def one(state: State, fixed: PyTree, data: PyTree):
         shard = (0, 1) if axis_name is None else (lax.axis_index(axis_name), num_shards)
         prepare_key, loss_key = jax.random.split(step_key(feed.seed, state.step))
         if axis_name is not None:
             prepare_key = jax.random.fold_in(prepare_key, shard[0])
         batch = feed.prepare(prepare_key, feed.batch(data, state.step, shard))
-        return step(state, fixed, batch, loss_key)
+        return step.packed(state, fixed, batch, loss_key)
 
     def run(state: State, fixed: PyTree, streak: Array, data: PyTree, num_steps: Array | int):
+        state = step.pack(state)
         shapes = jax.eval_shape(one, state, fixed, data)
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes.metrics)
         zero, none = jnp.int32(0), jnp.full((2,), -1, jnp.int32)
@@ -103,7 +106,8 @@ def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> 
             )
 
         start = Report(jnp.asarray(streak), zero, zero, none, zeros)
-        return lax.fori_loop(0, num_steps, body, (state, start))
+        state, report = lax.fori_loop(0, num_steps, body, (state, start))
+        return step.unpack(state), report
 
     return run
 
@@ -137,6 +141,7 @@ class JitStrategy:
             )
         self.num_devices = len(devices)
         self.fsdp = fsdp
+        self.small = SMALL if fsdp == 1 else 0  # arrays that are sharded are not concatenated
         grid = np.array(devices).reshape(-1, fsdp)
         self.mesh = Mesh(grid, (AXIS, "fsdp"), axis_types=(AxisType.Auto,) * 2)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
