@@ -34,6 +34,7 @@ from jaxgen.models.dcgan import levels
 from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.packing import elementwise
 
 Likelihoods = Literal[
     "bernoulli",
@@ -274,7 +275,8 @@ def make_optimizer(config: OptimizerConfig, steps_per_epoch: float) -> optax.Gra
     # Stage i begins after 1 + 3 + ... + 3^(i - 1) epochs.
     begins = [math.ceil((3**i - 1) / 2 * steps_per_epoch) for i in range(1, config.num_stages)]
     factors = dict.fromkeys(begins, 10 ** (-1 / 7))
-    return optax.chain(base, optax.scale_by_schedule(optax.piecewise_constant_schedule(1, factors)))
+    stages = optax.scale_by_schedule(optax.piecewise_constant_schedule(1, factors))
+    return elementwise(optax.chain(base, stages))
 
 
 def attribute_picture(

@@ -17,7 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-from jaxgen.core import PyTree
+from jaxgen.core import Family, Params, PyTree, State
 
 SMALL = 2**16
 """Number of elements up to which an array is packed."""
@@ -118,6 +118,57 @@ def unpack(tree: PyTree) -> PyTree:
         lambda node: _unpack(node) if isinstance(node, Packed) else node,
         tree,
         is_leaf=lambda node: isinstance(node, Packed),
+    )
+
+
+def pack_like(example: PyTree, tree: PyTree) -> PyTree:
+    """A tree packed as another one is, or as it is where that one is not packed.
+
+    Args:
+        example: Packed tree, or a tree.
+        tree: Tree of the same leaves.
+    """
+    return pack(tree, example.layout) if isinstance(example, Packed) else tree
+
+
+def pack_state(family: Family, state: State, limit: int = SMALL) -> State:
+    """The state with the networks packed whose optimizers are all elementwise.
+
+    Args:
+        family: Family whose state it is.
+        state: State to pack; `unpack` is the inverse.
+        limit: Greatest number of elements of a small leaf; 0 packs nothing.
+    """
+    trained = {name for optimizer in family.optimizers.values() for name in optimizer.trains}
+    separate = {
+        name
+        for optimizer in family.optimizers.values()
+        for name in optimizer.trains
+        if not isinstance(optimizer.transform, Elementwise)
+    }
+    layouts = {name: layout_of(state.params[name], limit) for name in trained - separate}
+
+    def pack_networks(networks: Params) -> Params:
+        return {name: pack(tree, layouts.get(name)) for name, tree in networks.items()}
+
+    def pack_within(name: str, opt_state: PyTree) -> PyTree:
+        """Packs what has the form of the optimizer's parameters, such as Adam's moments."""
+        trains = {key: state.params[key] for key in family.optimizers[name].trains}
+        form: Any = jax.tree.structure(trains)
+
+        def is_alike(node: PyTree) -> bool:
+            return bool(form == jax.tree.structure(node))
+
+        return jax.tree.map(
+            lambda node: pack_networks(node) if is_alike(node) else node,
+            opt_state,
+            is_leaf=is_alike,
+        )
+
+    return state._replace(
+        params=pack_networks(state.params),
+        opt_state={name: pack_within(name, s) for name, s in state.opt_state.items()},
+        averages={name: pack_networks(average) for name, average in state.averages.items()},
     )
 
 

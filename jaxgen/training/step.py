@@ -14,7 +14,7 @@ from jaxgen.core import Batch, Family, Optimizer, Params, Phase, PyTree, State, 
 from jaxgen.losses.reduce import weighted_sum
 from jaxgen.training import averages as averaging
 from jaxgen.training.averages import Average
-from jaxgen.training.packing import SMALL, Elementwise, Packed, layout_of, pack, unpack
+from jaxgen.training.packing import SMALL, Packed, pack_like, pack_state, unpack
 
 Metrics = Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -170,42 +170,7 @@ def make_step(
         new = State(state.step + 1, params, model_state, opt_states, average)
         return StepResult(new, totals, bad)
 
-    return Step(step, lambda state: _pack_state(family, state, small), unpack)
-
-
-def _pack_state(family: Family, state: State, small: int) -> State:
-    """The state with the arrays of networks packed whose optimizers are all elementwise."""
-    trained = {name for optimizer in family.optimizers.values() for name in optimizer.trains}
-    separate = {
-        name
-        for optimizer in family.optimizers.values()
-        for name in optimizer.trains
-        if not isinstance(optimizer.transform, Elementwise)
-    }
-    layouts = {name: layout_of(state.params[name], small) for name in trained - separate}
-
-    def pack_networks(networks: Params) -> Params:
-        return {name: pack(tree, layouts.get(name)) for name, tree in networks.items()}
-
-    def pack_within(name: str, opt_state: PyTree) -> PyTree:
-        """Packs what has the form of the optimizer's parameters, such as Adam's moments."""
-        trains = _select(state.params, family.optimizers[name].trains)
-        form: Any = jax.tree.structure(trains)
-
-        def is_alike(node: PyTree) -> bool:
-            return bool(form == jax.tree.structure(node))
-
-        return jax.tree.map(
-            lambda node: pack_networks(node) if is_alike(node) else node,
-            opt_state,
-            is_leaf=is_alike,
-        )
-
-    return state._replace(
-        params=pack_networks(state.params),
-        opt_state={name: pack_within(name, s) for name, s in state.opt_state.items()},
-        averages={name: pack_networks(average) for name, average in state.averages.items()},
-    )
+    return Step(step, lambda state: pack_state(family, state, small), unpack)
 
 
 def max_repeats(family: Family) -> int:
@@ -360,7 +325,7 @@ def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
 
     def gradient(*args: Any):
         grads, aux = jax.grad(objective, has_aux=True)(*args)
-        return {name: _pack_like(packed[name], tree) for name, tree in grads.items()}, aux
+        return {name: pack_like(packed[name], tree) for name, tree in grads.items()}, aux
 
     if turn.accumulate == 1:
         grads, (new_state, totals) = gradient(trained, model_state, batch, key)
@@ -387,10 +352,6 @@ def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
             new_state,
         )
     return grads, new_state, totals
-
-
-def _pack_like(packed: PyTree, tree: PyTree) -> PyTree:
-    return pack(tree, packed.layout) if isinstance(packed, Packed) else tree
 
 
 def _select(params: Params, names: Any) -> dict[str, PyTree]:

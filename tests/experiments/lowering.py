@@ -12,12 +12,12 @@ from jax import export
 import experiments
 from experiments.recipes import images
 from jaxgen.data.sources import ArraySource, digits
-from jaxgen.training import evaluation, loop
+from jaxgen.training import evaluation, loop, pictures, program
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
 
 PLATFORMS = ("cuda", "tpu")
-SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "fashion_mnist": (28, 28, 1)}
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1)}
 
 
 def recipes():
@@ -44,31 +44,28 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
 
 class Lowered:
     """A recipe's programs, lowered for the platforms: `step`, `sample` (None where there is no
-    prior) and `evaluate` are texts of StableHLO; `num_params` counts the parameters by network."""
+    prior) and `evaluate` are texts of StableHLO."""
 
-    def __init__(self, module, monkeypatch, platforms=PLATFORMS, **changes):
+    def __init__(self, module, monkeypatch, **changes):
         monkeypatch.setattr(images, "load", images_of_that_shape)
         config = dataclasses.replace(module.recipe.config, **changes)
         experiment = module.recipe.build(config)
         strategy = make_strategy("jit", jax.devices()[:1])
         state = loop.abstract_state(experiment, config, strategy)
         fixed = jax.tree.map(_shape, experiment.family.fixed)
-        self.num_params = {
-            name: sum(x.size for x in jax.tree.leaves(tree)) for name, tree in state.params.items()
-        }
         raw = jax.tree.map(
             _shape,
             experiment.pipeline.host_batch(0, process_index=0, process_count=1),
         )
-        resident = loop.is_resident(experiment, config)
+        resident = program.is_resident(experiment, config)
         data = jax.tree.map(_shape, experiment.pipeline.arrays) if resident else raw
         number = jax.ShapeDtypeStruct((), jnp.int32)
 
-        def lower(program, *args):
-            return export.export(program, platforms=platforms)(*args).mlir_module()
+        def lower(function, *args):
+            return export.export(function, platforms=PLATFORMS)(*args).mlir_module()
 
         self.step = lower(
-            loop.make_program(experiment, config, strategy, state),
+            program.make_program(experiment, config, strategy, state),
             state, fixed, number, data, number,
         )  # fmt: skip
         variables = evaluation.variables_of(state, experiment.averages, fixed)
@@ -87,7 +84,7 @@ class Lowered:
 
 
 def _conditions(family, num):
-    conditions = evaluation.pictures.in_turn(family, num)
+    conditions = pictures.in_turn(family, num)
     return None if conditions is None else jax.tree.map(_shape, conditions)
 
 

@@ -15,7 +15,7 @@ from experiments import vqvae_cifar
 from jaxgen.models.conv.layers import Conv
 
 QUICK = ("dcgan_digits", "vae_digits", "maf_tabular")
-FAMILIES = [
+RECIPES = [
     name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in recipes()
 ]
 
@@ -43,7 +43,7 @@ def check(text):
     assert not re.findall(r"custom_call @\S*(?:callback|python|host)\S*", text)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", RECIPES)
 def test_recipes_lower(name, tmp_path, capsys, monkeypatch):
     """Step, samples and evaluation, from shapes alone."""
     programs = lowered(name, tmp_path, capsys, monkeypatch)
@@ -52,7 +52,7 @@ def test_recipes_lower(name, tmp_path, capsys, monkeypatch):
     assert "stablehlo.while" in programs.step  # one dispatch for any number of steps
 
 
-def test_what_is_looked_for_is_found(monkeypatch):
+def test_what_is_looked_for_is_found():
     """The checks see a double, a callback."""
     with jax.enable_x64(True):
         double = export.export(jax.jit(lambda x: x * 2), platforms=["cuda"])(
