@@ -13,6 +13,7 @@ from scipy.io import wavfile
 
 from experiments import vqvae_cifar
 from jaxgen.models.conv.layers import Conv
+from jaxgen.training.config import DataConfig
 
 QUICK = ("dcgan_digits", "vae_digits", "maf_tabular")
 RECIPES = [
@@ -25,7 +26,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
     if name == "wavenet_audio":
         (tmp_path / "a").mkdir()
         for i in range(12):
-            sound = np.random.default_rng(i).normal(0, 3000, 60_000).astype(np.int16)
+            sound = np.random.default_rng(i).normal(0, 3000, 150_000).astype(np.int16)
             wavfile.write(tmp_path / "a" / f"{i}.wav", 16_000, sound)
         config = recipes()[name].recipe.config
         changes["data"] = type(config.data)(name=config.data.name, dir=str(tmp_path))
@@ -33,7 +34,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         first = str(tmp_path / "first")
         flags = "--data.name=digits --data.resize=32 --batch-size=8 --steps=1 --sample-every=0"
         call(capsys, vqvae_cifar, "--run-dir", first, "--model.channels=8", *flags.split())
-        changes["first_stage"] = first
+        changes |= {"first_stage": first, "data": DataConfig(name="digits", resize=32)}
     return Lowered(recipes()[name], monkeypatch, **changes)
 
 

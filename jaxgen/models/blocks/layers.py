@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
+from jaxgen.models.blocks.attention import dot_product_attention
 from jaxgen.models.conv.layers import Conv
 
 scaled_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -192,22 +193,12 @@ class SelfAttention(nn.Module):
             raise ValueError(f"num_heads must divide the {channels} channels, got {heads}")
 
         def project(name: str) -> Array:
-            """[batch * heads, positions, head width]: two batched products, no other axes."""
             y = nn.Dense(channels, kernel_init=scaled_init, dtype=self.dtype, name=name)(normed)
-            y = y.reshape(batch, height * width, heads, -1).swapaxes(1, 2)
-            return y.reshape(batch * heads, height * width, -1)
+            return y.reshape(batch, height * width, heads, channels // heads)
 
         normed = GroupNorm(dtype=self.dtype, name="norm")(x)
-        query, key, value = project("query"), project("key"), project("value")
-        logits = jnp.einsum(
-            "bqd,bkd->bqk",
-            query * (channels // heads) ** -0.5,
-            key,
-            preferred_element_type=jnp.float32,
-        )
-        weights = jax.nn.softmax(logits).astype(self.dtype)
-        y = jnp.einsum("bqk,bkd->bqd", weights, value)
-        y = y.reshape(batch, heads, height * width, -1).swapaxes(1, 2).reshape(x.shape)
+        y = dot_product_attention(project("query"), project("key"), project("value"))
+        y = y.reshape(x.shape)
         out = nn.Dense(channels, kernel_init=near_zero_init, dtype=self.dtype, name="out")
         return x + out(y)
 

@@ -1,0 +1,73 @@
+"""Attention: the formula, its gradients, and the library's own form on accelerators."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import export
+
+from jaxgen.models.blocks import attention
+from jaxgen.models.blocks.attention import dot_product_attention
+
+
+def inputs(dtype=jnp.float32, heads=2, width=8):
+    keys = jax.random.split(jax.random.key(1), 3)
+    shapes = [(3, 5, heads, width), (3, 7, heads, width), (3, 7, heads, width)]
+    return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
+
+
+def test_formula():
+    """Of each head, softmax(q k / sqrt(d)) v."""
+    q, k, v = (np.asarray(x, np.float64) for x in inputs())
+    expected = np.zeros(q.shape)
+    for b in range(3):
+        for h in range(2):
+            logits = q[b, :, h] @ k[b, :, h].T / np.sqrt(8)
+            weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+            expected[b, :, h] = weights @ v[b, :, h]
+    np.testing.assert_allclose(dot_product_attention(*inputs()), expected, rtol=2e-5, atol=1e-6)
+
+
+def test_forms_agree():
+    """The CPU's form and the library's, values and gradients."""
+
+    def value(form):
+        return lambda *args: jnp.sin(3 * form(*args)).sum()
+
+    for form in (attention._library, dot_product_attention):
+        ours = jax.value_and_grad(value(attention._two_products), (0, 1, 2))(*inputs())
+        theirs = jax.value_and_grad(value(form), (0, 1, 2))(*inputs())
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs
+        )
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "cpu"])
+def test_products_accumulate_in_float32(platform):
+    """Of bfloat16 inputs: logits and softmax are float32, the result is bfloat16."""
+    text = export.export(dot_product_attention, platforms=[platform])(
+        *inputs(jnp.bfloat16)
+    ).mlir_module()
+    first = text[text.index("dot_general") :].split("\n")[0]
+    assert "bf16>, tensor<" in first
+    assert first.rstrip().split("->")[-1].count("f32") == 1
+    assert not [line for line in text.split("\n") if "exponential" in line and "bf16" in line]
+
+
+def test_fused_form_is_for_16_bits_and_narrow_heads(monkeypatch):
+    """What cuDNN takes; everything else is the library's plain form."""
+
+    class Card:
+        compute_capability = "9.0"
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "devices", lambda: [Card()])
+    fits = attention._is_fused_by_cudnn
+    assert fits(jnp.zeros((1, 4, 2, 128), jnp.bfloat16))
+    assert fits(jnp.zeros((1, 4, 2, 64), jnp.float16))
+    assert not fits(jnp.zeros((1, 4, 2, 128), jnp.float32))
+    assert not fits(jnp.zeros((1, 4, 1, 256), jnp.bfloat16))
+    assert not fits(jnp.zeros((1, 4, 2, 20), jnp.bfloat16))
+    for other in ("7.5", "gfx90a"):
+        Card.compute_capability = other
+        assert not fits(jnp.zeros((1, 4, 2, 64), jnp.bfloat16))
