@@ -58,3 +58,12 @@ def held_alone(directory: str | Path) -> Iterator[None]:
         except OSError:
             pass
         yield
+
+
+def cache_directory() -> Path:
+    """The directory of what can be made or downloaded again: `$JAXGEN_CACHE`, or `jaxgen` in
+    `$XDG_CACHE_HOME`, by default `~/.cache`.
+    """
+    if own := os.environ.get("JAXGEN_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxgen"

@@ -10,7 +10,7 @@ with 50 steps, in both by diffusers' formula.
 
 import argparse
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.torch_peer import TorchSetup
 from experiments.benchmarks.unet_reference import build, to_params
 from jaxgen.core import Variables
 from jaxgen.families.diffusion import NAME, Sampler, diffusion
@@ -83,45 +84,86 @@ def jax_sides(size: Size, net):
     return train, lambda: draw(jax.random.key(0))
 
 
-def torch_sides(size: Size, net):
-    """The same in PyTorch, channels last where that is its faster layout."""
+def torch_sides(size: Size, net, setup: TorchSetup):
+    """The same in PyTorch."""
     height, width, channels = size.image
-    x0 = torch.rand(size.batch, channels, height, width) * 2 - 1
-    alphas = torch.as_tensor(np.asarray(CHAIN.alphas_cumprod))
-    optimizer = torch.optim.Adam(net.parameters(), lr=2e-4)
-    average = {k: v.detach().clone() for k, v in net.named_parameters()}
+    net = setup.network(net)
+    parameters = list(net.parameters())
+    x0 = setup.images(torch.rand(size.batch, channels, height, width) * 2 - 1)
+    alphas = torch.as_tensor(np.asarray(CHAIN.alphas_cumprod)).to(setup.device)
+    one = torch.ones((), device=setup.device)
+    optimizer = setup.adam(net, 2e-4)
+    average = [p.detach().clone() for p in parameters]
+
+    def predict(x, t):
+        with setup.autocast():
+            return net(x, t).sample.float()
 
     def train():
         for _ in range(TRAIN_STEPS):
             step()
+        setup.wait()
 
     def step():
         net.train()
-        t = torch.randint(0, 1000, (size.batch,))
+        t = torch.randint(0, 1000, (size.batch,), device=setup.device)
         eps = torch.randn_like(x0)
         a = alphas[t].reshape(-1, 1, 1, 1)
-        loss = (net(a.sqrt() * x0 + (1 - a).sqrt() * eps, t).sample - eps).square().mean()
+        loss = (predict(a.sqrt() * x0 + (1 - a).sqrt() * eps, t) - eps).square().mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         with torch.no_grad():
-            names = [k for k, _ in net.named_parameters()]
-            torch._foreach_lerp_([average[k] for k in names], list(net.parameters()), 1e-4)
+            torch._foreach_lerp_(average, parameters, 1e-4)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # what torch.compile takes; as quick as inference_mode
     def sample():
         net.eval()
-        x = torch.randn(size.samples, channels, height, width)
+        x = setup.images(torch.randn(size.samples, channels, height, width))
         steps = [i * 1000 // DDIM_STEPS for i in range(DDIM_STEPS)]
         for i in reversed(range(DDIM_STEPS)):
-            a, b = alphas[steps[i]], alphas[steps[i - 1]] if i else torch.tensor(1.0)
-            eps = net(x, steps[i]).sample
+            a, b = alphas[steps[i]], alphas[steps[i - 1]] if i else one
+            # A tensor, not a number: torch.compile would compile each step anew.
+            eps = predict(x, torch.full((size.samples,), steps[i], device=setup.device))
             x0_hat = ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
             eps = (x - a.sqrt() * x0_hat) / (1 - a).sqrt()
             x = b.sqrt() * x0_hat + (1 - b).sqrt() * eps
+        setup.wait()
 
     return train, sample
+
+
+def measure(size: Size, name: str, setup: TorchSetup, repeats: int = 5) -> dict[str, Any]:
+    """Times of a training step and of a batch of samples, ours in the peer's precision.
+
+    Args:
+        size: Networks and batches.
+        name: Name of the size, for the rows.
+        setup: How PyTorch runs.
+        repeats: Number of timed rounds.
+
+    Returns:
+        `rows` (label -> side -> seconds), `batch`, `samples`, and the seconds of our first call.
+    """
+    height, _, channels = size.image
+    net = build(size.model, height, channels)
+    size = replace(size, model=size.model.clone(dtype=jnp.dtype(setup.precision)))
+    train, sample = jax_sides(size, net)
+    torch_train, torch_sample = torch_sides(size, net, setup)
+    begin = time.perf_counter()
+    jax.block_until_ready(train())
+    compiled = time.perf_counter() - begin
+    times = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
+    rows = {
+        f"train step, {name}, batch {size.batch}": {
+            side: seconds / TRAIN_STEPS for side, seconds in times.items()
+        },
+        f"DDIM-{DDIM_STEPS}, {name}, batch {size.samples}": interleaved(
+            {"torch": torch_sample, "jaxgen": sample}, repeats, warmup=1
+        ),
+    }
+    return {"rows": rows, "batch": size.batch, "samples": size.samples, "compiled": compiled}
 
 
 def main() -> None:
@@ -130,32 +172,17 @@ def main() -> None:
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="Size to time.")
     parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
-    size = SIZES[options.size]
-    height, _, channels = size.image
-    net = build(size.model, height, channels)
-    torch_train, torch_sample = torch_sides(size, net)
-    train, sample = jax_sides(size, net)
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    begin = time.perf_counter()
-    jax.block_until_ready(train())
-    compiled = time.perf_counter() - begin
-    train_times = interleaved({"torch": torch_train, "jaxgen": train}, options.repeats, warmup=1)
-    rows = {
-        f"train step, {options.size}, batch {size.batch}": {
-            name: seconds / TRAIN_STEPS for name, seconds in train_times.items()
-        },
-        f"DDIM-{DDIM_STEPS}, {options.size}, batch {size.samples}": interleaved(
-            {"torch": torch_sample, "jaxgen": sample}, options.repeats, warmup=1
-        ),
-    }
-    print_table(rows, "torch")
-    (train_row, sample_row) = rows.values()
-    for name in ("torch", "jaxgen"):
+    setup = TorchSetup()
+    print(f"{machine()}; {setup}")
+    result = measure(SIZES[options.size], options.size, setup, options.repeats)
+    print_table(result["rows"], "torch")
+    train_row, sample_row = result["rows"].values()
+    for side in ("torch", "jaxgen"):
         print(
-            f"{name}: {size.batch / train_row[name]:.4g} images/s trained, "
-            f"{size.samples / sample_row[name]:.4g} images/s sampled"
+            f"{side}: {result['batch'] / train_row[side]:.4g} images/s trained, "
+            f"{result['samples'] / sample_row[side]:.4g} images/s sampled"
         )
-    print(f"jaxgen's training step compiled in {compiled:.1f} s")
+    print(f"jaxgen's training step compiled in {result['compiled']:.1f} s")
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ that the discriminator sees.
 import argparse
 import itertools
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import torch
@@ -22,6 +23,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.families.gan import gan
 from jaxgen.families.gan_players import GENERATOR
 from jaxgen.models import dcgan, resnet_gan
@@ -30,23 +32,39 @@ from jaxgen.training.fit import prepare_fit
 from jaxgen.training.strategies import make_strategy
 
 STEPS = 4  # a turn
-BATCH = {"dcgan": 32, "sngan": 16}  # of one discriminator update
 REPEATS = {"dcgan": 1, "sngan": 5}
-WIDTH = 64  # channels of the residual pair
 
 
-def jax_side(model: str):
+class Size(NamedTuple):
+    """Images of one discriminator update, and channels of the networks."""
+
+    batch: int
+    width: int = 64
+
+
+SIZES = {"dcgan": Size(32), "sngan": Size(16)}
+PAPER = {"dcgan": Size(128), "sngan": Size(64, 128)}
+
+
+def jax_side(model: str, size: Size, precision: str):
     """Our iteration, in the compiled loop."""
+    dtype = jnp.dtype(precision)
     if model == "dcgan":
-        size, loss = 64, "non_saturating"
-        networks: tuple[Any, Any] = dcgan.Generator(64, 3, 64), dcgan.Discriminator(64)
+        side, loss = 64, "non_saturating"
+        networks: tuple[Any, Any] = (
+            dcgan.Generator(64, 3, size.width, dtype=dtype),
+            dcgan.Discriminator(size.width, dtype=dtype),
+        )
     else:
-        size, loss = 32, "hinge"
-        networks = resnet_gan.Generator(channels=WIDTH), resnet_gan.Discriminator(WIDTH)
+        side, loss = 32, "hinge"
+        networks = (
+            resnet_gan.Generator(channels=size.width, dtype=dtype),
+            resnet_gan.Discriminator(size.width, dtype=dtype),
+        )
     repeats = REPEATS[model]
     adam = optax.adam(2e-4, b1=0.5)
     family = gan(*networks, adam, adam, loss=loss, discriminator_repeats=repeats)
-    shape = (BATCH[model] * repeats, size, size, 3)
+    shape = (size.batch * repeats, side, side, 3)
     data = {"image": np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)}
     first, steps = prepare_fit(
         family,
@@ -74,20 +92,20 @@ class Reshape(nn.Module):
         return x.reshape(-1, *self.shape)
 
 
-def torch_dcgan():
+def torch_dcgan(width: int):
     """The pair of PyTorch's examples."""
     up: list[nn.Module] = []
-    widths = [100, 512, 256, 128, 64]
+    widths = [100, 8 * width, 4 * width, 2 * width, width]
     for i, (a, b) in enumerate(itertools.pairwise(widths)):
         stride = (1, 0) if i == 0 else (2, 1)
         up += [nn.ConvTranspose2d(a, b, 4, *stride, bias=False), nn.BatchNorm2d(b), nn.ReLU(True)]
     generator = nn.Sequential(
-        Reshape(100, 1, 1), *up, nn.ConvTranspose2d(64, 3, 4, 2, 1, bias=False), nn.Tanh()
+        Reshape(100, 1, 1), *up, nn.ConvTranspose2d(width, 3, 4, 2, 1, bias=False), nn.Tanh()
     )
-    down: list[nn.Module] = [nn.Conv2d(3, 64, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
-    for a, b in ((64, 128), (128, 256), (256, 512)):
+    down: list[nn.Module] = [nn.Conv2d(3, width, 4, 2, 1, bias=False), nn.LeakyReLU(0.2, True)]
+    for a, b in itertools.pairwise(reversed(widths[1:])):
         down += [nn.Conv2d(a, b, 4, 2, 1, bias=False), nn.BatchNorm2d(b), nn.LeakyReLU(0.2, True)]
-    return generator, nn.Sequential(*down, nn.Conv2d(512, 1, 4, bias=False), nn.Flatten(0))
+    return generator, nn.Sequential(*down, nn.Conv2d(8 * width, 1, 4, bias=False), nn.Flatten(0))
 
 
 class Up(nn.Module):
@@ -140,77 +158,107 @@ class Judge(nn.Module):
         return self.out(self.blocks(x).relu().sum(dim=(2, 3)))[:, 0]
 
 
-def torch_sngan():
+def torch_sngan(width: int):
     """The residual pair."""
     generator = nn.Sequential(
-        nn.Linear(128, 16 * WIDTH),
-        Reshape(WIDTH, 4, 4),
-        *(Up(WIDTH) for _ in range(3)),
-        nn.BatchNorm2d(WIDTH),
+        nn.Linear(128, 16 * width),
+        Reshape(width, 4, 4),
+        *(Up(width) for _ in range(3)),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
-        nn.Conv2d(WIDTH, 3, 3, padding=1),
+        nn.Conv2d(width, 3, 3, padding=1),
         nn.Tanh(),
     )
-    return generator, Judge(WIDTH)
+    return generator, Judge(width)
 
 
-def torch_side(model: str):
+def torch_side(model: str, size: Size, setup: TorchSetup):
     """The same iteration in PyTorch."""
-    generator, judge = torch_dcgan() if model == "dcgan" else torch_sngan()
-    optimizers = [
-        torch.optim.Adam(net.parameters(), lr=2e-4, betas=(0.5, 0.999))
-        for net in (generator, judge)
-    ]
+    build = torch_dcgan if model == "dcgan" else torch_sngan
+    generator, judge = (setup.network(net) for net in build(size.width))
+    optimizers = [setup.adam(net, 2e-4, betas=(0.5, 0.999)) for net in (generator, judge)]
     average = [p.detach().clone() for p in generator.parameters()]
-    batch, latent = BATCH[model], 100 if model == "dcgan" else 128
-    size = 64 if model == "dcgan" else 32
-    images = torch.rand(REPEATS[model], batch, 3, size, size) * 2 - 1
+    latent, side = (100, 64) if model == "dcgan" else (128, 32)
+    images = [
+        setup.images(torch.rand(size.batch, 3, side, side) * 2 - 1) for _ in range(REPEATS[model])
+    ]
     softplus, relu = nn.functional.softplus, torch.relu
+
+    def make():
+        with setup.autocast():
+            return generator(torch.randn(size.batch, latent, device=setup.device))
+
+    def verdicts(x):
+        with setup.autocast():
+            return judge(x).float()
 
     def judged(real, fake):
         if model == "dcgan":
-            return (softplus(-judge(real)) + softplus(judge(fake))).mean()
-        r, f = judge(torch.cat([real, fake])).chunk(2)
+            return (softplus(-verdicts(real)) + softplus(verdicts(fake))).mean()
+        r, f = verdicts(torch.cat([real, fake])).chunk(2)
         return (relu(1 - r) + relu(1 + f)).mean()
 
     def train():
         for _ in range(STEPS):
             for real in images:
-                fake = generator(torch.randn(batch, latent))
+                fake = make()
                 optimizers[1].zero_grad()
                 judged(real, fake.detach()).backward()
                 optimizers[1].step()
             if model == "sngan":
-                fake = generator(torch.randn(batch, latent))
-            logits = judge(fake)
+                fake = make()
+            logits = verdicts(fake)
             optimizers[0].zero_grad()
             (softplus(-logits) if model == "dcgan" else -logits).mean().backward()
             optimizers[0].step()
             with torch.no_grad():
                 torch._foreach_lerp_(average, list(generator.parameters()), 1e-3)
+        setup.wait()
 
     return train
+
+
+def measure(model: str, size: Size, setup: TorchSetup, repeats: int = 5) -> dict[str, Any]:
+    """Times of an iteration, ours in the peer's precision.
+
+    Args:
+        model: Name of the pair.
+        size: Images and channels.
+        setup: How PyTorch runs.
+        repeats: Number of timed rounds.
+
+    Returns:
+        `rows` (label -> side -> seconds), `batch`: the images that the discriminator sees, and the
+        seconds of our first call.
+    """
+    ours = jax_side(model, size, setup.precision)
+    begin = time.perf_counter()
+    jax.block_until_ready(ours())
+    compiled = time.perf_counter() - begin
+    times = interleaved(
+        {"torch": torch_side(model, size, setup), "jaxgen": ours}, repeats, warmup=1
+    )
+    row = {name: seconds / STEPS for name, seconds in times.items()}
+    label = f"{model}, {REPEATS[model]} x {size.batch} images, {size.width} channels"
+    return {"rows": {label: row}, "batch": size.batch * REPEATS[model], "compiled": compiled}
 
 
 def main() -> None:
     """Print one row a model."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=sorted(BATCH), action="append", help="Model to time.")
+    parser.add_argument("--model", choices=sorted(SIZES), action="append", help="Model to time.")
     parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
+    setup = TorchSetup()
+    print(f"{machine()}; {setup}")
     rows = {}
-    for model in options.model or sorted(BATCH):
-        ours = jax_side(model)
-        begin = time.perf_counter()
-        jax.block_until_ready(ours())
-        print(f"{model}: compiled in {time.perf_counter() - begin:.1f} s")
-        times = interleaved({"torch": torch_side(model), "jaxgen": ours}, options.repeats, warmup=1)
-        row = {name: seconds / STEPS for name, seconds in times.items()}
-        images = BATCH[model] * REPEATS[model]
-        rates = ", ".join(f"{name} {images / seconds:.4g}" for name, seconds in row.items())
-        print(f"{model}: images/s: {rates}")
-        rows[f"{model}, {REPEATS[model]} x {BATCH[model]} images"] = row
+    for model in options.model or sorted(SIZES):
+        result = measure(model, SIZES[model], setup, options.repeats)
+        print(f"{model}: compiled in {result['compiled']:.1f} s")
+        (row,) = result["rows"].values()
+        rates = (f"{name} {result['batch'] / seconds:.4g}" for name, seconds in row.items())
+        print(f"{model}: images/s: {', '.join(rates)}")
+        rows |= result["rows"]
     print_table(rows, "torch")
 
 

@@ -42,6 +42,16 @@ def interleaved(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def timed(fn: Callable[[], object], repeats: int = 5) -> float:
+    """Median seconds of a call, after a first one that may compile.
+
+    Args:
+        fn: Function of no arguments, whose result is waited for.
+        repeats: Number of timed calls.
+    """
+    return interleaved({"": fn}, repeats, warmup=1)[""]
+
+
 def machine() -> str:
     """One line that names the processor, its cores, the JAX version and its devices."""
     cpuinfo = Path("/proc/cpuinfo")

@@ -11,7 +11,7 @@ and the time of all H W stands for them; the cached sampler draws whole images.
 
 import argparse
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ import torch
 
 from experiments.benchmarks import pixelcnn_reference as reference
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.models.pixelcnnpp import PixelCNNPP
@@ -31,9 +32,23 @@ from jaxgen.training.strategies import make_strategy
 LEVELS, MIXTURES = 3, 10
 
 
-def jax_sides(options: argparse.Namespace, data: np.ndarray):
+class Size(NamedTuple):
+    """The network and its batch of square gray images."""
+
+    features: int = 32
+    blocks: int = 2
+    side: int = 28
+    batch: int = 16
+
+
+PAPER = Size(160, 5, 32, 64)
+
+
+def jax_sides(size: Size, data: np.ndarray, precision: str):
     """Our training step, the cached sampler and one pass of the naive one."""
-    network = PixelCNNPP(1, options.features, options.blocks, LEVELS, MIXTURES)
+    network = PixelCNNPP(
+        1, size.features, size.blocks, LEVELS, MIXTURES, dtype=jnp.dtype(precision)
+    )
     family = autoregressive(
         network,
         adam(1e-3),
@@ -54,34 +69,82 @@ def jax_sides(options: argparse.Namespace, data: np.ndarray):
         return report
 
     sample: Any = family.sample
-    cached = jax.jit(lambda key: sample(variables, key, options.batch))
+    cached = jax.jit(lambda key: sample(variables, key, size.batch))
     apply: Any = jax.jit(lambda x: network.apply({"params": variables.params["pixelcnn"]}, x))
     return train, lambda: cached(jax.random.key(0)), lambda: apply(images)
 
 
-def torch_sides(options: argparse.Namespace, data: np.ndarray):
+def torch_sides(size: Size, data: np.ndarray, setup: TorchSetup):
     """The same in PyTorch: a training step, and one pass of the naive sampler."""
-    net = reference.PixelCNNPP(options.features, options.blocks, LEVELS, MIXTURES)
-    x = torch.as_tensor(data).permute(0, 3, 1, 2).contiguous()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    net = setup.network(reference.PixelCNNPP(size.features, size.blocks, LEVELS, MIXTURES))
+    x = setup.images(torch.as_tensor(data).permute(0, 3, 1, 2).contiguous())
+    optimizer = setup.adam(net, 1e-3)
     average = [p.detach().clone() for p in net.parameters()]
+
+    def outputs(x):
+        with setup.autocast():
+            return net(x).float()
 
     def train():
         net.train()
         optimizer.zero_grad()
-        reference.mixture_nats(net(x), x).mean().backward()
+        reference.mixture_nats(outputs(x), x).mean().backward()
         optimizer.step()
         with torch.no_grad():
             torch._foreach_lerp_(average, list(net.parameters()), 1e-4)
+        setup.wait()
 
     drawn = torch.zeros_like(x)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def one_pass():
         net.eval()
-        drawn[:, :, 0, 0] = reference.mixture_sample(net(drawn))[:, :, 0, 0]
+        drawn[:, :, 0, 0] = reference.mixture_sample(outputs(drawn))[:, :, 0, 0]
+        setup.wait()
 
     return train, one_pass
+
+
+def measure(size: Size, setup: TorchSetup, repeats: int = 5, passes: int = 1) -> dict[str, Any]:
+    """Times of a training step and of a batch of samples, ours in the peer's precision.
+
+    Args:
+        size: Network and batch.
+        setup: How PyTorch runs.
+        repeats: Number of timed rounds.
+        passes: Number of the naive sampler's passes that are timed.
+
+    Returns:
+        `rows` (label -> side -> seconds), `batch`, and `first`: the seconds of our first calls.
+    """
+    shape = (size.batch, size.side, size.side, 1)
+    data = (np.random.default_rng(0).integers(0, 256, shape) / 127.5 - 1).astype(np.float32)
+    train, cached, naive = jax_sides(size, data, setup.precision)
+    torch_train, torch_pass = torch_sides(size, data, setup)
+    first = {}
+    for name, fn in (("training step", train), ("cached sampler", cached)):
+        begin = time.perf_counter()
+        jax.block_until_ready(fn())
+        first[name] = time.perf_counter() - begin
+    training = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
+    times = interleaved(
+        {
+            "torch": lambda: [torch_pass() for _ in range(passes)],
+            "jaxgen naive": lambda: [jax.block_until_ready(naive()) for _ in range(passes)],
+            "jaxgen": cached,
+        },
+        repeats,
+        warmup=1,
+    )
+    pixels = size.side**2
+    title = f"{size.features} features, {size.blocks} blocks, batch {size.batch}"
+    rows = {
+        f"train step, {title}": training,
+        f"sampling {size.side}x{size.side}": {
+            k: v if k == "jaxgen" else v * pixels / passes for k, v in times.items()
+        },
+    }
+    return {"rows": rows, "batch": size.batch, "first": first}
 
 
 def main() -> None:
@@ -95,35 +158,13 @@ def main() -> None:
     add("--passes", type=int, default=1, help="Number of the naive sampler's passes to time.")
     add("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    shape = (options.batch, options.size, options.size, 1)
-    data = (rng.integers(0, 256, shape) / 127.5 - 1).astype(np.float32)
-    train, cached, naive = jax_sides(options, data)
-    torch_train, torch_pass = torch_sides(options, data)
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    for name, fn in (("training step", train), ("cached sampler", cached)):
-        begin = time.perf_counter()
-        jax.block_until_ready(fn())
-        print(f"jaxgen's {name}: first call {time.perf_counter() - begin:.1f} s")
-    title = f"{options.features} features, {options.blocks} blocks, batch {options.batch}"
-    rows = {
-        f"train step, {title}": interleaved(
-            {"torch": torch_train, "jaxgen": train}, options.repeats, warmup=1
-        )
-    }
-    pixels, passes = options.size**2, options.passes
-    times = interleaved(
-        {
-            "torch": lambda: [torch_pass() for _ in range(passes)],
-            "jaxgen naive": lambda: [jax.block_until_ready(naive()) for _ in range(passes)],
-            "jaxgen": cached,
-        },
-        options.repeats,
-        warmup=1,
-    )
-    whole = {k: v if k == "jaxgen" else v * pixels / passes for k, v in times.items()}
-    rows[f"sampling {options.size}x{options.size}"] = whole
-    print_table(rows, "torch", ["torch", "jaxgen naive", "jaxgen"])
+    size = Size(options.features, options.blocks, options.size, options.batch)
+    setup = TorchSetup()
+    print(f"{machine()}; {setup}")
+    result = measure(size, setup, options.repeats, options.passes)
+    for name, seconds in result["first"].items():
+        print(f"jaxgen's {name}: first call {seconds:.1f} s")
+    print_table(result["rows"], "torch", ["torch", "jaxgen naive", "jaxgen"])
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.distributions import likelihoods
 from jaxgen.families.vae import vae
@@ -33,13 +34,15 @@ TRAIN_STEPS = 20  # a turn
 LATENT, BATCH, IMAGES, SAMPLES, CHUNK = 50, 100, 100, 1000, 25
 
 
-def jax_sides(size: str, data: np.ndarray):
+def jax_sides(size: str, data: np.ndarray, precision: str):
     """Our training steps, in the compiled loop, and our bound."""
+    dtype = jnp.dtype(precision)
     if size == "dense":
-        encoder: Any = networks.DenseEncoder(LATENT)
-        decoder: Any = networks.DenseDecoder((28, 28), 1)
+        encoder: Any = networks.DenseEncoder(LATENT, dtype=dtype)
+        decoder: Any = networks.DenseDecoder((28, 28), 1, dtype=dtype)
     else:
-        encoder, decoder = networks.ConvEncoder(LATENT), networks.ConvDecoder(28, 1)
+        encoder = networks.ConvEncoder(LATENT, dtype=dtype)
+        decoder = networks.ConvDecoder(28, 1, dtype=dtype)
     family = vae(
         encoder,
         decoder,
@@ -120,23 +123,30 @@ class TorchVae(nn.Module):
         return loss(self.decode(z).reshape(z.shape[0], -1), flat, reduction="none").sum(1)
 
 
-def torch_sides(size: str, data: np.ndarray):
+def torch_sides(size: str, data: np.ndarray, setup: TorchSetup):
     """The same in PyTorch."""
-    net = TorchVae(size)
-    x = torch.as_tensor((data + 1) / 2).permute(0, 3, 1, 2).contiguous()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    net = TorchVae(size).to(setup.device)
+    x = setup.images(torch.as_tensor((data + 1) / 2).permute(0, 3, 1, 2).contiguous())
+    optimizer = setup.adam(net, 1e-3)
     average = [p.detach().clone() for p in net.parameters()]
 
     def train():
         for _ in range(TRAIN_STEPS):
-            mean, log_variance = net.posterior(x)
-            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
-            kl = 0.5 * (log_variance.exp() - 1 - log_variance + mean.square()).sum(1)
             optimizer.zero_grad()
-            (net.nats(x, z) + kl).mean().backward()
+            nats(x).mean().backward()
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(average, list(net.parameters()), 1e-4)
+        setup.wait()
+
+    def nats(x):
+        with setup.autocast():
+            mean, log_variance = net.posterior(x)
+            z = mean + (0.5 * log_variance).exp() * torch.randn_like(mean)
+            kl = 0.5 * (log_variance.exp() - 1 - log_variance + mean.square()).sum(1)
+            return net.nats(x, z) + kl
+
+    nats = torch.compile(nats) if setup.compiled else nats
 
     @torch.inference_mode()
     def bound():
@@ -144,14 +154,47 @@ def torch_sides(size: str, data: np.ndarray):
         repeated = x[:IMAGES].repeat(CHUNK, 1, 1, 1)
         chunks = []
         for _ in range(SAMPLES // CHUNK):
-            eps = torch.randn(CHUNK, *mean.shape)
+            eps = torch.randn(CHUNK, *mean.shape, device=setup.device)
             z = mean + (0.5 * log_variance).exp() * eps
             ratio = 0.5 * (eps.square() + log_variance - z.square()).sum(2)
             nats = net.nats(repeated, z.flatten(0, 1)).reshape(CHUNK, -1)
             chunks.append((ratio - nats).logsumexp(0))
-        return torch.stack(chunks).logsumexp(0) - math.log(SAMPLES)
+        result = torch.stack(chunks).logsumexp(0) - math.log(SAMPLES)
+        setup.wait()
+        return result
 
     return train, bound
+
+
+def measure(size: str, setup: TorchSetup, repeats: int = 5, batch: int = BATCH) -> dict[str, Any]:
+    """Times of a training step and of the bound, ours in the peer's precision.
+
+    Args:
+        size: Kind of the networks.
+        setup: How PyTorch runs.
+        repeats: Number of timed rounds.
+        batch: Number of images in a training step, at least those of the bound.
+
+    Returns:
+        `rows` (label -> side -> seconds), `batch`, and the seconds of our first call.
+    """
+    rng = np.random.default_rng(0)
+    data = np.where(rng.random((batch, 28, 28, 1)) < 0.2, 1.0, -1.0).astype(np.float32)
+    torch_train, torch_bound = torch_sides(size, data, setup)
+    train, bound = jax_sides(size, data, setup.precision)
+    begin = time.perf_counter()
+    jax.block_until_ready(train())
+    compiled = time.perf_counter() - begin
+    times = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
+    rows = {
+        f"train step, {size}, batch {batch}": {
+            name: seconds / TRAIN_STEPS for name, seconds in times.items()
+        },
+        f"bound of {IMAGES} images, K = {SAMPLES}": interleaved(
+            {"torch": torch_bound, "jaxgen": bound}, min(repeats, 3), warmup=1
+        ),
+    }
+    return {"rows": rows, "batch": batch, "compiled": compiled}
 
 
 def main() -> None:
@@ -160,25 +203,11 @@ def main() -> None:
     parser.add_argument("--size", choices=("dense", "conv"), default="dense", help="Networks.")
     parser.add_argument("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
-    rng = np.random.default_rng(0)
-    data = np.where(rng.random((BATCH, 28, 28, 1)) < 0.2, 1.0, -1.0).astype(np.float32)
-    torch_train, torch_bound = torch_sides(options.size, data)
-    train, bound = jax_sides(options.size, data)
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    begin = time.perf_counter()
-    jax.block_until_ready(train())
-    compiled = time.perf_counter() - begin
-    times = interleaved({"torch": torch_train, "jaxgen": train}, options.repeats, warmup=1)
-    rows = {
-        f"train step, {options.size}, batch {BATCH}": {
-            name: seconds / TRAIN_STEPS for name, seconds in times.items()
-        },
-        f"bound of {IMAGES} images, K = {SAMPLES}": interleaved(
-            {"torch": torch_bound, "jaxgen": bound}, min(options.repeats, 3), warmup=1
-        ),
-    }
-    print_table(rows, "torch")
-    print(f"jaxgen's training steps compiled in {compiled:.1f} s")
+    setup = TorchSetup()
+    print(f"{machine()}; {setup}")
+    result = measure(options.size, setup, options.repeats)
+    print_table(result["rows"], "torch")
+    print(f"jaxgen's training steps compiled in {result['compiled']:.1f} s")
 
 
 if __name__ == "__main__":

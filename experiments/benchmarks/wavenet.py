@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.families.wavenet import wavenet
 from jaxgen.models.wavenet import WaveNet
@@ -38,10 +39,12 @@ SIZES = {  # stacks, layers, channels, skip_channels, batch, window
 }
 
 
-def jax_sides(size: str, data: np.ndarray):
+def jax_sides(size: str, data: np.ndarray, precision: str):
     """Our training steps in the compiled loop, some naive passes, and the cached sampler."""
     stacks, layers, channels, skip_channels, _, window = SIZES[size]
-    network: Any = WaveNet(256, 256, stacks, layers, channels, skip_channels)
+    network: Any = WaveNet(
+        256, 256, stacks, layers, channels, skip_channels, dtype=jnp.dtype(precision)
+    )
     family = wavenet(network, adam(1e-3), num_samples=window, sample_length=SAMPLES)
     state, run = prepare_fit(
         family,
@@ -119,34 +122,74 @@ class TorchWaveNet(nn.Module):
         return self.out(torch.relu(self.head(torch.relu(total))))
 
 
-def torch_sides(size: str, data: np.ndarray, receptive_field: int):
+def torch_sides(size: str, data: np.ndarray, receptive_field: int, setup: TorchSetup):
     """The same in PyTorch."""
-    net = TorchWaveNet(*SIZES[size][:4])
-    x = torch.as_tensor(data).long()
-    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
+    plain = TorchWaveNet(*SIZES[size][:4]).to(setup.device)
+    net: Any = torch.compile(plain) if setup.compiled else plain
+    x = torch.as_tensor(data).long().to(setup.device)
+    optimizer = setup.adam(net, 1e-3)
     average = [p.detach().clone() for p in net.parameters()]
 
     def train():
         for _ in range(TRAIN_STEPS):
             optimizer.zero_grad()
-            nats = nn.functional.cross_entropy(net(x), x, reduction="sum") / len(x)
+            with setup.autocast():
+                logits = net(x)
+            nats = nn.functional.cross_entropy(logits.float(), x, reduction="sum") / len(x)
             nats.backward()
             optimizer.step()
             with torch.no_grad():
                 torch._foreach_lerp_(average, list(net.parameters()), 1e-3)
+        setup.wait()
 
-    past = torch.as_tensor(np.resize(data[0], receptive_field + 1)[None]).long()
+    past = torch.as_tensor(np.resize(data[0], receptive_field + 1)[None]).long().to(setup.device)
 
     @torch.inference_mode()
     def naive():
         seen = past
         for _ in range(NAIVE_SAMPLES):
-            probabilities = torch.softmax(net(seen)[:, :, -1], dim=1)
+            probabilities = torch.softmax(plain(seen)[:, :, -1], dim=1)
             value = torch.multinomial(probabilities, 1)
             seen = torch.cat([seen[:, 1:], value], dim=1)
+        setup.wait()
         return seen
 
     return train, naive
+
+
+def measure(size: str, setup: TorchSetup, repeats: int = 5) -> dict[str, Any]:
+    """Times of a training step and of a sample, ours in the peer's precision.
+
+    Args:
+        size: Size of the network and its batch.
+        setup: How PyTorch runs.
+        repeats: Number of timed rounds.
+
+    Returns:
+        `rows` (label -> side -> seconds), `batch`, and the seconds of our first call.
+    """
+    *_, batch, window = SIZES[size]
+    data = np.random.default_rng(0).integers(0, 256, (batch, window)).astype(np.int32)
+    train, naive, cached, receptive_field = jax_sides(size, data, setup.precision)
+    torch_train, torch_naive = torch_sides(size, data, receptive_field, setup)
+    begin = time.perf_counter()
+    jax.block_until_ready(train())
+    compiled = time.perf_counter() - begin
+    training = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
+    samplers = {"torch": torch_naive, "jaxgen naive": naive}
+    drawn = dict.fromkeys(samplers, NAIVE_SAMPLES)
+    for num, sample in cached.items():
+        samplers[f"cached, {num}"], drawn[f"cached, {num}"] = sample, num * SAMPLES
+    times = interleaved(samplers, repeats, warmup=1)
+    rows = {
+        f"train step, {size}, {batch} x {window}": {
+            name: seconds / TRAIN_STEPS for name, seconds in training.items()
+        },
+        f"a sample, {size}, {receptive_field} seen": {
+            name: seconds / drawn[name] for name, seconds in times.items()
+        },
+    }
+    return {"rows": rows, "batch": batch, "compiled": compiled}
 
 
 def main() -> None:
@@ -156,31 +199,14 @@ def main() -> None:
     add("--size", choices=tuple(SIZES), default="small", help="Size of the network and its batch.")
     add("--repeats", type=int, default=5, help="Number of timed rounds.")
     options = parser.parse_args()
-    *_, batch, window = SIZES[options.size]
-    data = np.random.default_rng(0).integers(0, 256, (batch, window)).astype(np.int32)
-    train, naive, cached, receptive_field = jax_sides(options.size, data)
-    torch_train, torch_naive = torch_sides(options.size, data, receptive_field)
-    print(f"{machine()}; torch {torch.__version__}, {torch.get_num_threads()} threads")
-    begin = time.perf_counter()
-    jax.block_until_ready(train())
-    compiled = time.perf_counter() - begin
-    training = interleaved({"torch": torch_train, "jaxgen": train}, options.repeats, warmup=1)
-    samplers = {"torch": torch_naive, "jaxgen naive": naive}
-    drawn = dict.fromkeys(samplers, NAIVE_SAMPLES)
-    for num, sample in cached.items():
-        samplers[f"cached, {num}"], drawn[f"cached, {num}"] = sample, num * SAMPLES
-    times = interleaved(samplers, options.repeats, warmup=1)
-    sampling = {name: seconds / drawn[name] for name, seconds in times.items()}
-    rows = {
-        f"train step, {options.size}, {batch} x {window}": {
-            name: seconds / TRAIN_STEPS for name, seconds in training.items()
-        },
-        f"a sample, {options.size}, {receptive_field} seen": sampling,
-    }
-    print_table(rows, "torch", ("torch", "jaxgen", *list(sampling)[1:]))
+    setup = TorchSetup()
+    print(f"{machine()}; {setup}")
+    result = measure(options.size, setup, options.repeats)
+    _, sampling = result["rows"].values()
+    print_table(result["rows"], "torch", ("torch", "jaxgen", *list(sampling)[1:]))
     rates = (f"{name} {1 / seconds:,.1f}" for name, seconds in sampling.items())
     print(f"samples/s: {'; '.join(rates)} (the number is the batch, of which all are counted)")
-    print(f"jaxgen's training steps compiled in {compiled:.1f} s")
+    print(f"jaxgen's training steps compiled in {result['compiled']:.1f} s")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ PyTorch port of TensorFlow's network of that date (pytorch-fid; torch-fidelity p
 """
 
 import hashlib
-import os
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from jaxgen.files import open_atomically
+from jaxgen.files import cache_directory, open_atomically
 from jaxgen.metrics.features import Extractor, check_gray_or_rgb, to_rgb
 from jaxgen.metrics.torch_weights import WeightsError, folded_params, read_state_dict
 from jaxgen.models.inception import SIZE, InceptionV3
@@ -166,8 +165,7 @@ def _run(params: Any, x: Array) -> Any:
 
 def _cached() -> Path:
     """The file in the cache, downloaded if it is not there."""
-    root = os.environ.get("JAXGEN_CACHE") or Path.home() / ".cache" / "jaxgen"
-    path = Path(root) / FILE
+    path = cache_directory() / FILE
     if path.exists():
         return path
     try:

@@ -18,6 +18,7 @@ from jaxgen.files import held_alone
 from jaxgen.training import config as configs
 from jaxgen.training import evaluation, loop, runs
 from jaxgen.training.checkpoint import CheckpointError
+from jaxgen.training.compilation import keep_programs
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment, Medium
 from jaxgen.training.images import check_output, save_png, save_samples
@@ -118,14 +119,17 @@ class _Invocation:
         saved = runs.load_config(Path(flags.config.run_dir), self.name, default)
         if flags.config.distributed:
             _join_processes()
-        if saved is None:
-            if must_exist:
-                raise FileNotFoundError(
-                    f"--run-dir {flags.config.run_dir} is no run of {self.name}: train one first "
-                    f"(python -m {self.name} --run-dir {flags.config.run_dir})"
-                )
-            return flags, None
-        return self._parse(verb, saved), saved
+        if saved is not None:
+            flags = self._parse(verb, saved)
+        elif must_exist:
+            raise FileNotFoundError(
+                f"--run-dir {flags.config.run_dir} is no run of {self.name}: train one first "
+                f"(python -m {self.name} --run-dir {flags.config.run_dir})"
+            )
+        place = flags.config.compilation_cache
+        if place != "none":
+            keep_programs(None if place == "default" else place)
+        return flags, saved
 
     def _parse(self, verb: type[Any], default: RunConfig) -> Any:
         word = verb.__name__.lower()

@@ -65,6 +65,9 @@ class RunConfig:
     """Number of steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep: int = operational(3)
     """Number of the newest checkpoints to keep, and the best one where there are evaluations."""
+    compilation_cache: str = operational("default")
+    """Directory in which compiled programs are kept for the next run; `default` for one in the
+    user's cache directory, `none` to keep none."""
     max_nonfinite: int = operational(10)
     """Number of steps in a row that are skipped, as not finite, after which the run stops."""
     data: DataConfig = DataConfig()

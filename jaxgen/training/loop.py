@@ -122,12 +122,23 @@ def start(
     """
     restored = checkpoints.restore(abstract_state(experiment, config, strategy))
     if restored is None:
-        init, args = _initializer(experiment, config, strategy)
-        return strategy.init(init, *args)
+        return new_state(experiment, config, strategy)
     step, state = restored
     experiment.family.check(state.params)
     note(f"resuming {config.run_dir} at step {step}")
     return state
+
+
+def new_state(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> State:
+    """The state before the first step, a function of the seed.
+
+    Args:
+        experiment: Model and data.
+        config: Flags of the run.
+        strategy: Strategy that places the state on devices.
+    """
+    init, args = _initializer(experiment, config, strategy)
+    return strategy.init(init, *args)
 
 
 def restore(
@@ -253,6 +264,8 @@ class _Loop:
         streak = self.strategy.put_replicated(np.int32(0))
         self.saved = step
         self.pace.start(step)
+        if step < config.steps:
+            self.writers.busy("compiling the training step")
         while step < config.steps and not stop.requested(step):
             num_steps = min(self.pace.num_steps, self._boundary(step) - step)
             state, report = self.compiled(state, self.fixed, streak, next(self.data), num_steps)

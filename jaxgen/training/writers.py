@@ -274,6 +274,13 @@ class Progress:
             self._printed = time.monotonic()
             self.note(line)
 
+    def busy(self, doing: str) -> None:
+        """Says what is done before there is progress: on the live line, otherwise as a line."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=doing)
+        else:
+            self.note(doing)
+
     def note(self, message: str) -> None:
         """Prints a message that stays, above the live line."""
         self._console.print(message, markup=False, highlight=False, soft_wrap=True)
@@ -349,6 +356,11 @@ class Writers:
         """Moves the progress line; nothing is kept."""
         if self.enabled:
             self._progress.update(step, metrics, steps_per_second, examples_per_second)
+
+    def busy(self, doing: str) -> None:
+        """Says what takes time before there is progress; nothing is kept."""
+        if self.enabled:
+            self._progress.busy(doing)
 
     def note(self, message: str) -> None:
         """Prints a message."""

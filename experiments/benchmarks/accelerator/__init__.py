@@ -1,0 +1,1 @@
+"""Everything to ask of an accelerator in its first minutes; see `__main__`."""
