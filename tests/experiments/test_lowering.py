@@ -44,6 +44,21 @@ def check(text):
     assert not re.findall(r"custom_call @\S*(?:callback|python|host)\S*", text)
 
 
+def transposed_images(text, batch):
+    """The transposes of a program that move the axes of a batch of images [B, H, W, C]."""
+    found = re.findall(
+        r"stablehlo\.transpose .*?dims = \[([\d, ]+)\] : \(tensor<([\dx]+)x\w+>", text
+    )
+    moved = []
+    for dims, shape in found:
+        sizes = [int(size) for size in shape.split("x")]
+        axes = [axis for axis in map(int, dims.split(",")) if sizes[axis] > 1]
+        is_image = len(sizes) == 4 and sizes[0] == batch and sizes[1] == sizes[2] > 1
+        if is_image and axes != sorted(axes):
+            moved.append((dims, shape))
+    return moved
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_lower(name, tmp_path, capsys, monkeypatch):
     """Step, samples and evaluation, from shapes alone."""
@@ -51,6 +66,19 @@ def test_recipes_lower(name, tmp_path, capsys, monkeypatch):
     for text in filter(None, (programs.step, programs.sample, programs.evaluate)):
         check(text)
     assert "stablehlo.while" in programs.step  # one dispatch for any number of steps
+    assert not transposed_images(programs.step, recipes()[name].recipe.config.batch_size)
+
+
+@pytest.mark.parametrize(
+    "name", ["dcgan_digits", pytest.param("ddpm_cifar", marks=pytest.mark.slow)]
+)
+def test_bfloat16_reaches_the_convolutions(name, tmp_path, capsys, monkeypatch):
+    """Those that cost: between more than a few channels."""
+    text = lowered(name, tmp_path, capsys, monkeypatch, precision="bfloat16").step
+    found = re.findall(r"stablehlo\.convolution.*: \(tensor<(\S+)>, tensor<(\S+)>\) ->", text)
+    wide = [pair for pair in found if not re.search(r"x[1-4]x", pair[1][3:])]
+    assert wide
+    assert all(left.endswith("bf16") and right.endswith("bf16") for left, right in wide)
 
 
 def test_what_is_looked_for_is_found():
@@ -68,6 +96,10 @@ def test_what_is_looked_for_is_found():
     calling = jax.jit(calls).lower(np.zeros(2, np.float32)).as_text()
     with pytest.raises(AssertionError):
         check(calling)
+
+    x = np.zeros((2, 8, 8, 3), np.float32)
+    moving = jax.jit(lambda x: x.transpose(0, 3, 1, 2)).lower(x).as_text()
+    assert transposed_images(moving, 2) == [("0, 3, 1, 2", "2x8x8x3")]
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])

@@ -100,6 +100,7 @@ def _verdict(rows: dict[str, Any], precision: str) -> dict[str, Any]:
         return SAMPLES_TOLERANCE if name.endswith("samples") else TOLERANCES[precision]
 
     return {
+        "backend": jax.default_backend(),
         "precision": precision,
         "differences": rows,
         "tolerance": TOLERANCES[precision],
