@@ -27,13 +27,11 @@ class AudioSource(ArraySource):
 
     Attributes:
         sample_rate: Samples a second, in Hz.
-        class_names: Names of the labels' classes, in order; () where there are no labels.
     """
 
-    def __init__(self, arrays, *, sample_rate: int, class_names: tuple[str, ...], **options: Any):
-        super().__init__(arrays, num_classes=len(class_names) or None, **options)
+    def __init__(self, arrays, *, sample_rate: int, **options: Any):
+        super().__init__(arrays, **options)
         self.sample_rate = sample_rate
-        self.class_names = class_names
 
 
 def audio_folder(

@@ -42,4 +42,5 @@ def static(source: Source) -> ArraySource:
         split=source.split,
         protocol=source.protocol,
         num_classes=source.num_classes,
+        class_names=source.class_names,
     )

@@ -1,5 +1,6 @@
 """Image files to uint8 arrays, and folders of them as a source."""
 
+import functools
 import io
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -8,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from jaxgen.data.folders import content_digest, digest_of
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
@@ -106,11 +109,20 @@ class FolderSource:
         self.name = name
         self.split = split
         size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
-        self.protocol = f"folder {name}, split {split} ({len(files)} images), {size}"
+        self._line = f"folder {name}, split {split} ({len(files)} images), {size}"
 
     @property
     def spec(self) -> Spec:
         return image_spec(self.shape, self.labels is not None)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        labels = None if self.labels is None else self.labels.tolist()
+        return digest_of(self.class_names, labels, content_digest(self.files))
+
+    @property
+    def protocol(self) -> str:
+        return f"{self._line}, content {self.digest}"
 
     def __len__(self) -> int:
         return len(self.files)

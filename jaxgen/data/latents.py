@@ -78,6 +78,7 @@ def cache_latents(
         split=source.split,
         protocol=identity,
         num_classes=source.num_classes if "label" in arrays else None,
+        class_names=source.class_names if "label" in arrays else (),
     )
 
 

@@ -4,6 +4,8 @@ Images are uint8 `[N, H, W, C]` and labels int32 `[N]`, whatever the source.
 """
 
 import difflib
+import functools
+import hashlib
 import importlib.resources
 import io
 import math
@@ -15,6 +17,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, folder, target_size
 
 DEFAULT_LIMIT_BYTES = 2**31
@@ -28,19 +31,29 @@ class Source(Protocol):
     Attributes:
         name: Name of the data set.
         split: Name of the split that the examples are from.
-        protocol: One line that names set, version, split and preprocessing beside a result.
         num_classes: Number of classes, whose labels are 0, ..., num_classes - 1; None where there
             are no labels.
+        class_names: Names of the classes, in the order of the labels; () where they have none.
         spec: Entry's name -> (shape, dtype) of one example.
+        digest: 16 hexadecimal digits that change with the examples, their order, their labels and
+            the names of the classes, and not with the place where they are kept.
+        protocol: One line that names set, version, split, preprocessing and `digest` beside a
+            result. Whatever remembers a set remembers this.
     """
 
     name: str
     split: str
-    protocol: str
     num_classes: int | None
+    class_names: tuple[str, ...]
 
     @property
     def spec(self) -> Spec: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def protocol(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -57,9 +70,13 @@ class ArraySource:
             labels, and whatever else an experiment needs.
         name: Name of the data set.
         split: Name of the split that the examples are from.
-        protocol: One line that names set, version, split and preprocessing beside a result; by
-            default it consists of name, split and size.
-        num_classes: Number of classes; by default the largest label plus one.
+        protocol: Line that names set, version, split and preprocessing beside a result, to which
+            the digest is added; by default it consists of name, split and size.
+        num_classes: Number of classes; by default that of `class_names`, or the largest label plus
+            one.
+        class_names: Names of the classes, in the order of the labels.
+        decoded_from: Source whose examples, all of them and in its order, these are; its digest and
+            its protocol hold for them.
 
     Raises:
         ValueError: No arrays, lengths that differ, or labels outside [0, num_classes).
@@ -75,6 +92,8 @@ class ArraySource:
         split: str = "all",
         protocol: str | None = None,
         num_classes: int | None = None,
+        class_names: tuple[str, ...] = (),
+        decoded_from: Source | None = None,
     ):
         lengths = {key: len(array) for key, array in arrays.items()}
         if len(set(lengths.values())) != 1:
@@ -86,19 +105,34 @@ class ArraySource:
             if label.dtype != np.int32 or label.ndim != 1:
                 raise TypeError(f"label must be int32 [N], got {label.dtype} {label.shape}")
             top = int(label.max(initial=0))
-            num_classes = top + 1 if num_classes is None else num_classes
+            if num_classes is None:
+                num_classes = len(class_names) or top + 1
             if top >= num_classes or label.min(initial=0) < 0:
                 raise ValueError(f"each label must be in [0, {num_classes}), got {label}")
         self.arrays = dict(arrays)
         self.name = name
         self.split = split
         self.num_classes = num_classes
+        self.class_names = class_names
         self._length = next(iter(lengths.values()))
-        self.protocol = protocol or f"{name}, split {split} ({self._length} examples)"
+        self._line = protocol or f"{name}, split {split} ({self._length} examples)"
+        self._decoded_from = decoded_from
 
     @property
     def spec(self) -> Spec:
         return {key: (array.shape[1:], array.dtype) for key, array in self.arrays.items()}
+
+    @functools.cached_property
+    def digest(self) -> str:
+        if self._decoded_from is not None:
+            return self._decoded_from.digest
+        return digest_of(self.class_names, {k: _digest(v) for k, v in sorted(self.arrays.items())})
+
+    @property
+    def protocol(self) -> str:
+        if self._decoded_from is not None:
+            return self._decoded_from.protocol
+        return f"{self._line}, content {self.digest}"
 
     def __len__(self) -> int:
         return self._length
@@ -232,6 +266,12 @@ def decode(source: Source) -> ArraySource:
         arrays,
         name=source.name,
         split=source.split,
-        protocol=source.protocol,
         num_classes=source.num_classes,
+        class_names=source.class_names,
+        decoded_from=source,
     )
+
+
+def _digest(array: np.ndarray) -> tuple[str, list[int], str]:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()

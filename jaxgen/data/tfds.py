@@ -6,6 +6,7 @@ nor the network is needed.
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxgen.data.folders import content_digest, digest_of
 from jaxgen.data.images import Resize, Spec, decode_image, image_spec, target_size
 
 WITHOUT_TENSORFLOW = ("cifar10", "fashion_mnist", "mnist")  # what `prepare` can write by itself
@@ -39,6 +41,7 @@ class TfdsSource:
         name: str,
         split: str,
         directory: Path,
+        instructions: Sequence[Any],
     ):
         self.records = records
         self.features = features
@@ -49,12 +52,25 @@ class TfdsSource:
         self.name = name
         self.split = split
         self.num_classes = features["label"].num_classes if "label" in features else None
+        self.class_names = tuple(features["label"].names) if "label" in features else ()
+        self.instructions = instructions
         size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
-        self.protocol = f"TFDS {name}, split {split} ({len(records)} images), {size}"
+        self._line = f"TFDS {name}, split {split} ({len(records)} images), {size}"
 
     @property
     def spec(self) -> Spec:
         return image_spec(self.shape, self.num_classes is not None)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of the files' content, so that a set that was prepared otherwise is another set."""
+        parts = [(one.skip, one.take) for one in self.instructions]
+        files = [Path(one.filename) for one in self.instructions]
+        return digest_of(self.class_names, parts, content_digest(files))
+
+    @property
+    def protocol(self) -> str:
+        return f"{self._line}, content {self.digest}"
 
     def __len__(self) -> int:
         return len(self.records)
@@ -124,7 +140,8 @@ def tfds_source(
     image_key = _image_key(info, directory)
     keys = [image_key, *_label_key(info)]
     shape = _shape(info.features[image_key], size, f"{info.full_name} in {directory}")
-    for instruction in info.splits[split].file_instructions:
+    instructions = info.splits[split].file_instructions
+    for instruction in instructions:
         if not os.path.exists(instruction.filename):
             raise FileNotFoundError(
                 f"{instruction.filename} is missing: delete {directory} and prepare the set again; "
@@ -139,6 +156,7 @@ def tfds_source(
         name=info.full_name,
         split=split,
         directory=directory,
+        instructions=instructions,
     )
 
 

@@ -167,11 +167,12 @@ def _train(invocation: _Invocation) -> int:
     run_dir = Path(config.run_dir)
     if saved is not None:
         runs.check_fixed(run_dir, experiment.family.fixed)
+        runs.check_data(run_dir, experiment, config)
     with ExitStack() as stack:
         if jax.process_index() == 0:
             run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held_alone(run_dir))
-            runs.save_config(run_dir, invocation.name, config, experiment.family.fixed)
+            runs.save_config(run_dir, invocation.name, config, experiment)
             session = {"arguments": invocation.arguments, **describe_environment()}
             append_json_line(run_dir / "sessions.jsonl", session)
         state = loop.train(experiment, config)
@@ -264,6 +265,7 @@ def _restore(
     """The step of one of a run directory's checkpoints, and the variables for the family."""
     fixed = experiment.family.fixed
     runs.check_fixed(Path(flags.config.run_dir), fixed)
+    runs.check_data(Path(flags.config.run_dir), experiment, flags.config)
     state = loop.restore(experiment, flags.config, strategy, step=flags.step)
     placed = strategy.put_replicated(fixed)
     variables = evaluation.variables_of(state, experiment.averages, placed, flags.average)

@@ -3,12 +3,14 @@
 import hashlib
 import importlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxgen.core import Family, PyTree, Variables
+from jaxgen.data.sources import Source
 from jaxgen.files import LOCK
 from jaxgen.training import config as configs
 from jaxgen.training import loop
@@ -68,7 +70,8 @@ def open_run(
     Raises:
         FileNotFoundError: No such directory, or no checkpoint in it.
         FileExistsError: A directory of something else, or a file.
-        ValueError: A config that cannot be read, or a change of a field that is not operational.
+        ValueError: A config that cannot be read, a change of a field that is not operational, or
+            other data than the run was made on.
         CheckpointError: A damaged checkpoint.
 
     Example:
@@ -87,6 +90,7 @@ def open_run(
         raise ValueError(f"{run_dir} was trained with another config: {'; '.join(differences)}")
     experiment = recipe.build(new)
     check_fixed(run_dir, experiment.family.fixed)
+    check_data(run_dir, experiment, new)
     strategy = strategy or make_strategy("jit")
     state = loop.restore(experiment, new, strategy, step=step)
     fixed = strategy.put_replicated(experiment.family.fixed)
@@ -116,17 +120,22 @@ def load_config(run_dir: Path, name: str, default: RunConfig) -> Any:
     return configs.from_dict(default, values)
 
 
-def save_config(run_dir: Path, name: str, config: RunConfig, fixed: PyTree) -> None:
-    """Write the config of a run into its directory.
+def save_config(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -> None:
+    """Write the config of a run into its directory, and what identifies its data.
 
     Args:
         run_dir: Path of the run directory.
         name: Name of the recipe's module.
         config: Flags of the run.
-        fixed: Pretrained arrays of the family, of which a fingerprint is stored.
+        experiment: Experiment of the run: of its sources the digests and class names are stored, of
+            its family's pretrained arrays a fingerprint.
     """
-    saved = {"experiment": name, "config": configs.to_dict(config)}
-    if (fingerprint := fixed_fingerprint(fixed)) is not None:
+    saved = {
+        "experiment": name,
+        "config": configs.to_dict(config),
+        "data": {role: _described(source) for role, source in _sources(experiment).items()},
+    }
+    if (fingerprint := fixed_fingerprint(experiment.family.fixed)) is not None:
         saved["fixed"] = fingerprint
     write_json(run_dir / CONFIG, saved)
 
@@ -163,6 +172,54 @@ def check_fixed(run_dir: Path, fixed: PyTree) -> None:
             f"{run_dir} was trained on other pretrained arrays (fingerprint {before}, now {now}): "
             "was the first stage trained further since?"
         )
+
+
+def check_data(run_dir: Path, experiment: Experiment, config: RunConfig) -> None:
+    """Checks that the data are those that a run started with, wherever they are now.
+
+    The held-out examples are compared where their split has the same name.
+
+    Args:
+        run_dir: Path of the run directory; one that does not exist yet has no data.
+        experiment: Experiment as it was built now.
+        config: Flags that it was built from.
+
+    Raises:
+        ValueError: If examples or class names differ; names both sets.
+    """
+    saved = _read(run_dir)
+    if saved is None:
+        return
+    same_split = saved["config"].get("data", {}).get("held_out") == config.data.held_out
+    for role, source in _sources(experiment).items():
+        before, now = saved.get("data", {}).get(role), _described(source)
+        if before is None or before["digest"] == now["digest"]:
+            continue
+        if role == "train" or same_split:
+            raise ValueError(
+                f"{run_dir} was made on other data ({role}): {_line(before)}; now they are "
+                f"{_line(now)}. Give it the data that it was made on (they may have moved: "
+                "--data.dir), or use another --run-dir"
+            )
+
+
+def _sources(experiment: Experiment) -> dict[str, Source]:
+    return {"train": experiment.pipeline.source, "held_out": experiment.held_out}
+
+
+def _described(source: Source) -> dict[str, Any]:
+    """What a run remembers of a set."""
+    return {
+        "protocol": source.protocol,
+        "class_names": list(source.class_names),
+        "digest": source.digest,
+    }
+
+
+def _line(described: Mapping[str, Any]) -> str:
+    names = described["class_names"]
+    shown = ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])
+    return described["protocol"] + (f", classes {shown}" if names else "")
 
 
 def _read(run_dir: Path) -> dict[str, Any] | None:

@@ -1,5 +1,7 @@
 """Folders of images."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -35,6 +37,23 @@ def test_classes_are_the_sorted_subfolders(tmp_path):
     np.testing.assert_array_equal(batch["label"], [1, 0, 0, 0])
     assert batch["label"].dtype == np.int32
     np.testing.assert_array_equal(resident(source).arrays["image"], images)
+
+
+def test_a_folder_is_known_by_its_content(tmp_path):
+    """It may move; another class, another name of one, another file make another set."""
+    for i, name in enumerate(("ant/1.png", "bee/2.png", "bee/3.png")):
+        _save(tmp_path / "a" / name, _image((6, 5, 3), i))
+    first = folder(tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    moved = folder(tmp_path / "b")
+    assert moved.digest == resident(moved).digest == first.digest
+    assert first.protocol.endswith(f"as they are, content {first.digest}")
+    (tmp_path / "b" / "bee").rename(tmp_path / "b" / "wasp")
+    renamed = folder(tmp_path / "b").digest
+    (tmp_path / "a" / "bee" / "3.png").unlink()
+    fewer = folder(tmp_path / "a").digest
+    _save(tmp_path / "a" / "bee" / "3.png", _image((6, 5, 3), 7))
+    assert len({first.digest, renamed, fewer, folder(tmp_path / "a").digest}) == 4
 
 
 def test_a_flat_folder_of_gray_images_has_one_channel_and_no_label(tmp_path):

@@ -67,6 +67,27 @@ def test_an_array_source_gathers_and_describes():
     np.testing.assert_array_equal(batch["label"], [0, 0, 0])
 
 
+def test_arrays_are_known_by_their_content():
+    """One value, the order, a dtype, a name: each makes another set; the set's name does not."""
+    image, label = np.zeros((3, 2, 2, 1), np.uint8), np.asarray([0, 1, 0], np.int32)
+    set_of = lambda image, **options: ArraySource({"image": image, "label": label}, **options)  # noqa: E731
+    first = set_of(image, class_names=("cat", "dog"))
+    assert first.num_classes == 2
+    assert first.digest == set_of(image.copy(), name="b", class_names=("cat", "dog")).digest
+    assert first.protocol == f"arrays, split all (3 examples), content {first.digest}"
+    changed = image.copy()
+    changed[2, 1, 1, 0] = 1
+    others = [
+        set_of(changed, class_names=("cat", "dog")),
+        set_of(changed[::-1], class_names=("cat", "dog")),
+        set_of(image, class_names=("bird", "cat")),
+        ArraySource({"image": image}),
+        ArraySource({"other": image}),
+        ArraySource({"other": image.astype(np.int32)}),
+    ]
+    assert len({first.digest, *(other.digest for other in others)}) == 7
+
+
 @pytest.mark.parametrize(
     ("arrays", "error", "match"),
     [
@@ -92,6 +113,7 @@ class _Lazy:
     """Counts how often each example is decoded."""
 
     name, split, protocol, num_classes = "lazy", "all", "lazy", None
+    class_names, digest = (), "0"
 
     def __init__(self, size):
         self.reads = np.zeros(size, int)

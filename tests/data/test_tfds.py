@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -79,13 +80,27 @@ def test_reads_images_and_labels_back(tiny):
     assert len(source) == 20
     assert source.num_classes == 4
     assert source.spec == {"image": ((6, 5, 3), np.uint8), "label": ((), np.int32)}
-    assert source.protocol == "TFDS tiny/1.0.0, split train (20 images), as they are"
+    line = f"TFDS tiny/1.0.0, split train (20 images), as they are, content {source.digest}"
+    assert source.protocol == line
+    assert source.class_names == ("0", "1", "2", "3")
     batch = source[np.asarray([3, 0, 19, 3])]
     np.testing.assert_array_equal(batch["image"], images[[3, 0, 19, 3]])
     np.testing.assert_array_equal(batch["label"], labels[[3, 0, 19, 3]])
     held = resident(source).arrays
     np.testing.assert_array_equal(held["image"], images)
     np.testing.assert_array_equal(held["label"], labels)
+
+
+def test_a_set_is_known_by_its_content(tiny, tmp_path):
+    """Wherever it lies, and decoded or not; a part of it, and other examples, are other sets."""
+    digest = load("tiny", "train", tiny[0]).digest
+    shutil.copytree(tiny[0], tmp_path / "moved")
+    moved = load("tiny", "train", tmp_path / "moved")
+    assert moved.digest == resident(moved).digest == digest
+    assert resident(moved).protocol == moved.protocol
+    _labelled(tmp_path / "other", num=21)
+    others = [load("tiny", "train", tmp_path / "other"), load("tiny", "train[1:]", tiny[0])]
+    assert len({digest, *(other.digest for other in others)}) == 3
 
 
 def test_slices_of_splits(tiny):

@@ -300,9 +300,12 @@ def test_cached_latents_on_disk(tmp_path):
         cached_source(path, "another first stage")
     with pytest.raises(ValueError, match=r"split test .* needed are latents of .* split train"):
         cached_source(path, source=digits("train"))
-    bare = ArraySource({"image": digits("test").arrays["image"]}, protocol=digits("test").protocol)
+    other = ArraySource(digits("train").arrays, protocol="UCI digits")
+    with pytest.raises(ValueError, match=r"content \w+\] by .* needed are .* content \w+\] by"):
+        cached_source(path, source=other)
+    options = {"batch_size": 64, "first_stage": "the codes of a test"}
     with pytest.raises(ValueError, match=r"has the entries \['label', 'latents'\], needed are"):
-        cached_source(path, source=bare)
+        cache_latents(dict, digits("test"), path, replaces=("image", "label"), **options)
     np.savez(path, image=np.zeros(3))
     with pytest.raises(ValueError, match="is no file of latents: it has"):
         cached_source(path)

@@ -10,6 +10,7 @@ import pytest
 import toys
 
 from jaxgen.core import Aux
+from jaxgen.data.sources import ArraySource, digits
 from jaxgen.training.averages import constant, warmed_up
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.recipe import Recipe
@@ -128,6 +129,31 @@ def test_pretrained_arrays_are_remembered_and_not_saved(trained, tmp_path, capsy
         assert "was trained on other pretrained arrays" in capsys.readouterr().err
     with pytest.raises(ValueError, match="was the first stage trained further since"):
         open_run(trained)
+
+
+def test_data_are_remembered(trained, tmp_path, capsys, monkeypatch):
+    """Other examples or class names are refused by train, sample, evaluate and open_run."""
+    saved = json.loads((trained / "config.json").read_text())["data"]
+    assert saved["train"]["digest"] == digits("train").digest
+    assert saved["held_out"]["protocol"] == digits("test").protocol
+    before = digits("train").arrays
+    fewer = ArraySource({k: v[1:] for k, v in before.items()}, name="others")
+    named = ArraySource(before, class_names=tuple("abcdefghijk"), name="others")
+    for other in (fewer, named):
+        monkeypatch.setattr(toys, "digits", lambda split, other=other: other)
+        for verb in (["--steps=6"], ["sample", f"--out={tmp_path / 'x.png'}"], ["evaluate"]):
+            assert run(*verb, "--run-dir", str(trained)) == 2
+            error = capsys.readouterr().err
+            assert f"was made on other data (train): {digits('train').protocol}" in error
+            assert f"now they are {other.protocol}" in error
+    assert "classes a, b, c, d, e, f, g, h, i, j, ..." in error
+    with pytest.raises(ValueError, match="was made on other data"):
+        open_run(trained)
+    # The held-out examples are another split where the flag says so.
+    monkeypatch.setattr(toys, "digits", lambda split: digits("train"))
+    with pytest.raises(ValueError, match=r"was made on other data \(held_out\)"):
+        open_run(trained)
+    open_run(trained, data=DataConfig(held_out="train"))
 
 
 def test_fingerprints_of_pretrained_arrays():
