@@ -33,7 +33,7 @@ from experiments.comparison import families, page, table
 from experiments.comparison.families import ENTRANTS, Planned
 from experiments.comparison.measure import VERSION, Reference, make_reference, measure, measure_real
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
-from jaxgen.data.sources import Source, load
+from jaxgen.data.sources import Source, load_pair
 from jaxgen.files import open_atomically
 from jaxgen.training import cli, loop
 from jaxgen.training.checkpoint import CheckpointError
@@ -75,16 +75,12 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
     options = plan["options"]
     if options["run_dirs"]:
         named = _open_all(options["run_dirs"])
-        data = next(iter(named.values())).config.data
-        names = (data.split, data.held_out)
-        train, held_out = (load(data.name, s, data.dir, resize=data.resize) for s in names)
+        train, held_out = _images_of(named.values())
         runs: Iterable[tuple[str, Run]] = named.items()
     else:
         chosen = options["families"]
         data_dir, resize = options["data_dir"], options["resize"]
-        train, held_out = (
-            load(options["data"], split, data_dir, resize=resize) for split in ("train", "test")
-        )
+        train, held_out = load_pair(options["data"], ("train", "test"), data_dir, resize=resize)
         for name in chosen:  # refuses what does not fit before anything is trained
             _plan_run(out, plan, name, plan["steps"].get(name, 100), train)
         runs = ((name, _trained(out, plan, name, train)) for name in chosen)  # one after the other
@@ -108,29 +104,44 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
 
 
 def _open_all(run_dirs: Sequence[str]) -> dict[str, Run]:
-    """The runs to compare by name; they must be of one set of images and have names of their own.
+    """The runs to compare by name; they must be of images and have names of their own.
 
     Raises:
         FileNotFoundError: if there is no such run.
-        ValueError: if a run is not on images, or the runs are not of the same.
+        ValueError: if a run is not on images, or two have one name.
     """
     names = [Path(run_dir).name for run_dir in run_dirs]
     if len(set(names)) < len(names) or "real" in names:
         raise ValueError(f"--run-dirs must have different last names (not 'real'), got {names}")
     runs = {name: open_run(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
-    first = next(iter(runs.values())).config
     for run in runs.values():
-        config = run.config
         if run.experiment.medium.unit != "images":
-            raise ValueError(f"--run-dirs {config.run_dir} is a run of {run.name}, not on images")
-        for field in ("name", "split", "held_out", "resize"):
-            if getattr(config.data, field) != getattr(first.data, field):
-                raise ValueError(
-                    f"--run-dirs must be of the same data: {field} is "
-                    f"{getattr(first.data, field)} in {first.run_dir}, "
-                    f"{getattr(config.data, field)} in {config.run_dir}"
-                )
+            raise ValueError(
+                f"--run-dirs {run.config.run_dir} is a run of {run.name}, not on images"
+            )
     return runs
+
+
+def _images_of(runs: Iterable[Run]) -> tuple[Source, Source]:
+    """The training and held-out images of all these runs.
+
+    Raises:
+        ValueError: if the runs are not of the same.
+    """
+    pairs = {}
+    for run in runs:
+        data = run.config.data
+        splits = (data.split, data.held_out)
+        pairs[run.config.run_dir] = load_pair(data.name, splits, data.dir, resize=data.resize)
+    (first, pair), *others = pairs.items()
+    for run_dir, other in others:
+        for one, two in zip(pair, other, strict=True):
+            if (one.digest, one.spec) != (two.digest, two.spec):
+                raise ValueError(
+                    f"--run-dirs must be of the same data: {one.protocol} in {first}, "
+                    f"{two.protocol} in {run_dir}"
+                )
+    return pair
 
 
 def _plan_run(out: Path, plan: dict[str, Any], name: str, steps: int, train: Source) -> Planned:
@@ -211,6 +222,7 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
         "num_samples": reference.num_samples,
         "num_evaluated": reference.num_evaluated,
         "seed": reference.seed,
+        "data": [reference.train.protocol, reference.held_out.protocol],
     }
     pictures_path = path.with_suffix(".npz")
     if path.exists() and pictures_path.exists():

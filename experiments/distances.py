@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from experiments.benchmarks.harness import machine
-from jaxgen.data.sources import ArraySource, Source, load
+from jaxgen.data.sources import ArraySource, Source, load_pair
 from jaxgen.files import open_atomically
 from jaxgen.metrics.checks import FewSamplesWarning
 from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
@@ -84,7 +84,7 @@ def measure(args: argparse.Namespace) -> dict[tuple[str, str], Result]:
             "--num-samples and --num-reference must be at least 10, got "
             f"{args.num_samples} and {args.num_reference}"
         )
-    train, test = (load(args.data, split, args.data_dir) for split in ("train", "test"))
+    train, test = load_pair(args.data, ("train", "test"), args.data_dir)
     if train.num_classes is None or train.num_classes < 4:
         raise ValueError(f"--data must have at least 4 classes, {args.data} has none or fewer")
     extractor = load_extractor(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxgen.core import Batch
 from jaxgen.data import binarize as binary
-from jaxgen.data.sources import Source, decode, load
+from jaxgen.data.sources import Source, decode, load_pair
 from jaxgen.data.transforms import prepare_images
 from jaxgen.distributions.likelihoods import Likelihood
 from jaxgen.training.config import DataConfig
@@ -44,9 +44,7 @@ class Data(NamedTuple):
 
 def load_splits(data: DataConfig) -> tuple[Source, Source]:
     """The images to train on and those to evaluate on, as they are at rest."""
-    splits = (data.split, data.held_out)
-    train, held_out = (load(data.name, s, data.dir, resize=data.resize) for s in splits)
-    return train, held_out
+    return load_pair(data.name, (data.split, data.held_out), data.dir, resize=data.resize)
 
 
 def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = False) -> Data:

@@ -137,7 +137,13 @@ class FolderSource:
         return batch
 
 
-def folder(path: str | Path, split: str | None = None, *, resize: Resize = None) -> FolderSource:
+def folder(
+    path: str | Path,
+    split: str | None = None,
+    *,
+    resize: Resize = None,
+    class_names: Sequence[str] | None = None,
+) -> FolderSource:
     """The images of a folder, in the order of their names.
 
     The `label` of an image in a subfolder is the index of that subfolder among the sorted names of
@@ -149,6 +155,8 @@ def folder(path: str | Path, split: str | None = None, *, resize: Resize = None)
         split: Subfolder to read instead of the folder ("train", say); None reads the folder itself.
         resize: Size, or (height, width), to which every image is center-cropped and resized; None
             requires that all images have one size.
+        class_names: Names of the classes in the order of their labels, those of the training
+            images, say; a class may have no image here. None for the names of the subfolders.
 
     Returns:
         The source. Headers of all files are read here, pixels when they are indexed.
@@ -156,7 +164,8 @@ def folder(path: str | Path, split: str | None = None, *, resize: Resize = None)
     Raises:
         FileNotFoundError: No such folder, or no image in it.
         ValueError: An image that is broken, has more than 8 bits a channel, or another size than
-            the first; images both in the folder and in subfolders; a size below 1.
+            the first; images both in the folder and in subfolders; a subfolder that is not among
+            the classes; a size below 1.
     """
     size = target_size(resize)
     root = Path(path) if split is None else Path(path) / split
@@ -170,11 +179,18 @@ def folder(path: str | Path, split: str | None = None, *, resize: Resize = None)
             f"{root} holds images ({files[0].name}, ...) and also folders of images "
             f"({', '.join(classes)}): put every image into a folder of its class, or none"
         )
-    labels = None
+    labels, names = None, tuple(classes)
     if classes:
+        names = names if class_names is None else tuple(class_names)
+        if unknown := [name for name in classes if name not in names]:
+            raise ValueError(
+                f"{root} has images of the class {unknown[0]}, and the classes are "
+                f"{', '.join(names)}"
+            )
         files = [file for images in classes.values() for file in images]
         counts = [len(images) for images in classes.values()]
-        labels = np.repeat(np.arange(len(classes), dtype=np.int32), counts)
+        numbers = np.asarray([names.index(name) for name in classes], np.int32)
+        labels = np.repeat(numbers, counts)
     if not files:
         raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {root} or its subfolders")
     with ThreadPoolExecutor() as pool:
@@ -192,7 +208,7 @@ def folder(path: str | Path, split: str | None = None, *, resize: Resize = None)
         (*sizes[0], channels),
         resize=size is not None,
         labels=labels,
-        class_names=tuple(classes),
+        class_names=names,
         name=Path(path).name or str(path),
         split=split or "all",
     )

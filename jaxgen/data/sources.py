@@ -8,6 +8,7 @@ import functools
 import hashlib
 import importlib.resources
 import io
+import itertools
 import math
 import os
 from collections.abc import Mapping
@@ -227,6 +228,74 @@ def load(
             f"TensorFlow Datasets, by their names there."
         )
     return tfds.tfds_source(name, split or "train", root, resize=resize)
+
+
+def load_pair(
+    name: str,
+    splits: tuple[str | None, str | None],
+    data_dir: str | Path | None = None,
+    *,
+    resize: Resize = None,
+) -> tuple[Source, Source]:
+    """Images to train on and held-out ones of one set, whose labels mean the same classes.
+
+    Args:
+        name: Name of the set, as for `load`.
+        splits: Names of the two splits, that to train on first.
+        data_dir: Directory of the sets, or the folder of images.
+        resize: Size, or (height, width), to which every image is center-cropped and resized.
+
+    Returns:
+        The two sources. A folder's held-out classes are numbered as the training classes are.
+
+    Raises:
+        ValueError: As `load`, and where the two sets do not belong together (`check_alike`).
+        FileNotFoundError: As `load`.
+    """
+    train = load(name, splits[0], data_dir, resize=resize)
+    if name == "folder" and data_dir is not None:
+        held_out: Source = folder(
+            data_dir, splits[1], resize=resize, class_names=train.class_names or None
+        )
+    else:
+        held_out = load(name, splits[1], data_dir, resize=resize)
+    check_alike(train, held_out)
+    return train, held_out
+
+
+def check_alike(train: Source, held_out: Source) -> None:
+    """Checks that held-out examples are of the kind that a model was trained on.
+
+    Args:
+        train: Source of the examples to train on.
+        held_out: Source of the examples to evaluate on.
+
+    Raises:
+        ValueError: If one has an entry that the other lacks (labels, say), an entry's shape or
+            dtype differs, or the classes do; says what, and names both.
+    """
+    names = [f"{source.name}, split {source.split}" for source in (train, held_out)]
+    sets = f"the training set ({names[0]}) and the held-out set ({names[1]})"
+    for entry in sorted({*train.spec, *held_out.spec}):
+        shown = [
+            "no such entry" if entry not in spec else f"{spec[entry][1]}{list(spec[entry][0])}"
+            for spec in (train.spec, held_out.spec)
+        ]
+        if shown[0] != shown[1]:
+            raise ValueError(f"{sets} differ in {entry!r}: {shown[0]} and {shown[1]}")
+    if train.class_names != held_out.class_names:
+        differing = [
+            f"{i}: {a} and {b}"
+            for i, (a, b) in enumerate(
+                itertools.zip_longest(train.class_names, held_out.class_names, fillvalue="none")
+            )
+            if a != b
+        ]
+        raise ValueError(f"{sets} differ in their classes ({'; '.join(differing[:3])})")
+    if (held_out.num_classes or 0) > (train.num_classes or 0):
+        raise ValueError(
+            f"{sets} differ in their classes: {train.num_classes} and {held_out.num_classes}"
+        )
 
 
 def nbytes(source: Source) -> int:

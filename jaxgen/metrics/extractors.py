@@ -46,8 +46,7 @@ def load_extractor(
         raise ValueError(
             f"weights are for inception and lite0, classifier trains its own; got {weights}"
         )
-    from jaxgen.data.sources import load
+    from jaxgen.data.sources import load_pair
     from jaxgen.metrics.classifier import train_classifier
 
-    train, test = (load(train_on, split, data_dir) for split in ("train", "test"))
-    return train_classifier(train, test)
+    return train_classifier(*load_pair(train_on, ("train", "test"), data_dir))

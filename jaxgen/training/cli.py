@@ -167,7 +167,7 @@ def _train(invocation: _Invocation) -> int:
     run_dir = Path(config.run_dir)
     if saved is not None:
         runs.check_fixed(run_dir, experiment.family.fixed)
-        runs.check_data(run_dir, experiment, config)
+    runs.check_data(run_dir, experiment, config)
     with ExitStack() as stack:
         if jax.process_index() == 0:
             run_dir.mkdir(parents=True, exist_ok=True)

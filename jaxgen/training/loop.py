@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxgen.core import Batch, PyTree, State, Variables
+from jaxgen.data.sources import check_alike
 from jaxgen.training import evaluation
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
@@ -40,13 +41,15 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
         The state after the last step, or after the step at which SIGTERM or SIGINT came.
 
     Raises:
-        ValueError: If the batch does not fit the devices.
+        ValueError: If the batch does not fit the devices, or the held-out examples are not of the
+            kind of the others.
         NonFiniteError: After `config.max_nonfinite` skipped steps in a row; the last finite state
             is saved.
         CheckpointError: If the checkpoints cannot be read or written.
     """
     strategy = make_strategy(config.strategy, devices, fsdp=config.fsdp)
     check_batch(experiment, config, strategy)
+    check_alike(experiment.pipeline.source, experiment.held_out)
     with (
         Checkpoints(
             checkpoint_directory(config),

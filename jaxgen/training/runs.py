@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxgen.core import Family, PyTree, Variables
-from jaxgen.data.sources import Source
+from jaxgen.data.sources import Source, check_alike
 from jaxgen.files import LOCK
 from jaxgen.training import config as configs
 from jaxgen.training import loop
@@ -175,18 +175,21 @@ def check_fixed(run_dir: Path, fixed: PyTree) -> None:
 
 
 def check_data(run_dir: Path, experiment: Experiment, config: RunConfig) -> None:
-    """Checks that the data are those that a run started with, wherever they are now.
+    """Checks that training and held-out examples are alike, and those that a run started with.
 
-    The held-out examples are compared where their split has the same name.
+    Wherever they are now. The held-out examples are compared with those of before where their
+    split has the same name.
 
     Args:
-        run_dir: Path of the run directory; one that does not exist yet has no data.
+        run_dir: Path of the run directory; one that does not exist yet remembers no data.
         experiment: Experiment as it was built now.
         config: Flags that it was built from.
 
     Raises:
-        ValueError: If examples or class names differ; names both sets.
+        ValueError: If shapes, labels or class names of the two sets differ, or examples or class
+            names are not those of before; names both.
     """
+    check_alike(*_sources(experiment).values())
     saved = _read(run_dir)
     if saved is None:
         return

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from jaxgen.data.images import folder
-from jaxgen.data.sources import Source, load, resident
+from jaxgen.data.sources import Source, load, load_pair, resident
 
 
 def _image(shape, seed=0):
@@ -70,6 +70,27 @@ def test_one_colour_image_makes_all_rgb(tmp_path):
     source = folder(tmp_path)
     assert source.spec["image"][0] == (4, 4, 3)
     np.testing.assert_array_equal(source[np.asarray([0])]["image"][0], np.stack([gray] * 3, -1))
+
+
+def test_held_out_classes_are_numbered_as_the_training_classes(tmp_path):
+    """A class without a held-out image moves no label; an unknown one is refused."""
+    for i, name in enumerate(("train/bird", "train/cat", "train/dog", "test/cat", "test/dog")):
+        _save(tmp_path / name / "0.png", _image((4, 4), i))
+    train, held_out = load_pair("folder", ("train", "test"), tmp_path)
+    assert train.class_names == held_out.class_names == ("bird", "cat", "dog")
+    np.testing.assert_array_equal(held_out[np.arange(2)]["label"], [1, 2])
+    assert held_out.num_classes == 3
+    _save(tmp_path / "test" / "eel" / "0.png", _image((4, 4)))
+    with pytest.raises(ValueError, match=r"test has images of the class eel, and .* bird, c"):
+        load_pair("folder", ("train", "test"), tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    _save(tmp_path / "test" / "0.png", _image((4, 4)))
+    with pytest.raises(ValueError, match=r"split test\) differ in 'label'"):
+        load_pair("folder", ("train", "test"), tmp_path)
+    shutil.rmtree(tmp_path / "test")
+    _save(tmp_path / "test" / "cat" / "0.png", _image((4, 4, 3)))
+    with pytest.raises(ValueError, match=r"uint8\[4, 4, 1\] and uint8\[4, 4, 3\]"):
+        load_pair("folder", ("train", "test"), tmp_path)
 
 
 def test_resize_crops_the_center(tmp_path):

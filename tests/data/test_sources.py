@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from sklearn.datasets import load_digits
 
-from jaxgen.data.sources import ArraySource, Source, digits, load, nbytes, resident
+from jaxgen.data.sources import (
+    ArraySource,
+    Source,
+    check_alike,
+    digits,
+    load,
+    load_pair,
+    nbytes,
+    resident,
+)
 
 
 def _counts(source):
@@ -107,6 +116,41 @@ def test_arrays_are_known_by_their_content():
 def test_bad_arrays(arrays, error, match):
     with pytest.raises(error, match=match):
         ArraySource(arrays, num_classes=5)
+
+
+def _set(shape=(2, 2, 1), labels=(0, 1), names=(), **entries):
+    arrays = {"image": np.zeros((2, *shape), np.uint8), **entries}
+    if labels is not None:
+        arrays["label"] = np.asarray(labels, np.int32)
+    return ArraySource(arrays, class_names=names, name="toys")
+
+
+@pytest.mark.parametrize(
+    ("train", "held_out", "difference"),
+    [
+        ({}, {"shape": (2, 2, 3)}, r"in 'image': uint8\[2, 2, 1\] and uint8\[2, 2, 3\]"),
+        ({"labels": None}, {}, r"in 'label': no such entry and int32\[\]"),
+        ({}, {"labels": None}, r"in 'label': int32\[\] and no such entry"),
+        ({"x": np.zeros(2, np.float32)}, {"x": np.zeros(2, np.int32)}, "in 'x': float32"),
+        (
+            {"names": ("a", "b", "c")},
+            {"names": ("b", "c")},
+            r"in their classes \(0: a and b; 1: b and c; 2",
+        ),
+        ({"labels": (0, 0)}, {}, "in their classes: 1 and 2"),
+    ],
+)
+def test_sets_that_do_not_belong_together(train, held_out, difference):
+    sets = r"the training set \(toys, split all\) and the held-out set \(toys, split all\) differ "
+    with pytest.raises(ValueError, match=sets + difference):
+        check_alike(_set(**train), _set(**held_out))
+
+
+def test_sets_that_belong_together():
+    check_alike(_set(), _set())
+    check_alike(_set(), _set(labels=(0, 0)))  # a class without a held-out example
+    train, held_out = load_pair("digits", ("train", "test"), resize=4)
+    assert (len(train), held_out.split, held_out.spec["image"][0]) == (1500, "test", (4, 4, 1))
 
 
 class _Lazy:

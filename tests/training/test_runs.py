@@ -11,6 +11,7 @@ import toys
 
 from jaxgen.core import Aux
 from jaxgen.data.sources import ArraySource, digits
+from jaxgen.training import loop
 from jaxgen.training.averages import constant, warmed_up
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.recipe import Recipe
@@ -154,6 +155,20 @@ def test_data_are_remembered(trained, tmp_path, capsys, monkeypatch):
     with pytest.raises(ValueError, match=r"was made on other data \(held_out\)"):
         open_run(trained)
     open_run(trained, data=DataConfig(held_out="train"))
+
+
+def test_sets_are_compared_before_anything_is_made(trained, tmp_path, capsys, monkeypatch):
+    both = {"train": digits("train"), "test": digits("test", resize=4)}
+    monkeypatch.setattr(toys, "digits", both.get)
+    assert run("--run-dir", str(tmp_path / "new")) == 2
+    assert "differ in 'image': uint8[8, 8, 1] and uint8[4, 4, 1]" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+    config = Config(run_dir=str(tmp_path / "new"))
+    with pytest.raises(ValueError, match="differ in 'image'"):
+        loop.train(build(config), config)
+    assert not (tmp_path / "new").exists()
+    assert run("evaluate", "--run-dir", str(trained)) == 2
+    assert "differ in 'image'" in capsys.readouterr().err
 
 
 def test_fingerprints_of_pretrained_arrays():
