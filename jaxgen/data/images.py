@@ -1,11 +1,14 @@
 """Image files to uint8 arrays, and folders of them as a source."""
 
+import contextlib
 import functools
 import io
-from collections.abc import Mapping, Sequence
+import re
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,9 +16,24 @@ from PIL import Image, ImageOps
 from jaxgen.data.folders import content_digest, digest_of
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# Of all that Pillow reads: a PostScript file by the name a.png would be run by Ghostscript.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _GRAY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L")
+_DEEP = re.compile(r"(?!BGR)\w+;(16|32)")  # how Pillow is to read 16 bits a channel; BGR;16 is 565
+_BACKGROUND = (255, 255, 255, 255)
+_ORIENTATION = 274  # the tag of EXIF, and what turns each of its values upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BROKEN = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 Resize = int | tuple[int, int] | None
 Spec = Mapping[str, tuple[tuple[int, ...], np.dtype]]
@@ -52,10 +70,14 @@ def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def decode_image(
     file: Path | io.BytesIO, shape: tuple[int, int, int], name: str, *, resize: bool
 ) -> np.ndarray:
-    """Decodes one image to a given shape.
+    """Decodes one image to a given shape, as a viewer shows it.
+
+    An EXIF orientation is applied, and what is transparent is composited on white, unless the
+    result has an alpha channel. Of an animation it is the first picture; color profiles are not
+    applied.
 
     Args:
-        file: Path of the image file, or its bytes, in any format that Pillow reads.
+        file: Path of the image file, or its bytes: BMP, GIF, JPEG, PNG, PPM, TIFF or WebP.
         shape: Shape (height, width, channels) of the result, with 1, 3 or 4 channels.
         name: Name of the image in error messages.
         resize: Whether to crop the center to the shape's proportions and resize it (Lanczos).
@@ -70,13 +92,13 @@ def decode_image(
     """
     height, width, channels = shape
     try:
-        with Image.open(file) as opened:
-            _check_depth(opened.mode)
-            image = opened.convert(_MODES[channels])  # a copy where the mode is right already
+        with _opened(file) as opened:
+            _check_depth(opened)
+            image = _as_shown(opened, _MODES[channels])
             if resize and image.size != (width, height):
                 image = ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
             array = np.asarray(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"cannot decode the image {name}: {error}") from error
     if array.shape[:2] != (height, width):
         raise ValueError(
@@ -95,6 +117,7 @@ class FolderSource:
         shape: tuple[int, int, int],
         *,
         resize: bool,
+        on_white: bool,
         labels: np.ndarray | None,
         class_names: tuple[str, ...],
         name: str,
@@ -109,6 +132,7 @@ class FolderSource:
         self.name = name
         self.split = split
         size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
+        size += ", what is transparent on white" if on_white else ""
         self._line = f"folder {name}, split {split} ({len(files)} images), {size}"
 
     @property
@@ -148,7 +172,8 @@ def folder(
 
     The `label` of an image in a subfolder is the index of that subfolder among the sorted names of
     the subfolders, one for each class. Images in the folder itself have no label. The source's
-    images have one channel if all files are gray, otherwise three (RGB).
+    images have one channel if all files are gray, otherwise three (RGB), as `decode_image` gives
+    them.
 
     Args:
         path: Folder of the images.
@@ -194,19 +219,21 @@ def folder(
     if not files:
         raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {root} or its subfolders")
     with ThreadPoolExecutor() as pool:
-        headers = list(pool.map(_read_header, files))
-    sizes = [size or header[0] for header in headers]
+        read = functools.partial(_read_header, need_size=size is None)
+        headers = list(pool.map(read, files))
+    sizes = [size or header.size for header in headers]
     for file, (height, width) in zip(files, sizes, strict=True):
         if (height, width) != sizes[0]:
             raise ValueError(
                 f"the image {file} is {height}x{width} (height x width), and {files[0]} is "
                 f"{sizes[0][0]}x{sizes[0][1]}; give resize= to crop and resize all to one size"
             )
-    channels = 1 if all(mode in _GRAY_MODES for _, mode in headers) else 3
+    channels = 1 if all(header.is_gray for header in headers) else 3
     return FolderSource(
         files,
         (*sizes[0], channels),
         resize=size is not None,
+        on_white=any(header.is_transparent for header in headers),
         labels=labels,
         class_names=names,
         name=Path(path).name or str(path),
@@ -218,16 +245,66 @@ def _images_in(directory: Path) -> list[Path]:
     return sorted(f for f in directory.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
 
 
-def _read_header(file: Path) -> tuple[tuple[int, int], str]:
-    """((height, width), mode) of an image, without decoding it."""
+class _Header(NamedTuple):
+    """What is known of an image before it is decoded."""
+
+    size: tuple[int, int]  # (height, width), upright
+    is_gray: bool
+    is_transparent: bool
+
+
+@contextlib.contextmanager
+def _opened(file: Path | io.BytesIO) -> Iterator[Image.Image]:
+    with contextlib.ExitStack() as stack:
+        # As a stream: of a path Pillow maps the pixels of a turned TIFF by the wrong size.
+        stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
+        yield stack.enter_context(Image.open(stream, formats=_FORMATS))
+
+
+def _read_header(file: Path, *, need_size: bool) -> _Header:
     try:
-        with Image.open(file) as image:
-            _check_depth(image.mode)
-            return (image.height, image.width), image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        with _opened(file) as image:
+            _check_depth(image)
+            width, height = image.size
+            # A PNG is decoded for its orientation, which may stand at its end. Of TIFF files
+            # Pillow gives the upright size.
+            turned = need_size and width != height and image.format != "TIFF"
+            if turned and _orientation(image) in (5, 6, 7, 8):
+                width, height = height, width
+            gray = image.mode in _GRAY_MODES
+            return _Header((height, width), gray, image.has_transparency_data)
+    except _BROKEN as error:
         raise ValueError(f"cannot read the image {file}: {error}") from error
 
 
-def _check_depth(mode: Any) -> None:
-    if mode in _DEEP_MODES:
-        raise ValueError(f"its mode is {mode}; convert it to 8 bits a channel")
+def _check_depth(image: Image.Image) -> None:
+    """Raises a ValueError for more than 8 bits a channel; Pillow would drop the lower ones."""
+    deep = image.mode in _DEEP_MODES
+    for tile in getattr(image, "tile", ()):
+        raw, *more = (tile.args,) if isinstance(tile.args, str) else tile.args or ("",)
+        deep |= isinstance(raw, str) and _DEEP.match(raw) is not None
+        deep |= tile.codec_name.startswith("ppm") and bool(more) and more[0] > 255
+    if deep:
+        raise ValueError(
+            f"it has more than 8 bits a channel (mode {image.mode}); convert it to 8 bits a channel"
+        )
+
+
+def _as_shown(image: Image.Image, mode: str) -> Image.Image:
+    """A copy in a mode, upright, on white where it is transparent and the mode has no alpha."""
+    image.load()
+    if (turn := _TURNS.get(_orientation(image))) is not None:
+        image = image.transpose(turn)
+    if mode != "RGBA" and image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, _BACKGROUND)
+        canvas.alpha_composite(image.convert("RGBA"))
+        image = canvas
+    return image.convert(mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where there is none that can be read."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except (KeyError, SyntaxError, TypeError, ValueError, struct.error):
+        return 1

@@ -1,12 +1,15 @@
 """Folders of images."""
 
+import io
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from jaxgen.data.images import folder
+from jaxgen.data.images import decode_image, folder
 from jaxgen.data.sources import Source, load, load_pair, resident
 
 
@@ -137,10 +140,108 @@ def test_a_file_that_changed_its_size_is_named(tmp_path):
         source[np.asarray([0])]
 
 
-def test_sixteen_bit_images_are_refused(tmp_path):
-    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(ValueError, match=r"a\.png.*8 bits"):
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp"])
+def test_the_orientation_is_applied(tmp_path, suffix, orientation):
+    """Each of the eight ways to lay a picture down says how it stands; sizes are those upright."""
+    upright = np.zeros((24, 16), np.uint8)
+    upright[:8, :8], upright[:8, 8:] = 250, 120  # corners that tell all eight apart
+    laid = {
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.T,
+        6: np.rot90(upright),
+        7: upright[::-1, ::-1].T,
+        8: np.rot90(upright, -1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(np.ascontiguousarray(laid)).save(tmp_path / f"a{suffix}", exif=exif)
+    _save(tmp_path / "b.png", upright)
+    tagged, plain = folder(tmp_path)[np.arange(2)]["image"].astype(int)
+    assert np.abs(tagged - plain).max() < 12
+    small = folder(tmp_path, resize=(12, 8))[np.arange(2)]["image"].astype(int)
+    assert np.abs(small[0] - small[1]).max() < 12
+
+
+def test_metadata_that_cannot_be_read_are_none(tmp_path):
+    Image.fromarray(_image((4, 6))).save(tmp_path / "a.jpg", exif=b"Exif\0\0nothing")
+    assert folder(tmp_path).spec["image"][0] == (4, 6, 1)
+    assert folder(tmp_path)[np.asarray([0])]["image"].shape == (1, 4, 6, 1)
+
+
+def test_transparent_pixels_are_white(tmp_path):
+    """Whatever colour stands below, half of it where it is half transparent; the protocol says so.
+
+    Of true colours, of gray, of a palette; by a channel or by one transparent value.
+    """
+    below = _image((4, 4, 4))
+    below[..., 3] = 0
+    below[0, 0] = (200, 100, 0, 255)
+    below[0, 1] = (200, 100, 0, 128)
+    _save(tmp_path / "a" / "a.png", below)
+    Image.fromarray(below).save(tmp_path / "a" / "b.webp", lossless=True, exact=True)
+    palette = Image.new("P", (4, 4), 1)
+    palette.putpalette([200, 100, 0, 9, 9, 9])
+    palette.putpixel((0, 0), 0)
+    palette.save(tmp_path / "a" / "c.png", transparency=1)
+    palette.save(tmp_path / "a" / "d.gif", transparency=1)
+    source = folder(tmp_path / "a")
+    images = source[np.arange(4)]["image"].astype(int)
+    np.testing.assert_array_equal(images[:, 0, 0], [[200, 100, 0]] * 4)
+    assert (images[:, 1:] == 255).all()
+    np.testing.assert_allclose(images[:2, 0, 1], [[227, 177, 127]] * 2, atol=1)
+    assert "as they are, what is transparent on white, content" in source.protocol
+    gray = Image.new("LA", (4, 4), (7, 0))
+    (tmp_path / "b").mkdir()
+    gray.save(tmp_path / "b" / "gray.png")
+    source = folder(tmp_path / "b")
+    assert source.spec["image"][0] == (4, 4, 1)
+    assert (source[np.asarray([0])]["image"] == 255).all()
+    _save(tmp_path / "b" / "gray.png", _image((4, 4)))
+    assert "transparent" not in folder(tmp_path / "b").protocol
+
+
+def _sixteen_bits(color, channels):
+    """A PNG of 2x2 pixels, written byte by byte: Pillow writes no 16-bit colours."""
+    chunk = lambda name, data: (  # noqa: E731
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    )
+    header = struct.pack(">IIBBBBB", 2, 2, 16, color, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(2 * 2 * channels)) * 2)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("gray.png", _sixteen_bits(0, 1)),
+        ("colour.png", _sixteen_bits(2, 3)),
+        ("gray_alpha.png", _sixteen_bits(4, 2)),
+        ("alpha.png", _sixteen_bits(6, 4)),
+        ("gray.ppm", b"P5 2 2 65535\n" + bytes(8)),
+        ("colour.ppm", b"P6 2 2 65535\n" + bytes(24)),
+        ("plain.ppm", b"P3 2 2 65535\n" + b"1 " * 12),
+    ],
+)
+def test_sixteen_bit_images_are_refused(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ValueError, match=rf"{name}.*more than 8 bits a channel"):
         folder(tmp_path)
+
+
+def test_other_formats_by_the_name_of_an_image_are_refused(tmp_path, monkeypatch):
+    """A PostScript file by the name a.png does not come near Ghostscript."""
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **kw: pytest.fail("it ran"))
+    script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 4 4\n%%EndComments\n%%EOF\n"
+    (tmp_path / "a.png").write_bytes(script)
+    with pytest.raises(ValueError, match=r"cannot read the image .*a\.png"):
+        folder(tmp_path)
+    with pytest.raises(ValueError, match="cannot decode the image x"):
+        decode_image(io.BytesIO(script), (4, 4, 3), "x", resize=False)
 
 
 def test_folders_that_cannot_be_used(tmp_path):
