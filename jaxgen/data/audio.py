@@ -3,7 +3,6 @@
 At rest audio is int16, or uint8 of mu-law classes, `[N, T]`.
 """
 
-import hashlib
 import math
 import struct
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Array, Int16, Shaped
 from scipy import signal
 from scipy.io import wavfile
 
+from jaxgen.data.folders import files_in, split_by_name
 from jaxgen.data.mu_law import mu_law_decode, mu_law_encode
 from jaxgen.data.sources import ArraySource
 
@@ -45,6 +45,8 @@ def audio_folder(
     held_out: float = 0.1,
 ) -> AudioSource:
     """Windows of the WAV files in a folder and in its subfolders, in the order of their names.
+
+    Hidden files and folders do not count (`jaxgen.data.folders.files_in`).
 
     Each file is cut into windows one after another; the last one ends where the file does, and so
     overlaps the one before it. A file shorter than a window is one, with zeros (silence) after it,
@@ -87,13 +89,13 @@ def audio_folder(
     root = Path(path)
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder of WAV files {root}")
-    files = sorted(f for f in root.rglob("*") if f.suffix.lower() == ".wav" and f.is_file())
+    files = files_in(root, (".wav",))
     if not files:
         raise FileNotFoundError(f"no WAV files in {root} or its subfolders")
     classes = None if label == "none" else [_class_of(file, root, label) for file in files]
     class_names = tuple(sorted(set(classes or ())))
     rate = sample_rate or read_wav(files[0])[1]
-    keep = _rows(files, root, split, held_out)
+    keep = split_by_name([file.relative_to(root).as_posix() for file in files], split, held_out)
     windows, labels = [], []
     for i in keep:
         audio = _at_rate(*read_wav(files[i]), rate, resample, files[i])
@@ -230,19 +232,6 @@ def _class_of(file: Path, root: Path, label: str) -> str:
     if file.parent == root:
         raise ValueError(f"{file} lies in no subfolder of {root}, so that it has no class")
     return file.relative_to(root).parts[0]
-
-
-def _rows(files: list[Path], root: Path, split: str, held_out: float) -> list[int]:
-    """Which of the files a split has."""
-    if split == "all":
-        return list(range(len(files)))
-    if len(files) < 2:
-        raise ValueError(f"{root} has one WAV file, of which none can be held out: use split 'all'")
-    names = [file.relative_to(root).as_posix() for file in files]
-    hashes = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names]
-    order = np.argsort(hashes)
-    count = min(max(sum(h < held_out for h in hashes), 1), len(files) - 1)
-    return sorted(int(i) for i in (order[:count] if split == "test" else order[count:]))
 
 
 def _at_rate(audio: np.ndarray, own: int, rate: int, resample: bool, file: Path) -> np.ndarray:

@@ -1,13 +1,98 @@
-"""What folders and files of examples share: which files count, and a digest of their content."""
+"""What folders of images and of recordings share: which files count, which of them are held out,
+and a digest of their content.
+"""
 
 import hashlib
 import json
+import os
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _READ_BYTES = 2**31  # of all files together, up to which a digest reads every byte
 _BLOCK = 4096
+_ARCHIVERS = ("__MACOSX",)  # besides what is hidden: folders that hold no data of the user's
+
+
+def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
+    """The files of a folder and of all its subfolders, in the order of their names.
+
+    Symbolic links are followed. What is hidden (its name begins with ".", as Jupyter's and macOS's
+    copies do) does not count; of what is visible nothing is left out silently: a warning counts the
+    files with other suffixes.
+
+    Args:
+        root: Existing folder.
+        suffixes: Suffixes of the files that count, in lower case.
+
+    Raises:
+        FileNotFoundError: A symbolic link to nothing, by the name of a file that counts.
+        OSError: A folder that cannot be read.
+    """
+    found: list[Path] = []
+    others: Counter[str] = Counter()
+
+    def walk(directory: str, above: tuple[str, ...]) -> None:
+        real = os.path.realpath(directory)
+        if real in above:  # a link to a folder that is being read
+            return
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if is_hidden(entry.name):
+                    continue
+                suffix = os.path.splitext(entry.name)[1].lower()
+                if entry.is_dir():
+                    walk(entry.path, (*above, real))
+                elif suffix not in suffixes:
+                    others[suffix or "none"] += 1
+                elif entry.is_file():
+                    found.append(Path(entry.path))
+                else:
+                    raise FileNotFoundError(f"{entry.path} is no file, or a link to nothing")
+
+    walk(str(root), ())
+    if found and others:
+        kinds = ", ".join(sorted(others))
+        warnings.warn(
+            f"{root}: {others.total()} files of other kinds ({kinds}) are left out; read are "
+            f"{', '.join(suffixes)}",
+            stacklevel=3,
+        )
+    return sorted(found)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name does not count as data."""
+    return name.startswith(".") or name in _ARCHIVERS
+
+
+def split_by_name(names: Sequence[str], split: str, held_out: float) -> list[int]:
+    """Which of several files belong to a split, by a hash of their names.
+
+    So another run or machine, and more files, leave each file in its split; where no hash is low
+    enough to be held out, the lowest is.
+
+    Args:
+        names: Names of the files, relative to the folder.
+        split: Name of the split: "train", "test" (what is held out) or "all".
+        held_out: Share of the files, roughly, that are held out.
+
+    Returns:
+        The places of the files among `names`, in order.
+
+    Raises:
+        ValueError: One file alone, of which none can be held out.
+    """
+    if split == "all":
+        return list(range(len(names)))
+    if len(names) < 2:
+        raise ValueError(f"{names[0]} is the only file, so none can be held out: use split 'all'")
+    hashes = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) / 2**32 for name in names]
+    order = sorted(range(len(names)), key=hashes.__getitem__)
+    count = min(max(sum(h < held_out for h in hashes), 1), len(names) - 1)
+    return sorted(order[:count] if split == "test" else order[count:])
 
 
 def digest_of(*parts: object) -> str:

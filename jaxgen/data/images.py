@@ -13,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from jaxgen.data.folders import content_digest, digest_of
+from jaxgen.data.folders import content_digest, digest_of, files_in, split_by_name
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Of all that Pillow reads: a PostScript file by the name a.png would be run by Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _GRAY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L")
@@ -122,6 +123,7 @@ class FolderSource:
         class_names: tuple[str, ...],
         name: str,
         split: str,
+        part_of: int | None,
     ):
         self.files = list(files)
         self.shape = shape
@@ -133,7 +135,8 @@ class FolderSource:
         self.split = split
         size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
         size += ", what is transparent on white" if on_white else ""
-        self._line = f"folder {name}, split {split} ({len(files)} images), {size}"
+        how = "" if part_of is None else f" of {part_of}, by a hash of their names"
+        self._line = f"folder {name}, split {split} ({len(files)} images{how}), {size}"
 
     @property
     def spec(self) -> Spec:
@@ -167,21 +170,28 @@ def folder(
     *,
     resize: Resize = None,
     class_names: Sequence[str] | None = None,
+    held_out: float = 0.05,
 ) -> FolderSource:
-    """The images of a folder, in the order of their names.
+    """The images of a folder and of all its subfolders, in the order of their names.
 
-    The `label` of an image in a subfolder is the index of that subfolder among the sorted names of
-    the subfolders, one for each class. Images in the folder itself have no label. The source's
-    images have one channel if all files are gray, otherwise three (RGB), as `decode_image` gives
-    them.
+    The `label` of an image below a subfolder is the index of that subfolder among the sorted names
+    of the subfolders, one for each class. Images in the folder itself have no label. Hidden files
+    and folders do not count (`jaxgen.data.folders.files_in`). The source's images have one channel
+    if all files are gray, otherwise three (RGB), as `decode_image` gives them.
+
+    A folder without a subfolder of the split's name is split itself: some images are held out,
+    chosen by a hash of their names (paths within the folder), so that another run or machine has
+    the same split.
 
     Args:
         path: Folder of the images.
-        split: Subfolder to read instead of the folder ("train", say); None reads the folder itself.
+        split: Subfolder to read instead of the folder ("train", say); where it has none of the
+            usual names, "train", "test" (the images held out) or "all"; None for the folder itself.
         resize: Size, or (height, width), to which every image is center-cropped and resized; None
             requires that all images have one size.
         class_names: Names of the classes in the order of their labels, those of the training
             images, say; a class may have no image here. None for the names of the subfolders.
+        held_out: Share of the images, roughly, that are held out where the folder is split itself.
 
     Returns:
         The source. Headers of all files are read here, pixels when they are indexed.
@@ -190,34 +200,20 @@ def folder(
         FileNotFoundError: No such folder, or no image in it.
         ValueError: An image that is broken, has more than 8 bits a channel, or another size than
             the first; images both in the folder and in subfolders; a subfolder that is not among
-            the classes; a size below 1.
+            the classes; one image alone, of which none can be held out; a size below 1.
     """
     size = target_size(resize)
-    root = Path(path) if split is None else Path(path) / split
-    if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder of images {root}")
-    files = _images_in(root)
-    classes = {d.name: _images_in(d) for d in sorted(root.iterdir()) if d.is_dir()}
-    classes = {name: images for name, images in classes.items() if images}
-    if files and classes:
-        raise ValueError(
-            f"{root} holds images ({files[0].name}, ...) and also folders of images "
-            f"({', '.join(classes)}): put every image into a folder of its class, or none"
-        )
-    labels, names = None, tuple(classes)
-    if classes:
-        names = names if class_names is None else tuple(class_names)
-        if unknown := [name for name in classes if name not in names]:
-            raise ValueError(
-                f"{root} has images of the class {unknown[0]}, and the classes are "
-                f"{', '.join(names)}"
-            )
-        files = [file for images in classes.values() for file in images]
-        counts = [len(images) for images in classes.values()]
-        numbers = np.asarray([names.index(name) for name in classes], np.int32)
-        labels = np.repeat(numbers, counts)
+    root, part = _find(Path(path), split)
+    files = files_in(root, SUFFIXES)
     if not files:
         raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {root} or its subfolders")
+    names, labels = _classes(root, files, class_names)
+    total = len(files)
+    if part is not None:
+        relative = [file.relative_to(root).as_posix() for file in files]
+        rows = split_by_name(relative, part, held_out)
+        files = [files[row] for row in rows]
+        labels = None if labels is None else labels[rows]
     with ThreadPoolExecutor() as pool:
         read = functools.partial(_read_header, need_size=size is None)
         headers = list(pool.map(read, files))
@@ -226,7 +222,8 @@ def folder(
         if (height, width) != sizes[0]:
             raise ValueError(
                 f"the image {file} is {height}x{width} (height x width), and {files[0]} is "
-                f"{sizes[0][0]}x{sizes[0][1]}; give resize= to crop and resize all to one size"
+                f"{sizes[0][0]}x{sizes[0][1]}; give resize= (--data.resize) to crop and resize all "
+                "to one size"
             )
     channels = 1 if all(header.is_gray for header in headers) else 3
     return FolderSource(
@@ -238,11 +235,46 @@ def folder(
         class_names=names,
         name=Path(path).name or str(path),
         split=split or "all",
+        part_of=None if part is None else total,
     )
 
 
-def _images_in(directory: Path) -> list[Path]:
-    return sorted(f for f in directory.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+def _find(path: Path, split: str | None) -> tuple[Path, str | None]:
+    """The folder to read, and which part of it where it is to be split by names."""
+    root = path if split is None else path / split
+    if root.is_dir():
+        return root, None
+    if split not in ("train", "test", "all") or not path.is_dir():
+        raise FileNotFoundError(f"there is no folder of images {root}")
+    others = [d.name for d in path.iterdir() if d.name.lower() in _SPLITS and d.is_dir()]
+    if others:
+        raise FileNotFoundError(
+            f"there is no folder of images {root}, only {', '.join(sorted(others))}: name the "
+            "subfolders by --data.split and --data.held-out"
+        )
+    return path, split
+
+
+def _classes(
+    root: Path, files: Sequence[Path], class_names: Sequence[str] | None
+) -> tuple[tuple[str, ...], np.ndarray | None]:
+    """The classes' names and the files' labels, by the subfolders; none where there are none."""
+    tops = [file.relative_to(root).parts[:-1][:1] for file in files]
+    classes = sorted({top[0] for top in tops if top})
+    if not classes:
+        return (), None
+    if () in tops:
+        raise ValueError(
+            f"{root} holds images ({files[tops.index(())].name}, ...) and also folders of images "
+            f"({', '.join(classes)}): put every image into a folder of its class, or none"
+        )
+    names = tuple(classes if class_names is None else class_names)
+    if unknown := [name for name in classes if name not in names]:
+        raise ValueError(
+            f"{root} has images of the class {unknown[0]}, and the classes are {', '.join(names)}"
+        )
+    index = {name: i for i, name in enumerate(names)}
+    return names, np.asarray([index[top[0]] for top in tops], np.int32)
 
 
 class _Header(NamedTuple):

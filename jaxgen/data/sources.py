@@ -195,7 +195,7 @@ def load(
             is prepared in the array_record form: "cifar10", "cifar10:3.0.2",
             "imagenet_resized/64x64".
         split: Name of the split; by default "train" for digits and TFDS sets (which accept slices
-            such as "train[:10%]"), and the folder itself for a folder.
+            such as "train[:10%]"), and the folder itself for a folder (see `folder`).
         data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
             or the folder of images.
         resize: Size, or (height, width), to which every image is center-cropped and resized; None

@@ -175,6 +175,8 @@ def _train(invocation: _Invocation) -> int:
             runs.save_config(run_dir, invocation.name, config, experiment)
             session = {"arguments": invocation.arguments, **describe_environment()}
             append_json_line(run_dir / "sessions.jsonl", session)
+            train, held_out = experiment.pipeline.source, experiment.held_out
+            print(f"data: {train.protocol}; held out: {held_out.protocol}", flush=True)
         state = loop.train(experiment, config)
     print(f"{config.run_dir}: {int(state.step)} of {config.steps} steps done")
     grids = sorted((run_dir / "samples").glob("*.png"))

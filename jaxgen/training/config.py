@@ -22,7 +22,8 @@ class DataConfig:
     dir: str | None = operational(None)
     """Directory of the TFDS sets, or the folder of images; None for TFDS's own default."""
     split: str | None = "train"
-    """Split to train on: a split of the set, a subfolder, or None for all examples."""
+    """Split to train on: a split of the set, a subfolder, or None for all examples. Of a folder
+    without such subfolders some files are held out, by a hash of their names."""
     held_out: str | None = operational("test")
     """Split to evaluate on: a split of the set, a subfolder, or None for all examples."""
     resize: int | None = None

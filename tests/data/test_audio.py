@@ -110,6 +110,16 @@ def test_labels(folder):
     assert set(audio_folder(folder, num_samples=400).arrays) == {"audio"}
 
 
+def test_hidden_files_are_no_recordings(folder):
+    whole = audio_folder(folder, "all", num_samples=400, label="folder")
+    (folder / "a" / "._one_0.wav").write_bytes(b"of macOS")
+    write(folder / ".trash" / "one_99.wav")
+    again = audio_folder(folder, "all", num_samples=400, label="folder")
+    assert again.digest == whole.digest
+    (folder / "linked").symlink_to(folder / "a")
+    assert len(audio_folder(folder, "all", num_samples=400)) == 60
+
+
 def test_resampling(tmp_path):
     write(tmp_path / "a.wav")
     write(tmp_path / "b.wav", rate=12000)
@@ -131,7 +141,7 @@ def test_resampling(tmp_path):
         ({"sample_rate": 0}, "sample_rate must be at least 1 Hz"),
         ({"held_out": 1.0}, "held_out must be between 0 and 1"),
         ({"label": "speaker"}, "label must be 'none', 'folder' or 'word'"),
-        ({"split": "test"}, "one WAV file, of which none can be held out"),
+        ({"split": "test"}, r"x\.wav is the only file, so none can be held out"),
         ({"label": "folder"}, "lies in no subfolder"),
     ],
 )

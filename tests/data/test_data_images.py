@@ -30,7 +30,8 @@ def test_classes_are_the_sorted_subfolders(tmp_path):
     ]
     (tmp_path / "train" / "empty").mkdir()
     (tmp_path / "train" / "ant" / "notes.txt").write_text("not an image")
-    source = folder(tmp_path, "train")
+    with pytest.warns(UserWarning, match=r"train: 1 files of other kinds \(\.txt\) are left out"):
+        source = folder(tmp_path, "train")
     assert isinstance(source, Source)
     assert source.class_names == ("ant", "bee")
     assert source.num_classes == 2
@@ -40,6 +41,52 @@ def test_classes_are_the_sorted_subfolders(tmp_path):
     np.testing.assert_array_equal(batch["label"], [1, 0, 0, 0])
     assert batch["label"].dtype == np.int32
     np.testing.assert_array_equal(resident(source).arrays["image"], images)
+
+
+def test_what_lies_deeper_and_what_is_hidden(tmp_path):
+    """An image anywhere below a class is of it; Jupyter's copies and macOS's are no data."""
+    for name in ("cat/0.png", "cat/more/1.png", "dog/0.png", ".ipynb_checkpoints/0.png"):
+        _save(tmp_path / "a" / name, _image((4, 4)))
+    (tmp_path / "a" / "__MACOSX").mkdir()
+    for name in ("__MACOSX/2.png", "dog/._0.png", ".DS_Store"):
+        (tmp_path / "a" / name).write_bytes(b"nothing")
+    (tmp_path / "elsewhere").mkdir()
+    _save(tmp_path / "elsewhere" / "3.png", _image((4, 4)))
+    (tmp_path / "a" / "eel").symlink_to(tmp_path / "elsewhere")
+    source = folder(tmp_path / "a")
+    assert source.class_names == ("cat", "dog", "eel")
+    np.testing.assert_array_equal(source.labels, [0, 0, 1, 2])
+
+
+@pytest.mark.parametrize("prefix", ["", "cat/", "dog/more/"])
+def test_a_folder_without_splits_is_split_by_names(tmp_path, prefix):
+    """Images of several sizes, some held out; more images leave each one where it is."""
+    for i in range(60):
+        _save(tmp_path / "photos" / f"{prefix}{i}.png", _image((4 + i % 3, 5, 3), i))
+    options = {"data_dir": tmp_path / "photos", "resize": 4}
+    train, held_out = load_pair("folder", ("train", "test"), **options)
+    whole = load("folder", "all", **options)
+    assert len(train) + len(held_out) == len(whole) == 60
+    assert 0 < len(held_out) < 12
+    assert not set(train.files) & set(held_out.files)
+    assert train.class_names == ((prefix.split("/")[0],) if prefix else ())
+    assert f"split train ({len(train)} images of 60, by a hash of their names)" in train.protocol
+    for i in range(60, 70):
+        _save(tmp_path / "photos" / f"{prefix}{i}.png", _image((4, 5, 3), i))
+    more = load("folder", "test", **options)
+    assert set(held_out.files) <= set(more.files)
+
+
+def test_folders_that_are_not_split_by_names(tmp_path):
+    """One of another name than the split's is named, and one image alone is no two sets."""
+    _save(tmp_path / "a" / "0.png", _image((4, 4)))
+    with pytest.raises(ValueError, match=r"0\.png is the only file, so none can be held out"):
+        folder(tmp_path / "a", "test")
+    _save(tmp_path / "b" / "Train" / "0.png", _image((4, 4)))
+    with pytest.raises(
+        FileNotFoundError, match=r"no folder .*b/train, only Train: .* --data\.split"
+    ):
+        folder(tmp_path / "b", "train")
 
 
 def test_a_folder_is_known_by_its_content(tmp_path):
@@ -218,13 +265,13 @@ def _sixteen_bits(color, channels):
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("gray.png", _sixteen_bits(0, 1)),
-        ("colour.png", _sixteen_bits(2, 3)),
-        ("gray_alpha.png", _sixteen_bits(4, 2)),
-        ("alpha.png", _sixteen_bits(6, 4)),
-        ("gray.ppm", b"P5 2 2 65535\n" + bytes(8)),
-        ("colour.ppm", b"P6 2 2 65535\n" + bytes(24)),
-        ("plain.ppm", b"P3 2 2 65535\n" + b"1 " * 12),
+        pytest.param("gray.png", _sixteen_bits(0, 1), id="gray.png"),
+        pytest.param("colour.png", _sixteen_bits(2, 3), id="colour.png"),
+        pytest.param("gray_alpha.png", _sixteen_bits(4, 2), id="gray_alpha.png"),
+        pytest.param("alpha.png", _sixteen_bits(6, 4), id="alpha.png"),
+        pytest.param("gray.ppm", b"P5 2 2 65535\n" + bytes(8), id="gray.ppm"),
+        pytest.param("colour.ppm", b"P6 2 2 65535\n" + bytes(24), id="colour.ppm"),
+        pytest.param("plain.ppm", b"P3 2 2 65535\n" + b"1 " * 12, id="plain.ppm"),
     ],
 )
 def test_sixteen_bit_images_are_refused(tmp_path, name, data):

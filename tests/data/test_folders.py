@@ -1,8 +1,23 @@
 """What folders and files of examples share."""
 
 import numpy as np
+import pytest
 
-from jaxgen.data.folders import content_digest
+from jaxgen.data.folders import content_digest, files_in
+
+
+def test_links_are_followed(tmp_path):
+    """Once, also where they lead back; one to nothing is an error."""
+    (tmp_path / "b").mkdir()
+    for name in ("a.png", "b/b.PNG", "b/.c.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "b" / "c.png").symlink_to(tmp_path / "a.png")
+    (tmp_path / "b" / "up").symlink_to(tmp_path)
+    names = [file.relative_to(tmp_path).as_posix() for file in files_in(tmp_path, (".png",))]
+    assert names == ["a.png", "b/b.PNG", "b/c.png"]
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"b/c\.png is no file, or a link to nothing"):
+        files_in(tmp_path, (".png",))
 
 
 def test_the_digest_of_files_is_that_of_their_content(tmp_path):
