@@ -33,6 +33,7 @@ from experiments.comparison import families, page, table
 from experiments.comparison.families import ENTRANTS, Planned
 from experiments.comparison.measure import VERSION, Reference, make_reference, measure, measure_real
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
+from jaxgen.data.arrays import read_npz
 from jaxgen.data.sources import Source, load_pair
 from jaxgen.files import open_atomically
 from jaxgen.training import cli, loop
@@ -228,8 +229,7 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
     if path.exists() and pictures_path.exists():
         saved = json.loads(path.read_text())
         if saved["protocol"] == protocol:
-            with np.load(pictures_path) as file:
-                return saved["results"], {key: file[key] for key in file.files}
+            return saved["results"], read_npz(pictures_path)
     print(f"measuring {name}", flush=True)
     results, pictures = make()
     with open_atomically(pictures_path) as handle:

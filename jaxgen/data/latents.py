@@ -10,14 +10,13 @@ Example:
     family = on_latents(second_stage, codec, cached=True)
 """
 
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxgen.data.arrays import read_npz
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import ArraySource, Source
 from jaxgen.files import open_atomically
@@ -111,9 +110,8 @@ def _compute(
 def _read(path: Path, identity: str, names: set[str]) -> dict[str, np.ndarray]:
     """The arrays of a file, if they are those of `identity`."""
     try:
-        with np.load(path) as data:
-            arrays = dict(data)
-    except (zipfile.BadZipFile, zlib.error, ValueError, TypeError, EOFError) as error:
+        arrays = read_npz(path)
+    except ValueError as error:
         raise ValueError(f"{path} is no file of latents: {error}") from None
     if _IDENTITY not in arrays:
         raise ValueError(f"{path} is no file of latents: it has {sorted(arrays)}")

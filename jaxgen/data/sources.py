@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxgen.data.arrays import as_stored
 from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, folder, target_size
 
@@ -68,7 +69,8 @@ class ArraySource:
 
     Args:
         arrays: Name -> [N, ...]: `image` uint8 [N, H, W, C], `label` int32 [N] where there are
-            labels, and whatever else an experiment needs.
+            labels, and whatever else an experiment needs. Of 64 bits 32 are kept
+            (`jaxgen.data.arrays.as_stored`).
         name: Name of the data set.
         split: Name of the split that the examples are from.
         protocol: Line that names set, version, split and preprocessing beside a result, to which
@@ -80,9 +82,10 @@ class ArraySource:
             its protocol hold for them.
 
     Raises:
-        ValueError: No arrays, lengths that differ, or labels outside [0, num_classes).
+        ValueError: No arrays, lengths that differ, labels outside [0, num_classes), or numbers that
+            32 bits cannot hold.
         TypeError: An `image` that is not uint8 of four dimensions, or a `label` that is not int32
-            of one dimension.
+            of one dimension; an array of anything but real numbers.
     """
 
     def __init__(
@@ -110,7 +113,7 @@ class ArraySource:
                 num_classes = len(class_names) or top + 1
             if top >= num_classes or label.min(initial=0) < 0:
                 raise ValueError(f"each label must be in [0, {num_classes}), got {label}")
-        self.arrays = dict(arrays)
+        self.arrays = {key: as_stored(array, f"the entry {key!r}") for key, array in arrays.items()}
         self.name = name
         self.split = split
         self.num_classes = num_classes

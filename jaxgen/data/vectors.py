@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxgen.data.arrays import as_float32, npz_names, read_csv, read_npy, read_npz
 from jaxgen.data.sources import ArraySource
 
 SETS = ("two_moons", "checkerboard")
@@ -63,7 +64,7 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
     """The rows of a file: every tenth, in the file's order, is held out.
 
     Args:
-        path: Path of a file: `.npy` or `.csv` (numbers separated by commas, no header), `[N, D]`;
+        path: Path of a file, `[N, D]`: `.npy`, or `.csv` as `jaxgen.data.arrays.read_csv` reads it;
             or `.npz` with one array for each split, of the split's name.
         split: Name of the split: "train" or "test", or any array's name in an `.npz` file.
 
@@ -72,30 +73,37 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
 
     Raises:
         FileNotFoundError: No such file.
-        ValueError: Another kind of file, another split, or an array that is not `[N, D]` of finite
-            numbers; names the file.
+        ValueError: Another kind of file, another split, or anything but real finite numbers
+            `[N, D]` that float32 can hold; names the file, the row and what is wanted.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: name a .npy, .npz or .csv file")
     suffix = path.suffix.lower()
     if suffix == ".npz":
-        with np.load(path) as arrays:
-            if split not in arrays:
-                raise ValueError(f"{path} has no split {split!r}, only {sorted(arrays)}")
-            rows = arrays[split]
+        if split not in (names := npz_names(path)):
+            raise ValueError(f"{path} has no split {split!r}, only {sorted(names)}")
+        rows = _checked(read_npz(path, [split])[split], f"{path}, split {split!r}")
     elif suffix in (".npy", ".csv"):
         _size(split)
-        whole = np.load(path) if suffix == ".npy" else np.loadtxt(path, delimiter=",", ndmin=2)
+        whole = _checked(read_npy(path) if suffix == ".npy" else read_csv(path), str(path))
         held_out = np.arange(len(whole)) % _HELD_OUT == _HELD_OUT - 1
         rows = whole[held_out if split == "test" else ~held_out]
+        if not len(rows):
+            raise ValueError(
+                f"{path} must have at least {_HELD_OUT} rows, of which one is held out, got "
+                f"{len(whole)}"
+            )
     else:
         raise ValueError(f"the file must end in .npy, .npz or .csv, got {path}")
-    if rows.ndim != 2 or 0 in rows.shape or not np.isfinite(rows).all():
-        raise ValueError(
-            f"{path} must hold finite numbers [N, D] in split {split!r}, got {list(rows.shape)}"
-        )
     return _source(rows, path.name, split, "rows of a file")
+
+
+def _checked(rows: np.ndarray, what: str) -> np.ndarray:
+    """The rows as float32, if they are what is wanted."""
+    if rows.ndim != 2 or 0 in rows.shape:
+        raise ValueError(f"{what} must hold numbers [N, D], got {list(rows.shape)}")
+    return as_float32(rows, what)
 
 
 def load_vectors(name: str, split: str = "train", path: str | Path | None = None) -> ArraySource:

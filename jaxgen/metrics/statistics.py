@@ -1,13 +1,13 @@
 """What is kept of a set of images for every metric, and its file, which knows its protocol."""
 
 import json
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgen.data.arrays import read_npz
 from jaxgen.files import open_atomically
 from jaxgen.metrics.features import Extractor, Images, as_source, feature_batches
 from jaxgen.metrics.frechet import Moments, merge, moments
@@ -188,8 +188,7 @@ def load_statistics(path: str | Path) -> Statistics:
         ValueError: a file that is broken, or something else; names it.
     """
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
+        arrays = read_npz(path)
         return Statistics(
             moments=_moments(arrays, "moments"),
             features=arrays["features"],
@@ -199,7 +198,7 @@ def load_statistics(path: str | Path) -> Statistics:
         )
     except FileNotFoundError:
         raise FileNotFoundError(f"there is no file of statistics {path}") from None
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be read as statistics of images: {error!r}") from error
 
 

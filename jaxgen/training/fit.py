@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgen.core import Batch, Family, PyTree, State, Variables
+from jaxgen.data.arrays import as_stored
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource
 from jaxgen.training.averages import Average
@@ -70,7 +71,9 @@ def fit(
         The fitted model.
 
     Raises:
-        ValueError: If an argument is out of range, or entries of `data` differ in length.
+        ValueError: If an argument is out of range, entries of `data` differ in length, or 32 bits
+            cannot hold their numbers.
+        TypeError: If an entry of `data` is not of real numbers.
         FloatingPointError: If every step was skipped because it was not finite.
     """
     if num_steps < 1:
@@ -122,7 +125,7 @@ def prepare_fit(
     Raises:
         ValueError: If an argument is out of range, or entries of `data` differ in length.
     """
-    arrays = {name: np.asarray(values) for name, values in data.items()}
+    arrays = {name: as_stored(np.asarray(v), f"data[{name!r}]") for name, v in data.items()}
     _check(arrays)
     batch, first_batch = _batches(arrays, batch_size, seed)
     fixed = strategy.put_replicated(family.fixed)

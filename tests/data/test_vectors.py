@@ -57,9 +57,24 @@ def test_bad_input(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones(20))
     np.save(tmp_path / "nan.npy", np.full((20, 2), np.nan))
     (tmp_path / "x.txt").write_text("1")
-    for name in ("flat", "nan"):
-        with pytest.raises(ValueError, match=r"finite numbers \[N, D\]"):
-            from_file(tmp_path / f"{name}.npy")
+    np.save(tmp_path / "large.npy", np.full((20, 2), 1e39))
+    np.save(tmp_path / "few.npy", np.ones((9, 2)))
+    (tmp_path / "bad.npz").write_bytes(b"PK\3\4junk")
+    np.savez(tmp_path / "complex.npz", train=np.ones((3, 2)) * 1j)
+    for name, split, message in (
+        ("flat.npy", "train", r"flat\.npy must hold numbers \[N, D\], got \[20\]"),
+        (
+            "nan.npy",
+            "train",
+            r"nan\.npy must hold finite numbers: row 1, column 1 \(from 1\) is nan",
+        ),
+        ("large.npy", "train", "row 1, column 1 .* is 1e\\+39 is beyond float32"),
+        ("few.npy", "test", r"few\.npy must have at least 10 rows, .* got 9"),
+        ("bad.npz", "train", r"bad\.npz cannot be read"),
+        ("complex.npz", "train", r"complex\.npz, split 'train' must hold real numbers, got compl"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_file(tmp_path / name, split)
     with pytest.raises(ValueError, match="must end in"):
         from_file(tmp_path / "x.txt")
     with pytest.raises(FileNotFoundError, match="there is no file"):
