@@ -3,8 +3,10 @@
 At rest audio is int16, or uint8 of mu-law classes, `[N, T]`.
 """
 
+import io
 import math
 import struct
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +96,12 @@ def audio_folder(
         raise FileNotFoundError(f"no WAV files in {root} or its subfolders")
     classes = None if label == "none" else [_class_of(file, root, label) for file in files]
     class_names = tuple(sorted(set(classes or ())))
-    rate = sample_rate or read_wav(files[0])[1]
+    rate = sample_rate or _read(files[0])[1]
     keep = split_by_name([file.relative_to(root).as_posix() for file in files], split, held_out)
-    windows, labels = [], []
+    windows, labels, clipped = [], [], []
     for i in keep:
-        audio = _at_rate(*read_wav(files[i]), rate, resample, files[i])
+        audio, num_clipped = _at_rate(files[i], rate, resample)
+        clipped += [num_clipped] if num_clipped else []
         windows.append(_windows(audio, num_samples))
         if classes is not None:
             labels += [class_names.index(classes[i])] * len(windows[-1])
@@ -106,6 +109,7 @@ def audio_folder(
     if classes is not None:
         arrays["label"] = np.asarray(labels, np.int32)
     count = len(arrays["audio"])
+    loud = f", {sum(clipped)} samples beyond full scale in {len(clipped)} files clipped"
     return AudioSource(
         arrays,
         sample_rate=rate,
@@ -114,12 +118,15 @@ def audio_folder(
         split=split,
         protocol=f"folder {root.name}, split {split} by file ({len(keep)} of {len(files)} files, "
         f"{count} windows of {num_samples} samples at {rate} Hz, files shorter than a window "
-        "padded with zeros, the last window of a file overlapping)",
+        f"padded with zeros, the last window of a file overlapping{loud if clipped else ''})",
     )
 
 
 def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
     """A WAV file of 8, 16, 24 or 32 bits or of floats, its channels averaged, as 16-bit audio.
+
+    A file whose sizes were never filled in, or that is cut off, is read to its end. Floats beyond
+    full scale, [-1, 1], are clipped, with a warning that counts them.
 
     Args:
         path: Path of the file.
@@ -128,16 +135,30 @@ def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
         (samples int16[T], sample rate in Hz); 16-bit mono as it is.
 
     Raises:
-        ValueError: A file that cannot be read, or without a sample; the message names it.
+        ValueError: A file that cannot be read, without a sample, or of which most samples are
+            beyond full scale; the message names it.
     """
+    samples, rate, num_clipped = _read(Path(path))
+    if num_clipped:
+        warnings.warn(
+            f"{path}: {num_clipped} of {len(samples)} samples beyond full scale are clipped",
+            stacklevel=2,
+        )
+    return samples, rate
+
+
+def _read(path: Path) -> tuple[np.ndarray, int, int]:
+    """(int16 [T], sample rate, number of clipped samples) of a WAV file."""
     try:
-        rate, raw = wavfile.read(path)
-    except (ValueError, EOFError, OSError, struct.error, UnboundLocalError) as error:
-        raise ValueError(f"cannot read the WAV file {path}: {error!r}") from error
+        rate, raw = wavfile.read(io.BytesIO(_with_its_sizes(path.read_bytes())))
+    except (ArithmeticError, EOFError, IndexError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read the WAV file {path}: {error}") from error
+    except struct.error as error:
+        raise ValueError(f"cannot read the WAV file {path}: it is cut off ({error})") from error
     if not raw.size or rate < 1:
         raise ValueError(f"the WAV file {path} holds no samples")
     if raw.dtype == np.int16 and raw.ndim == 1:
-        return raw, int(rate)
+        return raw, int(rate), 0
     if raw.dtype == np.uint8:
         x = (raw.astype(np.float64) - 128) / 128
     elif np.issubdtype(raw.dtype, np.integer):  # SciPy puts 24 bits into the upper ones of 32
@@ -146,7 +167,57 @@ def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
         x = raw.astype(np.float64)
     if not np.isfinite(x).all():
         raise ValueError(f"the WAV file {path} holds NaN or infinite samples")
-    return _to_int16(x if x.ndim == 1 else x.mean(axis=1)), int(rate)
+    samples, num_clipped = _quantized(x if x.ndim == 1 else x.mean(axis=1))
+    if num_clipped > len(samples) / 2:
+        raise ValueError(
+            f"the WAV file {path} holds floats up to {np.abs(x).max():.6g}, and full scale is 1: "
+            "rescale it"
+        )
+    return samples, int(rate), num_clipped
+
+
+def _with_its_sizes(raw: bytes) -> bytes:
+    """A WAV file up to the end of its samples, with sizes that it has.
+
+    A recorder or a pipe that cannot go back leaves sizes of 0 or of all ones, and a file that is
+    cut off promises more than it has.
+
+    Raises:
+        ValueError: No WAV file, or one without a format or samples.
+    """
+    if raw[:4] not in (b"RIFF", b"RIFX", b"RF64") or raw[8:12] != b"WAVE":
+        raise ValueError(f"it begins with {raw[:12]!r}, not as a WAV file")
+    order, at, align, long_sizes = ">" if raw[:4] == b"RIFX" else "<", 12, 0, 0
+    is_unfilled = raw[4:8] in (bytes(4), b"\xff" * 4)
+    while at + 8 <= len(raw):
+        name, (size,), start = (
+            raw[at : at + 4],
+            struct.unpack_from(f"{order}I", raw, at + 4),
+            at + 8,
+        )
+        if name == b"ds64":
+            long_sizes = start
+        elif name == b"fmt ":
+            (align,) = struct.unpack_from(f"{order}H", raw, start + 12)
+        elif name == b"data":
+            break
+        at = start + size + size % 2
+    else:
+        raise ValueError("it has no samples (no chunk 'data')")
+    if not align:
+        raise ValueError("it does not say how its samples are stored (no chunk 'fmt ')")
+    if raw[:4] == b"RF64":
+        (size,) = struct.unpack_from("<Q", raw, long_sizes + 8)
+    held = len(raw) - start
+    size = held if size > held or (size == 0 and is_unfilled) else size
+    size -= size % align
+    whole = bytearray(raw[: start + size])
+    if raw[:4] == b"RF64":
+        struct.pack_into("<QQ", whole, long_sizes, len(whole) - 8, size)
+    else:
+        struct.pack_into(f"{order}I", whole, 4, len(whole) - 8)
+        struct.pack_into(f"{order}I", whole, at + 4, size)
+    return bytes(whole)
 
 
 def to_model_space(
@@ -210,6 +281,11 @@ def from_model_space(
     return np.clip(step * width + width // 2 - 32768, -32768, 32767).astype(np.int16)
 
 
+def _quantized(x: np.ndarray) -> tuple[np.ndarray, int]:
+    """Samples in [-1, 1] as int16, and how many were beyond that and are clipped."""
+    return _to_int16(x), int(np.count_nonzero(np.abs(x) > 1))
+
+
 def _to_int16(x: np.ndarray) -> np.ndarray:
     scaled = np.round(np.asarray(x, np.float64) * _FULL_SCALE)
     return np.clip(scaled, -32768, 32767).astype(np.int16)
@@ -234,17 +310,21 @@ def _class_of(file: Path, root: Path, label: str) -> str:
     return file.relative_to(root).parts[0]
 
 
-def _at_rate(audio: np.ndarray, own: int, rate: int, resample: bool, file: Path) -> np.ndarray:
-    """The samples of a file of the rate `own`, at another rate."""
+def _at_rate(file: Path, rate: int, resample: bool) -> tuple[np.ndarray, int]:
+    """The samples of a file at a rate, and how many of them are clipped."""
+    audio, own, num_clipped = _read(file)
     if own == rate:
-        return audio
+        return audio, num_clipped
     if not resample:
         raise ValueError(
             f"the WAV file {file} has a sample rate of {own} Hz, not {rate}: resample the files, "
             "or ask for it (resample=True)"
         )
     common = math.gcd(own, rate)
-    return _to_int16(signal.resample_poly(audio / _FULL_SCALE, rate // common, own // common))
+    audio, more = _quantized(
+        signal.resample_poly(audio / _FULL_SCALE, rate // common, own // common)
+    )
+    return audio, num_clipped + more
 
 
 def _windows(audio: np.ndarray, size: int) -> np.ndarray:

@@ -1,5 +1,7 @@
 """WAV files as windows: formats, rates, splits by file, labels; and the way to model space."""
 
+import struct
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,6 +151,41 @@ def test_bad_options(tmp_path, options, message):
     write(tmp_path / "x.wav")
     with pytest.raises(ValueError, match=message):
         audio_folder(tmp_path, **{"split": "all", "num_samples": 100, **options})
+
+
+@pytest.mark.parametrize("kind", [b"RIFF", b"RIFX", b"RF64"])
+@pytest.mark.parametrize("size", [0, 2**32 - 1, 2**31, 200])
+def test_sizes_that_were_never_filled_in(tmp_path, kind, size):
+    """A recorder that was cut off, or a pipe: the file is read to its end, in whole samples."""
+    order = ">" if kind == b"RIFX" else "<"
+    samples = np.arange(100, dtype=f"{order}i2")
+    stated = 2**32 - 1 if kind == b"RF64" else size
+    head = kind + struct.pack(f"{order}I", stated) + b"WAVE"
+    if kind == b"RF64":
+        head += b"ds64" + struct.pack("<IQQQI", 28, size, size, 0, 0)
+    head += b"fmt " + struct.pack(f"{order}IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
+    head += b"data" + struct.pack(f"{order}I", stated)
+    (tmp_path / "a.wav").write_bytes(head + samples.tobytes() + b"\1")
+    audio, rate = read_wav(tmp_path / "a.wav")
+    assert rate == RATE
+    np.testing.assert_array_equal(audio, np.arange(100))
+
+
+def test_what_is_clipped_is_said(tmp_path):
+    """Full scale itself is not; floats of another scale are no recording."""
+    loud = np.zeros(100, np.float32)
+    loud[:4] = (1.0, -1.0, 1.5, -2.0)
+    wavfile.write(tmp_path / "a.wav", RATE, loud)
+    with pytest.warns(UserWarning, match=r"a\.wav: 2 of 100 samples beyond full scale are clipped"):
+        audio, _ = read_wav(tmp_path / "a.wav")
+    np.testing.assert_array_equal(audio[:5], [32767, -32768, 32767, -32768, 0])
+    protocol = audio_folder(tmp_path, "all", num_samples=50).protocol
+    assert "overlapping, 2 samples beyond full scale in 1 files clipped), content" in protocol
+    wavfile.write(tmp_path / "a.wav", RATE, 32767 * tone().astype(np.float32))
+    with pytest.raises(
+        ValueError, match=r"a\.wav holds floats up to 16383\.5, and full scale is 1"
+    ):
+        read_wav(tmp_path / "a.wav")
 
 
 def test_bad_files(tmp_path):
