@@ -208,7 +208,7 @@ def test_archives_that_are_missing_or_broken(tmp_path):
         attempt("cifar10", path)
     for content, match in [
         (b"nothing", "not a valid gzip file"),
-        (_idx(np.zeros((3, 28, 28), np.uint8))[:-9], "not a valid gzip file"),
+        (_idx(np.zeros(4, np.uint8))[:-9], "not a valid gzip file"),
         (_idx(np.zeros((3, 28, 28), np.uint8)), "not an idx file of 1-dimensional"),
         (_idx(np.zeros(4, np.uint8)), r"images \(5, 28, 28\) and labels \(4,\)"),
     ]:
@@ -226,6 +226,50 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     _tar(path, {"cifar-10-batches-py/batches.meta": pickle.dumps(Evil(), protocol=2)})
     with pytest.raises(ValueError, match=r"it refers to .*exec"):
         prepare("cifar10", tmp_path / "data", [path], verify=False)
+
+
+def test_a_pickle_builds_no_array_itself(tmp_path):
+    """Not one of objects over its own bytes, which would be pointers of the pickle's choice."""
+    path = tmp_path / "cifar-10-python.tar.gz"
+    meta = {"cifar-10-batches-py/batches.meta": _pickled({"label_names": NAMES})}
+    names = [f"cifar-10-batches-py/data_batch_{i}" for i in range(1, 6)]
+    arrays = {
+        "object": np.ones((2, 3072), object),
+        "float": np.ones((2, 3072), np.float32),
+        "list": [[1] * 3072] * 2,
+    }
+    whole = _pickled({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 1]})
+    batches = {"forged": whole.replace(b"u1", b"O8")}  # as it is written but for the dtype
+    assert batches["forged"] != whole
+    for name, array in arrays.items():
+        batches[name] = _pickled({"data": array, "labels": [0, 1]})
+    batches["labels"] = _pickled({"data": np.zeros((2, 3072), np.uint8), "labels": [0, 10]})
+    messages = {
+        "list": "it has no array where one should be",
+        "labels": "its labels must be 0 to 9, got 0 to 10",
+    }
+    for name, batch in batches.items():
+        _tar(path, {**meta, **dict.fromkeys(names, batch)})
+        match = "not a CIFAR-10 archive: " + messages.get(
+            name, "it has an array of .*, not of bytes"
+        )
+        with pytest.raises(ValueError, match=match):
+            prepare("cifar10", tmp_path / "data", [path], verify=False)
+
+
+def test_archives_of_other_lengths_are_named(tmp_path):
+    path = _binary_archive(tmp_path / "cifar-10-binary.tar.gz", _cifar())
+    with tarfile.open(path) as tar:
+        files = {m.name: tar.extractfile(m).read() for m in tar.getmembers()}
+    files["cifar-10-batches-bin/test_batch.bin"] += b"1"
+    _tar(path, files)
+    with pytest.raises(ValueError, match=r"binary\.tar\.gz is not a CIFAR-10 archive: .*reshape"):
+        prepare("cifar10", tmp_path / "data", [path], verify=False)
+    _mnist_files(tmp_path)
+    promised = struct.pack(">4B3I", 0, 0, 8, 3, 2**31, 28, 28)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(promised + bytes(100)))
+    with pytest.raises(ValueError, match=r"t10k-images.* would take 1568 GiB"):
+        prepare("mnist", tmp_path / "data", [tmp_path], verify=False)
 
 
 class _Server(BaseHTTPRequestHandler):
