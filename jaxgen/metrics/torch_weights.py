@@ -1,7 +1,8 @@
 """Tensors from a PyTorch file, `.pth`, read without PyTorch and without running what is in it.
 
 Both containers are read: the zip archive of PyTorch 1.6 and later, and the file of pickles before.
-Of the pickles only what rebuilds tensors in dictionaries is allowed; anything else is refused.
+Of the pickles only what describes tensors in dictionaries is allowed, and arrays are made of the
+descriptions afterwards; anything else is refused.
 """
 
 import io
@@ -9,9 +10,9 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -154,7 +155,7 @@ def folded_params(
         epsilon: Number added to the variances of the normalizations.
 
     Raises:
-        WeightsError: as `check_names`.
+        WeightsError: as `check_names`; layers that are not finite.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for place, (conv, norm) in layers.items():
@@ -172,7 +173,10 @@ def folded_params(
         block = params
         for name in place[:-1]:
             block = block.setdefault(name, {})
-        block[place[-1]] = fold_batch_norm(weights, conv, norm, epsilon)
+        folded = fold_batch_norm(weights, conv, norm, epsilon)
+        if not all(np.isfinite(array).all() for array in folded.values()):
+            raise WeightsError(f"{path}: {conv} and {norm} together are not finite")
+        block[place[-1]] = folded
     for layer, name in dense.items():
         params[layer] = {"kernel": weights[f"{name}.weight"].T.copy()}
         if "bias" in expected[layer]:
@@ -186,8 +190,34 @@ def _at(tree: Mapping[str, Any], place: Iterable[str]) -> Any:
     return tree
 
 
+class _Kind(NamedTuple):
+    """A PyTorch storage class, by name only."""
+
+    name: str
+
+
+class _Storage(NamedTuple):
+    """What a pickle says of a storage."""
+
+    key: str
+    kind: str
+    count: int
+
+
+class _Tensor(NamedTuple):
+    """What a pickle says of a tensor, whatever that is; `_view` makes an array of it."""
+
+    storage: Any
+    offset: Any
+    shape: tuple[Any, ...]
+    strides: tuple[Any, ...]
+
+
 def _read_zip(path: Path) -> Any:
+    size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
+        if large := [m.filename for m in archive.infolist() if m.file_size > size]:
+            raise ValueError(f"{large[0]} in it would be larger than the file itself")
         pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(pickles) != 1:
             raise ValueError(f"the archive has {len(pickles)} files data.pkl")
@@ -195,71 +225,95 @@ def _read_zip(path: Path) -> Any:
         order = f"{root}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("its byte order is not little-endian")
+        unpickler = _Unpickler(io.BytesIO(archive.read(pickles[0])))
+        tensors = unpickler.load()
 
-        def storage(kind: type, key: str, count: int) -> np.ndarray:
-            array: np.ndarray = np.frombuffer(archive.read(f"{root}data/{key}"), kind)
-            if len(array) != count:
-                raise ValueError(f"storage {key} has {len(array)} elements, not {count}")
-            return array
+        def content(storage: _Storage) -> bytes:
+            return archive.read(f"{root}data/{storage.key}")
 
-        return _Unpickler(io.BytesIO(archive.read(pickles[0])), storage).load()
+        storages = unpickler.storages.values()
+        return _with_arrays(tensors, {s: _array(s, content(s)) for s in storages})
 
 
 def _read_legacy(path: Path) -> Any:
     """Four pickles (magic number, version, machine, object), a list of keys, then the storages."""
-    storages: dict[str, np.ndarray] = {}
-
-    def storage(kind: type, key: str, count: int) -> np.ndarray:
-        return storages.setdefault(key, np.empty(count, kind))
-
-    def unpickle(file: Any) -> Any:
-        return _Unpickler(file, storage).load()
-
     with path.open("rb") as file:
-        if unpickle(file) != _MAGIC:
+
+        def unpickle() -> Any:
+            return _Unpickler(file).load()
+
+        if unpickle() != _MAGIC:
             raise ValueError("it does not begin as one")
-        unpickle(file)  # the container's version: there is only one
-        if not unpickle(file)["little_endian"]:
+        unpickle()  # the container's version: there is only one
+        if not unpickle()["little_endian"]:
             raise ValueError("its byte order is not little-endian")
-        tensors = unpickle(file)
-        for key in unpickle(file):
+        unpickler = _Unpickler(file)
+        tensors = unpickler.load()
+        awaited, arrays = unpickler.storages, {}
+        for key in unpickle():
             (count,) = struct.unpack("<q", file.read(8))
-            array = storages[key]
-            if count != array.size or file.readinto(array.view(np.uint8).data) != array.nbytes:
-                raise ValueError(f"storage {key} is cut off")
-    return tensors
+            storage = awaited.pop(key)
+            if count != storage.count:
+                raise ValueError(f"storage {key} is cut off: {count} of {storage.count} elements")
+            num_bytes = count * np.dtype(_DTYPES[storage.kind]).itemsize
+            # Never asked for more than the file has, whatever it says.
+            arrays[storage] = _array(storage, file.read(min(num_bytes, path.stat().st_size)))
+        if awaited:
+            raise ValueError(f"storage {next(iter(awaited))} is missing")
+        return _with_arrays(tensors, arrays)
 
 
-class _Kind:
-    """A PyTorch storage class, by name only."""
+def _array(storage: _Storage, content: bytes) -> np.ndarray:
+    """A storage's elements, of which there must be as many as were said."""
+    dtype = np.dtype(_DTYPES[storage.kind])
+    if len(content) != storage.count * dtype.itemsize:
+        raise ValueError(
+            f"storage {storage.key} is cut off: {len(content)} bytes of "
+            f"{storage.count * dtype.itemsize}"
+        )
+    return np.frombuffer(content, dtype)
 
-    def __init__(self, name: str):
-        self.dtype = _DTYPES[name]
+
+def _with_arrays(tensors: Any, arrays: Mapping[_Storage, np.ndarray]) -> Any:
+    """The object with arrays in the place of what a pickle said of tensors."""
+    if not isinstance(tensors, Mapping):
+        return tensors
+    return {
+        name: _view(value, arrays) if isinstance(value, _Tensor) else value
+        for name, value in tensors.items()
+    }
 
 
-def _rebuild(
-    storage: np.ndarray, offset: int, size: Iterable[int], stride: Iterable[int], *_: Any
-) -> np.ndarray:
+def _view(tensor: _Tensor, arrays: Mapping[_Storage, np.ndarray]) -> np.ndarray:
     """A tensor: a strided view of a storage, checked to lie within it."""
-    shape, steps = tuple(size), tuple(stride)
+    storage, offset, shape, steps = tensor
+    if type(storage) is not _Storage:
+        raise ValueError(f"a tensor is said to be of {type(storage).__name__}, not of a storage")
+    numbers = (offset, *shape, *steps)
+    if not all(type(n) is int for n in numbers):
+        raise ValueError(f"a tensor has offset, shape and strides {numbers}, wanted are integers")
+    array = arrays[storage]
     last = offset + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
-    negative = min((offset, *shape, *steps)) < 0
-    if negative or (0 not in shape and last >= storage.size):
+    if min(numbers) < 0 or (0 not in shape and last >= array.size):
         raise ValueError(f"a tensor of shape {shape} does not fit into its storage")
-    strides = tuple(s * storage.itemsize for s in steps)
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
+    strides = tuple(s * array.itemsize for s in steps)
+    return np.lib.stride_tricks.as_strided(array[offset:], shape, strides, writeable=False)
 
 
-def _rebuild_parameter(data: np.ndarray, *_: Any) -> np.ndarray:
+def _rebuild(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+    return _Tensor(storage, offset, tuple(size), tuple(stride))
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
     return data
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows dictionaries and tensors, and refuses to import anything."""
+    """Knows dictionaries and descriptions of tensors, and refuses to import anything."""
 
-    def __init__(self, file: Any, storage: Callable[[type, str, int], np.ndarray]):
+    def __init__(self, file: Any):
         super().__init__(file, encoding="utf-8")
-        self._storage = storage
+        self.storages: dict[str, _Storage] = {}  # by key
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -272,8 +326,15 @@ class _Unpickler(pickle.Unpickler):
             return _Kind(name)
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which no weights need")
 
-    def persistent_load(self, pid: Any) -> np.ndarray:
-        tag, kind, key, _, count = pid[:5]
-        if tag != "storage" or not isinstance(kind, _Kind):
+    def persistent_load(self, pid: Any) -> _Storage:
+        tag, kind, key, _, count, *view = pid
+        if (
+            tag != "storage"
+            or not isinstance(kind, _Kind)
+            or any(part is not None for part in view)
+        ):
             raise pickle.UnpicklingError(f"it refers to an unknown object {tag!r}")
-        return self._storage(kind.dtype, str(key), int(count))
+        storage = _Storage(str(key), kind.name, int(count))
+        if self.storages.setdefault(storage.key, storage) != storage:
+            raise pickle.UnpicklingError(f"storage {key} is described in two ways")
+        return storage

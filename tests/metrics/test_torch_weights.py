@@ -1,8 +1,10 @@
+import io
 import os
 import pickle
 import struct
 import zipfile
 from collections import OrderedDict
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from jaxgen.metrics.torch_weights import (
 )
 
 torch = pytest.importorskip("torch")
+MAGIC = 0x1950A86A20F9469CFC6C  # of the container before PyTorch 1.6
 
 
 @pytest.fixture
@@ -108,6 +111,102 @@ def test_a_tensor_cannot_reach_beyond_its_storage(tmp_path):
             new.writestr(name, data)
     with pytest.raises(WeightsError, match="does not fit into its storage"):
         read_state_dict(tmp_path / "b.pth")
+
+
+class Storage(NamedTuple):
+    key: str
+    count: int
+    kind: type = torch.FloatStorage
+    view: tuple | None = None
+
+
+class Rebuilt:
+    """A tensor that is pickled as whoever forges a file likes."""
+
+    def __init__(self, *args):
+        self.args = args
+
+    def __reduce__(self):
+        return torch._utils._rebuild_tensor_v2, (*self.args, False, OrderedDict())
+
+
+class Forger(pickle.Pickler):
+    def persistent_id(self, obj):
+        if isinstance(obj, Storage):
+            return ("storage", obj.kind, obj.key, "cpu", obj.count, obj.view)
+        return None
+
+
+def forged(path, tensors, storages=(), *, legacy=False):
+    def pickled(obj):
+        file = io.BytesIO()
+        Forger(file, 2).dump(obj)
+        return file.getvalue()
+
+    if legacy:
+        parts = [
+            pickled(o) for o in (MAGIC, 1001, {"little_endian": True}, tensors, list(storages))
+        ]
+        parts += [struct.pack("<q", len(data) // 4) + data for data in dict(storages).values()]
+        path.write_bytes(b"".join(parts))
+        return path
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", pickled(tensors))
+        for key, data in dict(storages).items():
+            archive.writestr(f"a/data/{key}", data)
+    return path
+
+
+ONE = Rebuilt(Storage("0", 1), 0, (4096,), (0,))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize(
+    ("tensor", "message"),
+    [
+        (Rebuilt(ONE, 0, (4096,), (1,)), "is said to be of _Tensor, not of a storage"),
+        (Rebuilt(OrderedDict(), 0, (1,), (1,)), "is said to be of OrderedDict, not of a storage"),
+        (Rebuilt(Storage("0", 1), 0, (2**34,), (1,)), "does not fit into its storage"),
+        (Rebuilt(Storage("0", 1), -1, (1,), (1,)), "does not fit into its storage"),
+        (Rebuilt(Storage("0", 1), 0, (2,), (-1,)), "does not fit into its storage"),
+        (Rebuilt(Storage("0", 1), 0, (1.5,), (1,)), "wanted are integers"),
+        (Rebuilt(Storage("0", 2), 0, (1,), (1,)), "storage 0 is cut off"),
+        (Rebuilt(Storage("0", 2**40), 0, (1,), (1,)), "storage 0 is cut off"),
+        (Rebuilt(Storage("0", 1, torch.DoubleStorage), 0, (1,), (1,)), "described in two ways"),
+        (Rebuilt(Storage("0", 1, view=("1", 0, 1)), 0, (1,), (1,)), "an unknown object 'storage'"),
+    ],
+)
+def test_what_a_forged_file_cannot_reach(tmp_path, tensor, message, legacy):
+    """Bytes beyond its storages, or memory for more than the file has."""
+    tensors = {"x": Rebuilt(Storage("0", 1), 0, (1,), (1,)), "y": tensor}
+    if "cut off" in message:
+        del tensors["x"]
+    path = forged(tmp_path / "a.pth", tensors, {"0": bytes(4)}, legacy=legacy)
+    with pytest.raises(WeightsError, match=message):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_one_element_may_be_a_whole_tensor(tmp_path, legacy):
+    """Strides of 0 are PyTorch's own way to expand."""
+    path = forged(tmp_path / "a.pth", {"x": ONE}, {"0": struct.pack("<f", 3)}, legacy=legacy)
+    np.testing.assert_array_equal(read_state_dict(path)["x"], np.full(4096, 3, np.float32))
+
+
+def test_storages_that_are_missing(tmp_path):
+    """They have no content, not that of whatever memory there is."""
+    tensors = {"x": ONE}
+    with pytest.raises(WeightsError, match="storage 0 is missing"):
+        read_state_dict(forged(tmp_path / "a.pth", tensors, legacy=True))
+    with pytest.raises(WeightsError, match="There is no item named 'a/data/0'"):
+        read_state_dict(forged(tmp_path / "b.pth", tensors))
+
+
+def test_a_small_archive_of_a_large_file(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(10**6))
+    with pytest.raises(WeightsError, match="data.pkl in it would be larger than the file itself"):
+        read_state_dict(tmp_path / "a.pth")
 
 
 def test_an_old_file_whose_storage_has_another_size(tmp_path):
