@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -291,19 +292,21 @@ def to_csv(all_tables: Sequence[Table]) -> str:
 
 def to_markdown(heading: str, all_tables: Sequence[Table]) -> str:
     """The tables, each with its notes and the reasons for what is missing."""
-    parts = [f"# {heading}"]
+    parts = [f"# {_plain(heading)}"]
     for t in all_tables:
-        lines = [
-            "| " + " | ".join(["family", *t.columns]) + " |",
-            "|" + " --- |" * (len(t.columns) + 1),
-            *(
-                "| " + " | ".join([name, *(cell.text for cell in cells)]) + " |"
-                for name, cells in t.rows.items()
-            ),
-        ]
-        notes = [f"- {note}" for note in (*t.notes, *reasons(t))]
-        parts += [f"## {t.title}", "\n".join(lines), "\n".join(notes)]
+        rows = [[name, *(cell.text for cell in cells)] for name, cells in t.rows.items()]
+        head, *body = (
+            "| " + " | ".join(map(_plain, row)) + " |" for row in (["family", *t.columns], *rows)
+        )
+        lines = [head, "|" + " --- |" * (len(t.columns) + 1), *body]
+        notes = [f"- {_plain(note)}" for note in (*t.notes, *reasons(t))]
+        parts += [f"## {_plain(t.title)}", "\n".join(lines), "\n".join(notes)]
     return "\n\n".join(parts) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is: a run may be called anything that a directory may."""
+    return re.sub(r"([\\`*_\[\]<>|#&~])", r"\\\1", " ".join(text.split()))
 
 
 def reasons(table: Table) -> list[str]:

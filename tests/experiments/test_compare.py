@@ -303,3 +303,13 @@ def test_all_families(tmp_path):
     assert len(rows) == 3 + len(DEFAULTS["families"])
     inverts = {name: row["Sampling and inversion: inverts"] for name, row in rows.items()}
     assert [name for name, word in inverts.items() if word == "yes"] == ["Flow"]
+
+
+def test_names_are_no_markdown():
+    """A run may be called anything that a directory may."""
+    name = "x | y <img src=a> [z](b) `c` *d*\ne"
+    cells = [table.Cell("1"), table.Cell("-", f"no {name}")]
+    text = table.to_markdown("All", [table.Table("T", ("a", "b"), {name: cells}, ())])
+    shown = r"x \| y \<img src=a\> \[z\](b) \`c\` \*d\* e"
+    assert f"| {shown} | 1 | - |" in text.splitlines()
+    assert f"- {shown}: no b: no {shown}." in text.splitlines()
