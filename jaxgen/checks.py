@@ -31,6 +31,6 @@ def check_memory(what: str, num_bytes: int) -> None:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if num_bytes > memory:
         raise ValueError(
-            f"{what} would take {num_bytes / 2**30:.4g} GiB, and this machine has "
-            f"{memory / 2**30:.4g} GiB of memory"
+            f"{what} would take {num_bytes / 2**30:.0f} GiB, and this machine has "
+            f"{memory / 2**30:.0f} GiB of memory"
         )

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int16, Shaped
 from scipy import signal
 from scipy.io import wavfile
 
+from jaxgen.checks import check_memory
 from jaxgen.data.folders import files_in, split_by_name
 from jaxgen.data.mu_law import mu_law_decode, mu_law_encode
 from jaxgen.data.sources import ArraySource
@@ -98,6 +99,7 @@ def audio_folder(
     class_names = tuple(sorted(set(classes or ())))
     rate = sample_rate or _read(files[0])[1]
     keep = split_by_name([file.relative_to(root).as_posix() for file in files], split, held_out)
+    check_memory(f"{len(keep)} windows of {num_samples} samples", 2 * len(keep) * num_samples)
     windows, labels, clipped = [], [], []
     for i in keep:
         audio, num_clipped = _at_rate(files[i], rate, resample)
@@ -321,9 +323,10 @@ def _at_rate(file: Path, rate: int, resample: bool) -> tuple[np.ndarray, int]:
             "or ask for it (resample=True)"
         )
     common = math.gcd(own, rate)
-    audio, more = _quantized(
-        signal.resample_poly(audio / _FULL_SCALE, rate // common, own // common)
-    )
+    up, down = rate // common, own // common
+    needed = 8 * (20 * max(up, down) + len(audio) * up // down)  # a filter, and the samples
+    check_memory(f"{file}, resampled from {own} to {rate} Hz,", needed)
+    audio, more = _quantized(signal.resample_poly(audio / _FULL_SCALE, up, down))
     return audio, num_clipped + more
 
 

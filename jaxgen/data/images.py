@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import io
+import math
 import re
 import struct
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from jaxgen.checks import check_memory
 from jaxgen.data.folders import content_digest, digest_of, files_in, split_by_name
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -58,6 +60,17 @@ def target_size(resize: Resize) -> tuple[int, int] | None:
     if height < 1 or width < 1:
         raise ValueError(f"resize must be a size or (height, width) of at least 1, got {resize}")
     return height, width
+
+
+def empty_images(num: int, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 [num, *shape], not filled.
+
+    Raises:
+        ValueError: If the machine has not that much memory.
+    """
+    size = "x".join(map(str, shape))
+    check_memory(f"a batch of {num} images of {size}", num * math.prod(shape))
+    return np.empty((num, *shape), np.uint8)
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -155,7 +168,7 @@ class FolderSource:
         return len(self.files)
 
     def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
-        batch = {"image": np.empty((len(indices), *self.shape), np.uint8)}
+        batch = {"image": empty_images(len(indices), self.shape)}
         for row, index in zip(batch["image"], indices, strict=True):
             file = self.files[index]
             row[:] = decode_image(file, self.shape, str(file), resize=self.resize)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from jaxgen.checks import check_memory
 from jaxgen.data.permute import MAX_SIZE, permute
 from jaxgen.data.sources import DEFAULT_LIMIT_BYTES, Source, decode, nbytes
 
@@ -44,7 +45,7 @@ class Pipeline:
 
     Raises:
         ValueError: An empty source, or one of more than 2**30 examples; a batch size below 1 or
-            above 2**30; a seed out of range.
+            above 2**30; a batch beyond the machine's memory; a seed out of range.
 
     Example:
         >>> from jaxgen.data.sources import digits
@@ -73,6 +74,7 @@ class Pipeline:
             raise ValueError(
                 f"the source {source.name!r} has {len(source)} examples; at most 2**30 can be used"
             )
+        check_memory(f"a batch of {batch_size} examples", nbytes(source, batch_size))
         self.source = source
         self.batch_size = batch_size
         self.seed = seed
@@ -216,8 +218,8 @@ def eval_batches(
         every batch: 1 for an example, 0 for the padding of the last batch (repeats of an example).
 
     Raises:
-        ValueError: An empty source, a batch size or limit below 1, or processes that do not divide
-            the batch.
+        ValueError: An empty source, a batch size or limit below 1, a batch beyond the machine's
+            memory, or processes that do not divide the batch.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
@@ -225,6 +227,7 @@ def eval_batches(
         raise ValueError(f"limit must be at least 1, or None for all examples, got {limit}")
     if len(source) == 0:
         raise ValueError(f"the source {source.name!r} ({source.split}) is empty")
+    check_memory(f"a batch of {batch_size} examples", nbytes(source, batch_size))
     rows = _block(batch_size, process_index, process_count)
     count = len(source) if limit is None else min(limit, len(source))
 

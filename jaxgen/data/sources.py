@@ -18,6 +18,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from jaxgen.checks import check_memory
 from jaxgen.data.arrays import as_stored
 from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, folder, target_size
@@ -162,7 +163,7 @@ def digits(split: str = "train", *, resize: Resize = None) -> ArraySource:
         A source of `image` [8, 8, 1] (or as resized) and `label`, ten classes.
 
     Raises:
-        ValueError: Another split, or a size below 1.
+        ValueError: Another split, or a size below 1 or beyond the machine's memory.
     """
     if split not in ("train", "test", "all"):
         raise ValueError(f"split of digits must be 'train', 'test' or 'all', got {split!r}")
@@ -172,6 +173,7 @@ def digits(split: str = "train", *, resize: Resize = None) -> ArraySource:
     rows = {"train": ~test, "test": test, "all": np.ones_like(test)}[split]
     images, size = image[rows][..., None], target_size(resize)
     if size is not None:
+        check_memory(f"{len(images)} digits of {size[0]}x{size[1]}", len(images) * math.prod(size))
         images = np.stack([fit_image(one, size) for one in images])
     height, width = images.shape[1:3]
     return ArraySource(
@@ -301,10 +303,10 @@ def check_alike(train: Source, held_out: Source) -> None:
         )
 
 
-def nbytes(source: Source) -> int:
-    """The size of a decoded source, in bytes."""
+def nbytes(source: Source, num: int | None = None) -> int:
+    """The size of so many decoded examples of a source, by default of all of them, in bytes."""
     example = sum(math.prod(shape) * dtype.itemsize for shape, dtype in source.spec.values())
-    return len(source) * example
+    return (len(source) if num is None else num) * example
 
 
 def resident(source: Source, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> Source:
@@ -325,6 +327,7 @@ def decode(source: Source) -> ArraySource:
     """The whole source in memory, decoded by threads; an `ArraySource` is returned as it is."""
     if isinstance(source, ArraySource):
         return source
+    check_memory(f"the set {source.name} in memory", nbytes(source))
     arrays = {k: np.empty((len(source), *shape), d) for k, (shape, d) in source.spec.items()}
 
     def fill(begin: int) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from jaxgen.data.folders import content_digest, digest_of
-from jaxgen.data.images import Resize, Spec, decode_image, image_spec, target_size
+from jaxgen.data.images import Resize, Spec, decode_image, empty_images, image_spec, target_size
 
 WITHOUT_TENSORFLOW = ("cifar10", "fashion_mnist", "mnist")  # what `prepare` can write by itself
 _NEEDS_TENSORFLOW = " (which needs TensorFlow: pip install 'jaxgen[prepare]')"
@@ -85,7 +85,7 @@ class TfdsSource:
                 f"the set {self.name} in {self.directory} is damaged: delete that directory and "
                 f"prepare it again ({error})"
             ) from error
-        batch = {"image": np.empty((len(records), *self.shape), np.uint8)}
+        batch = {"image": empty_images(len(records), self.shape)}
         labels = np.empty(len(records), np.int32)
         undecoded = {self.image_key: tfds.decode.SkipDecoding()}
         for i, record in enumerate(records):

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxgen.checks import check_memory
 from jaxgen.core import Batch, PyTree, State, Variables
 from jaxgen.data.pipeline import eval_batches
+from jaxgen.data.sources import nbytes
 from jaxgen.data.transforms import to_uint8
 from jaxgen.losses.reduce import weighted_sum
 from jaxgen.training import pictures
@@ -87,13 +89,16 @@ def make_sample(
         preview: Whether to use the experiment's quick sampler, where it has one.
 
     Raises:
-        ValueError: If the family has no prior; by `sample`, if `num` is below 1.
+        ValueError: If the family has no prior; by `sample`, if `num` is below 1 or so many samples
+            are beyond the machine's memory.
     """
     compiled = sample_program(experiment, strategy, preview=preview)
 
     def sample(variables: Variables, key: jax.Array, num: int) -> np.ndarray:
         if num < 1:
             raise ValueError(f"the number of samples must be at least 1, got {num}")
+        # Samples at rest are about as large as the examples.
+        check_memory(f"the number of samples, {num},", nbytes(experiment.held_out, num))
         devices = strategy.num_devices
         size = -(-min(num, max(batch_size, devices)) // devices) * devices
         conditions = pictures.in_turn(experiment.family, -(-num // size) * size)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
+from jaxgen.checks import check_memory
 from jaxgen.files import open_atomically
 
 SUFFIXES = {
@@ -39,7 +40,8 @@ def grid(
 
     Raises:
         TypeError: If `images` is not a uint8 array.
-        ValueError: If `images` is empty or of another shape, or a number is out of range.
+        ValueError: If `images` is empty or of another shape, a number is out of range, or the grid
+            is beyond the machine's memory.
 
     Example:
         >>> grid(np.zeros((10, 8, 8, 1), np.uint8)).shape
@@ -57,6 +59,8 @@ def grid(
         if value < least:
             raise ValueError(f"{name} must be at least {least}, got {value}")
     rows = math.ceil(count / columns)
+    pixels = (height * scale + padding) * (width * scale + padding)
+    check_memory(f"a grid of {rows} rows and {columns} columns", 3 * rows * columns * pixels)
     tiles = np.full((rows * columns, height, width, 3), _BACKGROUND, np.uint8)
     tiles[:count] = images
     tiles = tiles.repeat(scale, axis=1).repeat(scale, axis=2)

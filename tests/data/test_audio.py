@@ -142,6 +142,8 @@ def test_resampling(tmp_path):
         ({"num_samples": 0}, "num_samples must be at least 1"),
         ({"sample_rate": 0}, "sample_rate must be at least 1 Hz"),
         ({"held_out": 1.0}, "held_out must be between 0 and 1"),
+        ({"num_samples": 10**13}, "1 windows of 10000000000000 samples would take"),
+        ({"sample_rate": 10**12 + 1, "resample": True}, "resampled from 8000 to 1000000000001 Hz"),
         ({"label": "speaker"}, "label must be 'none', 'folder' or 'word'"),
         ({"split": "test"}, r"x\.wav is the only file, so none can be held out"),
         ({"label": "folder"}, "lies in no subfolder"),

@@ -304,3 +304,6 @@ def test_folders_that_cannot_be_used(tmp_path):
         folder(tmp_path)
     with pytest.raises(ValueError, match="resize must be"):
         folder(tmp_path, resize=0)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match="a batch of 1 images of 10000000x10000000x1 would take"):
+        folder(tmp_path, resize=10_000_000)[np.asarray([0])]

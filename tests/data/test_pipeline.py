@@ -203,3 +203,11 @@ def test_what_the_import_costs():
     env = {**os.environ, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_batches_that_no_machine_holds():
+    source = ArraySource({"image": np.zeros((1, 64, 64, 3), np.uint8)})
+    with pytest.raises(ValueError, match="a batch of 1073741824 examples would take 12288 GiB"):
+        Pipeline(source, 2**30, seed=0)
+    with pytest.raises(ValueError, match="a batch of 1000000000000 examples would take"):
+        eval_batches(source, 10**12)

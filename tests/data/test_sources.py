@@ -57,6 +57,8 @@ def test_digits_resized():
     np.testing.assert_array_equal(large.arrays["label"], small.arrays["label"])
     with pytest.raises(ValueError, match="at least 1, got 0"):
         digits(resize=0)
+    with pytest.raises(ValueError, match="1500 digits of 10000000x10000000 would take"):
+        digits(resize=10_000_000)
 
 
 def test_digits_come_with_their_licence():

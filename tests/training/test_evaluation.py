@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 import toys
@@ -9,7 +10,12 @@ import toys
 from jaxgen.core import Bound, Family, State, Variables
 from jaxgen.data.sources import digits
 from jaxgen.training.averages import constant
-from jaxgen.training.evaluation import held_out_likelihood, make_evaluate, variables_of
+from jaxgen.training.evaluation import (
+    held_out_likelihood,
+    make_evaluate,
+    make_sample,
+    variables_of,
+)
 from jaxgen.training.strategies import make_strategy
 
 VARIABLES = Variables({})
@@ -51,6 +57,13 @@ def test_no_likelihood():
     metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
     assert set(metrics) == {"loss"}
     assert held_out_likelihood(made, metrics) is None
+
+
+def test_more_samples_than_a_machine_holds():
+    made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
+    sample = make_sample(made, make_strategy("jit"))
+    with pytest.raises(ValueError, match="the number of samples, 1000000000000000, would take"):
+        sample(VARIABLES, jax.random.key(0), 10**15)
 
 
 def test_variables_of_an_average():

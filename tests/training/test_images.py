@@ -36,6 +36,11 @@ def test_every_image_is_found_again(channels, count, columns, padding, scale):
     assert np.array_equal(canvas, expected)
 
 
+def test_a_grid_that_no_machine_holds():
+    with pytest.raises(ValueError, match="a grid of 1 rows and 1000000000000 columns would take"):
+        grid(images(), columns=10**12)
+
+
 @pytest.mark.parametrize(("size", "scale"), [(8, 4), (28, 2), (32, 1), (64, 1)])
 def test_small_images_are_enlarged(size, scale):
     canvas = grid(np.zeros((1, size, size, 1), np.uint8), padding=0)
