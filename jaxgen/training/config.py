@@ -1,6 +1,7 @@
 """The flags that every experiment shares, as dataclasses, and their conversion to JSON and back."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
@@ -80,6 +81,7 @@ class RunConfig:
             _at_least(name, getattr(self, name), 1)
         for name in ("seed", "sample_every", "evaluate_every"):
             _at_least(name, getattr(self, name), 0)
+        _all_finite(self)
         if self.seed >= 2**31:
             raise ValueError(f"--seed must be below 2**31, got {self.seed}")
         if not self.run_dir:
@@ -90,6 +92,17 @@ def _at_least(name: str, value: int, least: int) -> None:
     if value < least:
         flag = name.replace("_", "-")
         raise ValueError(f"--{flag} must be at least {least}, got {value}")
+
+
+def _all_finite(config: Any, prefix: str = "") -> None:
+    """Refuse NaN and infinities in any field: none of them is a setting of anything."""
+    for f in dataclasses.fields(config):
+        value, name = getattr(config, f.name), prefix + f.name.replace("_", "-")
+        if dataclasses.is_dataclass(value):
+            _all_finite(value, name + ".")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"--{name} must be finite, got {value}")
 
 
 def from_dict(default: T, values: dict[str, Any]) -> T:

@@ -13,7 +13,8 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource
 from jaxgen.training.averages import Average
 from jaxgen.training.evaluation import variables_of
-from jaxgen.training.step import guarded_names, init_state, make_step
+from jaxgen.training.guard import guarded_names
+from jaxgen.training.step import init_state, make_step
 from jaxgen.training.strategies import Feed, JitStrategy, Run, make_strategy
 
 
@@ -90,7 +91,7 @@ def fit(
     )
     state, metrics, num_skipped, bad = run(first if state is None else state, num_steps)
     if num_skipped == num_steps:
-        name = guarded_names(family, state.params)[int(bad[1])]
+        name = guarded_names(family, state.params, averages or {})[int(bad[1])]
         raise FloatingPointError(f"all {num_steps} steps were skipped: {name} is not finite")
     variables = variables_of(state, averages or {}, family.fixed)
     return Fit(variables, state, metrics, num_skipped)

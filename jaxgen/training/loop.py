@@ -14,16 +14,17 @@ from jaxgen.training import evaluation
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment
+from jaxgen.training.guard import guarded_names
 from jaxgen.training.pace import Pace
 from jaxgen.training.program import is_resident, make_program
 from jaxgen.training.signals import StopSignals
-from jaxgen.training.step import guarded_names, init_state, max_repeats
+from jaxgen.training.step import init_state, max_repeats
 from jaxgen.training.strategies import JitStrategy, Report, make_strategy
 from jaxgen.training.writers import Writers
 
 
 class NonFiniteError(RuntimeError):
-    """Too many steps in a row had a loss or gradient that is not finite."""
+    """Too many steps in a row had a loss, gradient or update that is not finite."""
 
 
 def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> State:
@@ -214,7 +215,7 @@ class _Loop:
     ):
         self.experiment, self.config, self.strategy = experiment, config, strategy
         self.checkpoints, self.writers = checkpoints, writers
-        self.names = guarded_names(experiment.family, state.params)
+        self.names = guarded_names(experiment.family, state.params, experiment.averages)
         self.resident = is_resident(experiment, config)
         self.data = self._data(int(state.step))
         self.compiled = make_program(experiment, config, strategy, state)

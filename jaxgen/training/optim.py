@@ -1,5 +1,7 @@
 """Optimizers as the papers give them: optax chains of clipping, schedule and update."""
 
+import math
+
 import optax
 
 from jaxgen.training.packing import Elementwise, elementwise
@@ -20,9 +22,9 @@ def adam(
 
     Args:
         learning_rate: Learning rate after the warm-up; positive.
-        b1: Decay of the first moment.
-        b2: Decay of the second moment.
-        eps: Number added to the root of the second moment.
+        b1: Decay of the first moment, in [0, 1).
+        b2: Decay of the second moment, in [0, 1).
+        eps: Number added to the root of the second moment; positive.
         warmup_steps: Number of updates over which the rate rises linearly from 0; 0 for no warm-up.
         decay_steps: Number of updates after which the rate is 0, having fallen linearly since the
             end of the warm-up; None for no linear decay.
@@ -36,8 +38,12 @@ def adam(
     Raises:
         ValueError: If an argument is out of range.
     """
-    if not learning_rate > 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}")
+    for name, value in (("learning_rate", learning_rate), ("eps", eps), ("clip_norm", clip_norm)):
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    for name, value in (("b1", b1), ("b2", b2)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
     if decay_steps is not None and decay_steps <= warmup_steps:
@@ -49,8 +55,6 @@ def adam(
             f"decay_rate must be in (0, 1] and without decay_steps, got {decay_rate} and "
             f"decay_steps {decay_steps}"
         )
-    if clip_norm is not None and not clip_norm > 0:
-        raise ValueError(f"clip_norm must be positive or None, got {clip_norm}")
     rate: optax.ScalarOrSchedule = learning_rate
     if decay_steps is not None:
         rate = optax.linear_schedule(learning_rate, 0.0, decay_steps - warmup_steps)

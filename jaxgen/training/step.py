@@ -14,7 +14,8 @@ from jaxgen.core import Batch, Family, Optimizer, Params, Phase, PyTree, State, 
 from jaxgen.losses.reduce import weighted_sum
 from jaxgen.training import averages as averaging
 from jaxgen.training.averages import Average
-from jaxgen.training.packing import SMALL, Packed, pack_like, pack_state, unpack
+from jaxgen.training.guard import earlier, first, first_bad, is_finite, names_of
+from jaxgen.training.packing import SMALL, pack_like, pack_state, unpack
 
 Metrics = Mapping[str, tuple[Float[Array, ""], Float[Array, ""]]]
 
@@ -26,8 +27,8 @@ class StepResult(NamedTuple):
         state: State after the step.
         metrics: Name -> (total, weight); the mean over any number of steps is the ratio of sums.
             Updates that were skipped and turns that were not taken have weight 0.
-        bad: Index i32[] in `guarded_names` of the first loss or gradient that is not finite (the
-            update of its phase was skipped), or -1.
+        bad: Index i32[] in `guarded_names` of the first loss, gradient, updated array or average
+            that is not finite (its update was skipped), or -1.
     """
 
     state: State
@@ -123,9 +124,9 @@ def make_step(
     """Compose a family's phases into one pure training step.
 
     Each phase in turn minimizes `sum(loss * weight) / max(sum(weight), 1)` over the global batch
-    and updates the parameters of its optimizer. An update whose gradient is not finite leaves
-    parameters, optimizer and state unchanged. The step's number increases in either case, and with
-    it the data and the randomness advance.
+    and updates the parameters of its optimizer. An update whose loss, gradient, new parameters or
+    new state are not finite leaves parameters, optimizer and state unchanged. The step's number
+    increases in either case, and with it the data and the randomness advance.
 
     Args:
         family: Model to train; the step calls only its phases' losses and optimizers.
@@ -163,9 +164,10 @@ def make_step(
             params, model_state, opt_states[phase.optimizer] = after
             prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
             totals |= {prefix + k: v for k, v in new_totals.items()}
-            bad = jnp.where((bad < 0) & (new_bad >= 0), new_bad + offset, bad)
-            offset += 1 + len(jax.tree.leaves(unpack(_select(params, optimizer.trains))))
+            bad = earlier(bad, new_bad, offset)
+            offset += len(names_of(phase, _select(unpack(params), optimizer.trains)))
         moved = averaging.update(averages, state.averages, params, state.step)
+        bad = earlier(bad, first([is_finite(moved[name]) for name in sorted(moved)]), offset)
         average = _where(bad < 0, moved, state.averages)
         new = State(state.step + 1, params, model_state, opt_states, average)
         return StepResult(new, totals, bad)
@@ -176,18 +178,6 @@ def make_step(
 def max_repeats(family: Family) -> int:
     """The number of slices of the step's batch: one for each repeated update."""
     return max(phase.repeats for phase in family.phases)
-
-
-def guarded_names(family: Family, params: Params) -> list[str]:
-    """The names that `StepResult.bad` indexes: each phase's loss, then its trained leaves."""
-    names = []
-    for phase in family.phases:
-        names.append(f"the loss of phase {phase.name!r}")
-        trained = _select(params, family.optimizers[phase.optimizer].trains)
-        for path, _ in jax.tree_util.tree_leaves_with_path(trained):
-            leaf = jax.tree_util.keystr(path, simple=True, separator="/")
-            names.append(f"the gradient of {leaf} in phase {phase.name!r}")
-    return names
 
 
 def _check(family: Family, accumulate: int) -> None:
@@ -261,10 +251,17 @@ def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
         means = {name: total / jnp.maximum(w, 1.0) for name, (total, w) in totals.items()}
         new_state = turn.phase.observe(new_state, means, turn.step)
 
-    bad, squares = _first_bad(totals["loss"][0], grads)
-    ok = bad < 0
     updates, new_opt_state = turn.optimizer.transform.update(grads, opt_state, trained)
     new_trained = optax.apply_updates(trained, updates)
+    bad_grad, squares = first_bad(grads, lambda g: jnp.square(g.astype(jnp.float32)))
+    # A finite gradient, too, can be made into an update that is not. The moments need no look of
+    # their own: they are averages of gradients that were found finite.
+    bad_param, _ = first_bad(new_trained, lambda x: jnp.where(jnp.isfinite(x), 0.0, jnp.inf))
+    bad = first([jnp.isfinite(totals["loss"][0])])
+    bad, count = earlier(bad, bad_grad, 1), len(jax.tree.leaves(unpack(trained)))
+    bad = earlier(bad, bad_param, 1 + count)
+    bad = earlier(bad, first([is_finite(new_state)]), 1 + 2 * count)
+    ok = bad < 0
     totals["grad_norm"] = (jnp.sqrt(squares), jnp.float32(1.0))
     totals = _where(ok, totals, jax.tree.map(jnp.zeros_like, totals))
     after = _Trained(
@@ -273,37 +270,6 @@ def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
         _where(ok, new_opt_state, opt_state),
     )
     return after, totals, bad
-
-
-def _first_bad(loss: Array, grads: Params) -> tuple[Array, Array]:
-    """The index of the first of the loss and the gradient's leaves that is not finite, or -1, and
-    the gradient's sum of squares."""
-    places: list[Array | int] = [0]
-    finite, squares, count = [jnp.isfinite(loss)], [], 1
-
-    def add(place: Array | int, square: Array) -> None:
-        places.append(place)
-        squares.append(square)
-        finite.append(jnp.isfinite(square))
-
-    for name in sorted(grads):  # as the leaves of a dictionary are
-        packed = grads[name]
-        if not isinstance(packed, Packed):
-            for leaf in jax.tree.leaves(packed):
-                add(count, jnp.sum(jnp.square(leaf.astype(jnp.float32))))
-                count += 1
-            continue
-        each = jnp.square(packed.small)
-        # The first that is not finite; the largest, where only their sum is not.
-        worst = jnp.argmax(jnp.where(jnp.isfinite(each), each, jnp.inf))
-        leaf = jnp.asarray(packed.layout.small)[jnp.sum(worst >= packed.layout.ends)]
-        add(count + leaf, jnp.sum(each))
-        for index, large in zip(packed.layout.large, packed.large, strict=True):
-            add(count + index, jnp.sum(jnp.square(large.astype(jnp.float32))))
-        count += len(packed.layout.shapes)
-    where = jnp.stack([jnp.asarray(place, jnp.int32) for place in places])
-    first = jnp.min(jnp.where(jnp.stack(finite), count, where))
-    return jnp.where(first == count, -1, first), jnp.sum(jnp.stack(squares))
 
 
 def _gradient(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):

@@ -23,9 +23,16 @@ class Net:
 
 
 @dataclass(frozen=True)
+class Rate:
+    decay_rate: float | None = None
+    betas: tuple[float, ...] = (0.9, 0.99)
+
+
+@dataclass(frozen=True)
 class Config(RunConfig):
     net: Net = Net()
     sampler: Net = operational(Net())
+    rate: Rate = Rate()
 
 
 def test_round_trip_through_json():
@@ -75,3 +82,15 @@ def test_only_mathematics_makes_a_difference():
 def test_bad_values(values, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(**values)
+
+
+@pytest.mark.parametrize(
+    ("rate", "message"),
+    [
+        (Rate(float("nan")), "--rate.decay-rate must be finite, got nan"),
+        (Rate(betas=(0.5, float("inf"))), r"--rate.betas must be finite, got \(0.5, inf\)"),
+    ],
+)
+def test_numbers_are_finite_in_groups_too(rate, message):
+    with pytest.raises(ValueError, match=message):
+        Config(rate=rate)

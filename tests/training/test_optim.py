@@ -51,6 +51,12 @@ def test_clipping():
         ({"decay_rate": 1.5}, r"decay_rate must be in \(0, 1\]"),
         ({"decay_rate": 0.9, "decay_steps": 5}, "without decay_steps"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
+        ({"clip_norm": float("nan")}, "clip_norm must be positive and finite, got nan"),
+        ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),
+        ({"eps": 0.0}, "eps must be positive and finite, got 0.0"),
+        ({"b1": float("nan")}, r"b1 must be in \[0, 1\), got nan"),
+        ({"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
+        ({"b1": -0.1}, r"b1 must be in \[0, 1\), got -0.1"),
     ],
 )
 def test_bad_input(options, message):

@@ -9,9 +9,10 @@ import pytest
 
 from jaxgen.core import Aux, Family, Optimizer, Phase, Variables
 from jaxgen.training.averages import constant
+from jaxgen.training.guard import guarded_names
 from jaxgen.training.optim import adam
 from jaxgen.training.packing import elementwise, layout_of, pack, unpack
-from jaxgen.training.step import guarded_names, init_state, make_step
+from jaxgen.training.step import init_state, make_step
 
 SHAPES = {"a": (3,), "b": (2, 4), "large": (10, 10), "c": (), "d": (5,)}
 

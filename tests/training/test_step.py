@@ -10,9 +10,11 @@ import pytest
 import toys
 
 from jaxgen.core import Optimizer
-from jaxgen.training.averages import constant
+from jaxgen.training.averages import Average, constant
+from jaxgen.training.guard import guarded_names
 from jaxgen.training.optim import adam
-from jaxgen.training.step import guarded_names, init_state, make_step, max_repeats
+from jaxgen.training.packing import Packed, elementwise
+from jaxgen.training.step import init_state, make_step, max_repeats
 
 close = partial(chex.assert_trees_all_close, rtol=1e-5, atol=1e-6)
 
@@ -128,6 +130,50 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(key, where, nam
     good = step(result.state, {}, batch, key)
     assert int(good.bad) == -1
     assert float(jnp.max(jnp.abs(good.state.params["net"]["w"] - state.params["net"]["w"]))) > 0
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("nan", ["b1", "b2"])
+def test_an_update_that_is_not_finite_changes_nothing(key, nan, packed):
+    """The gradient is finite, what the optimizer makes of it is not."""
+    transform = optax.adam(1e-2, **{nan: jnp.nan})
+    family = toys.regression(elementwise(transform) if packed else transform, state=True)
+    batch, averages = toys.batch(key), {"ema": constant(0.5)}
+    state = init_state(family, key, batch, averages=averages)
+    step = make_step(family, averages=averages)
+    assert isinstance(step.pack(state).params["net"], Packed) == packed
+    result = jax.jit(step)(state, {}, batch, key)
+    name = guarded_names(family, state.params, averages)[int(result.bad)]
+    assert name == "the updated net/b in phase 'regression'"
+    chex.assert_trees_all_equal(result.state._replace(step=state.step), state)
+    assert float(result.metrics["loss"][1]) == 0
+
+
+def test_a_state_that_is_not_finite_changes_nothing(key):
+    """Statistics can overflow where loss and gradient do not."""
+    family, batch = toys.regression(state=True), toys.batch(key)
+    plain = family.phases[0].loss
+
+    def loss(variables, batch, key, step):
+        value, aux = plain(variables, batch, key, step)
+        return value, aux._replace(state={"mean": aux.state["mean"].at[2].set(jnp.inf)})
+
+    family = family._replace(phases=(family.phases[0]._replace(loss=loss),))
+    state = init_state(family, key, batch)
+    result = make_step(family)(state, {}, batch, key)
+    names = guarded_names(family, state.params)
+    assert names[int(result.bad)] == "the state of phase 'regression'"
+    chex.assert_trees_all_equal(result.state._replace(step=state.step), state)
+
+
+def test_an_average_that_is_not_finite_is_not_kept(key):
+    family, batch = toys.regression(), toys.batch(key)
+    averages = {"good": constant(0.5), "late": Average(lambda step: jnp.float32(jnp.nan))}
+    state = init_state(family, key, batch, averages=averages)
+    result = make_step(family, averages=averages)(state, {}, batch, key)
+    names = guarded_names(family, state.params, averages)
+    assert names[int(result.bad)] == "the average 'late'"
+    chex.assert_trees_all_equal(result.state.averages, state.averages)
 
 
 def test_gradients_of_the_loss_reach_nothing_else(key):
