@@ -309,11 +309,14 @@ class Checkpoints:
     def _manifest(self, step: int) -> Manifest:
         try:
             item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-            return Manifest.from_json(self._manager.restore(step, args=item)["manifest"])
+            manifest = Manifest.from_json(self._manager.restore(step, args=item)["manifest"])
         except (PermissionError, CheckpointError):
             raise
         except Exception as error:
             raise _DamageError(f"its manifest cannot be read ({_brief(error)})") from error
+        if manifest.step != step:
+            raise _DamageError(f"its manifest is that of step {manifest.step}")
+        return manifest
 
     def _read(self, step: int, wanted: Mapping[str, Any], partial: bool) -> dict[str, Array]:
         manifest = self._manifest(step)

@@ -86,21 +86,28 @@ class Manifest(NamedTuple):
         """
         try:
             content = dict(stored["manifest"])
-            sound = stored["sha256"] == _digest(content)
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError("it is not a manifest") from error
-        if not sound:
-            raise ValueError("it does not match its checksum")
-        if content.pop("format") != FORMAT:
-            version = content.get("versions", {}).get("jaxgen", "another version")
-            raise CheckpointError(
-                f"the checkpoint was written by jaxgen {version}: use that version"
+            if stored["sha256"] != _digest(content):
+                raise ValueError("it does not match its checksum")
+            if content["format"] != FORMAT:
+                version = dict(content.get("versions", {})).get("jaxgen", "another version")
+                raise CheckpointError(
+                    f"the checkpoint was written by jaxgen {version}: use that version"
+                )
+            manifest = cls(
+                int(content["step"]),
+                {name: float(value) for name, value in content["metrics"].items()},
+                {
+                    name: Leaf(tuple(map(int, shape)), str(dtype))
+                    for name, (shape, dtype) in content["leaves"].items()
+                },
+                {name: str(value) for name, value in content["fingerprints"].items()},
+                dict(content["versions"]),
             )
-        leaves = {
-            name: Leaf(tuple(shape), dtype)
-            for name, (shape, dtype) in content.pop("leaves").items()
-        }
-        return cls(leaves=leaves, **content)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it is not a manifest ({error!r})") from error
+        if manifest.leaves.keys() != manifest.fingerprints.keys():
+            raise ValueError("its arrays and its fingerprints have different names")
+        return manifest
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -93,6 +93,15 @@ def test_an_empty_step_is_moved_aside_and_can_be_saved_again(copy):
         assert (copy / "damaged" / f"300-{attempt}").is_dir()
 
 
+def test_a_step_under_another_number_is_not_that_step(copy):
+    (copy / "200").rename(copy / "300")
+    step, messages = read(copy)
+    assert step == 100
+    assert "checkpoint 300 is damaged: its manifest is that of step 200" in messages[0]
+    (copy / "damaged" / "300-0").rename(copy / "200")
+    assert read(copy) == (200, [])
+
+
 def test_a_half_written_step_is_ignored(copy):
     half = shutil.copytree(copy / "200", copy / "300.orbax-checkpoint-tmp")
     (half / "manifest" / "metadata").unlink()

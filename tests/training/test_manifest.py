@@ -150,3 +150,19 @@ def test_a_later_format_is_named_as_such():
     content["versions"]["jaxgen"] = "9.9"
     with pytest.raises(CheckpointError, match=r"jaxgen 9\.9"):
         Manifest.from_json({"manifest": content, "sha256": _digest(content)})
+
+
+@pytest.mark.parametrize("key", ["format", "step", "metrics", "leaves", "fingerprints", "versions"])
+def test_a_signed_manifest_that_lacks_something_is_none(key):
+    content = example().to_json()["manifest"]
+    del content[key]
+    with pytest.raises(ValueError, match=f"it is not a manifest .*{key}"):
+        Manifest.from_json({"manifest": content, "sha256": _digest(content)})
+
+
+@pytest.mark.parametrize("key", ["leaves", "fingerprints"])
+def test_every_array_has_a_fingerprint(key):
+    content = example().to_json()["manifest"]
+    del content[key]["w"]
+    with pytest.raises(ValueError, match="arrays and its fingerprints have different names"):
+        Manifest.from_json({"manifest": content, "sha256": _digest(content)})
