@@ -35,6 +35,16 @@ def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def is_temporary(path: Path, of: str = "") -> bool:
+    """Whether a file is what `open_atomically` leaves behind where its process is killed.
+
+    Args:
+        path: Path of the file.
+        of: Name of the file that was to be written; any where it is empty.
+    """
+    return path.name.startswith(f".{of}") and path.name.endswith(".tmp")
+
+
 @contextmanager
 def held_alone(directory: str | Path) -> Iterator[None]:
     """Holds the lock of a directory until the block ends: one process at a time can have it.

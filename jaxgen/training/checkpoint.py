@@ -60,6 +60,27 @@ class _KeepBest:
         return [step in best for step in steps]
 
 
+def check_directory(directory: str | Path) -> None:
+    """Checks that Orbax can read what it writes in a directory.
+
+    It takes a path with wildcards or a backslash for a pattern when it reads, though not when it
+    writes, and a folder whose name ends in `gs:` for a bucket.
+
+    Args:
+        directory: Directory for checkpoints, which need not exist.
+
+    Raises:
+        ValueError: If its absolute path holds one of the characters `[ * ? \\`, or `gs:/`.
+    """
+    path = Path(directory).absolute()
+    odd = [part for part in ("[", "*", "?", "\\", "gs:/") if part in f"{path}/"]
+    if odd:
+        raise ValueError(
+            f"checkpoints in {path} could not be read again: its path must be without "
+            f"{' and '.join(map(repr, odd))}; name another directory"
+        )
+
+
 class Checkpoints:
     """The checkpoints of one run directory.
 
@@ -86,7 +107,8 @@ class Checkpoints:
             process trains.
 
     Raises:
-        ValueError: If a number of steps to keep is out of range.
+        ValueError: If a number of steps to keep is out of range, or the directory's name is such
+            that Orbax could not read it.
         NotADirectoryError: If `directory` is a file.
     """
 
@@ -103,6 +125,7 @@ class Checkpoints:
             raise ValueError(f"keep must be at least 1, got {keep}")
         if keep_best < 0:
             raise ValueError(f"keep_best must not be negative, got {keep_best}")
+        check_directory(directory)
         self.directory = Path(directory).absolute()
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(f"directory is not a directory: {directory}")

@@ -1,5 +1,6 @@
 """The command line of every experiment: train (the default), sample, evaluate."""
 
+import dataclasses
 import json
 import os
 import sys
@@ -15,9 +16,8 @@ import tyro
 
 from jaxgen.core import Variables
 from jaxgen.files import held_alone
-from jaxgen.training import config as configs
 from jaxgen.training import evaluation, loop, runs
-from jaxgen.training.checkpoint import CheckpointError
+from jaxgen.training.checkpoint import CheckpointError, check_directory
 from jaxgen.training.compilation import keep_programs
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment, Medium
@@ -113,14 +113,22 @@ class _Invocation:
     arguments: list[str]
 
     def parse(self, verb: type[Any], *, must_exist: bool) -> tuple[Any, RunConfig | None]:
-        """The flags, with the run directory's own config (returned too) as their defaults."""
+        """The flags, with the run directory's own config (returned too) as their defaults.
+
+        They must not differ from it in what makes the trained model.
+        """
         default = self.recipe.config
         flags = self._parse(verb, default)
+        check_directory(loop.checkpoint_directory(flags.config))
         saved = runs.load_config(Path(flags.config.run_dir), self.name, default)
         if flags.config.distributed:
             _join_processes()
         if saved is not None:
             flags = self._parse(verb, saved)
+            # What is drawn or measured may have a seed of its own; all else is the trained model's.
+            config = flags.config
+            drawn = dataclasses.replace(config, seed=saved.seed) if must_exist else config
+            runs.check_same(Path(config.run_dir), saved, drawn)
         elif must_exist:
             raise FileNotFoundError(
                 f"--run-dir {flags.config.run_dir} is no run of {self.name}: train one first "
@@ -156,12 +164,6 @@ def _join_processes() -> None:
 def _train(invocation: _Invocation) -> int:
     flags, saved = invocation.parse(Train, must_exist=False)
     config = flags.config
-    if saved is not None and (differences := configs.differences(saved, config)):
-        raise ValueError(
-            f"--run-dir {config.run_dir} was made by another config:\n  "
-            + "\n  ".join(differences)
-            + "\nUse another --run-dir for a new run, or drop these flags to resume this one"
-        )
     experiment = invocation.recipe.build(config)
     loop.check_batch(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
     run_dir = Path(config.run_dir)
@@ -172,7 +174,7 @@ def _train(invocation: _Invocation) -> int:
         if jax.process_index() == 0:
             run_dir.mkdir(parents=True, exist_ok=True)
             stack.enter_context(held_alone(run_dir))
-            runs.save_config(run_dir, invocation.name, config, experiment)
+            runs.begin(run_dir, invocation.name, config, experiment)
             session = {"arguments": invocation.arguments, **describe_environment()}
             append_json_line(run_dir / "sessions.jsonl", session)
             train, held_out = experiment.pipeline.source, experiment.held_out

@@ -11,7 +11,7 @@ import jax
 
 from jaxgen.core import Family, PyTree, Variables
 from jaxgen.data.sources import Source, check_alike
-from jaxgen.files import LOCK
+from jaxgen.files import LOCK, is_temporary
 from jaxgen.training import config as configs
 from jaxgen.training import loop
 from jaxgen.training.config import RunConfig
@@ -118,6 +118,52 @@ def load_config(run_dir: Path, name: str, default: RunConfig) -> Any:
         raise ValueError(f"--run-dir {run_dir} is a run of {saved['experiment']}, not of {name}")
     values = {**saved["config"], "run_dir": str(run_dir)}  # it may have been moved since
     return configs.from_dict(default, values)
+
+
+def begin(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -> None:
+    """Make a run's directory its own, or find that it is: call this under the directory's lock.
+
+    What another command wrote there since the flags were read counts: its config stays.
+
+    Args:
+        run_dir: Path of the run directory, which exists.
+        name: Name of the recipe's module.
+        config: Flags of the run.
+        experiment: Experiment of the run.
+
+    Raises:
+        FileExistsError: If the directory holds something else.
+        ValueError: If it holds a run of another experiment, of another config, or on other
+            pretrained arrays or data.
+    """
+    saved = load_config(run_dir, name, config)
+    if saved is not None:
+        check_same(run_dir, saved, config)
+        check_fixed(run_dir, experiment.family.fixed)
+        check_data(run_dir, experiment, config)
+    for path in run_dir.iterdir():
+        if is_temporary(path):  # of a process that was killed; the lock's holder alone writes here
+            path.unlink()
+    save_config(run_dir, name, config, experiment)
+
+
+def check_same(run_dir: Path, saved: Any, config: Any) -> None:
+    """Checks that flags ask for the run that a directory holds.
+
+    Args:
+        run_dir: Path of the run directory.
+        saved: Config that it stores.
+        config: Flags.
+
+    Raises:
+        ValueError: If they differ in a field that is not operational.
+    """
+    if differences := configs.differences(saved, config):
+        raise ValueError(
+            f"--run-dir {run_dir} was made by another config:\n  "
+            + "\n  ".join(differences)
+            + "\nUse another --run-dir for a new run, or drop these flags to go on with this one"
+        )
 
 
 def save_config(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -> None:
@@ -229,7 +275,7 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
     """The content of a run directory's config, or None where there is no such directory."""
     path = run_dir / CONFIG
     if not path.exists():
-        if run_dir.is_dir() and any(path.name != LOCK for path in run_dir.iterdir()):
+        if run_dir.is_dir() and not all(map(_is_beginning, run_dir.iterdir())):
             raise FileExistsError(
                 f"--run-dir {run_dir} exists and is no run directory (it has no {CONFIG}): "
                 "name a new directory"
@@ -243,6 +289,11 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
         return dict(saved)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a run's config: {error!r}") from error
+
+
+def _is_beginning(path: Path) -> bool:
+    """Whether a file is what a run leaves that is killed before its config is written."""
+    return path.name == LOCK or is_temporary(path, CONFIG)
 
 
 def _recipe_of(run_dir: Path, name: str) -> Recipe:

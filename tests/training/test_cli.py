@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import toys
 from PIL import Image
 
 from jaxgen.files import held_alone
+from jaxgen.training import cli
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.recipe import Recipe
 
@@ -84,6 +86,57 @@ def test_another_config_is_refused(run, trained):
     assert code == 2
     assert "was made by another config:\n  --seed: 0 -> 9\n  --width: 3 -> 5" in err
     assert (trained / "config.json").read_text() == before
+
+
+def test_what_is_drawn_or_measured_is_what_was_trained(run, trained, tmp_path):
+    """No verb takes a flag that makes another model; the seed of the draws is free."""
+    out = tmp_path / "x.npz"
+    for verb in (["evaluate"], ["sample", "--num", "2", "--out", str(out)]):
+        code, _, err = run(*verb, "--run-dir", str(trained), "--width", "5")
+        assert code == 2
+        assert "was made by another config:\n  --width: 3 -> 5" in err
+    assert not out.exists()
+    assert run("sample", "--num", "2", "--out", str(out), "--run-dir", str(trained))[0] == 0
+    again = ("sample", "--num", "2", "--out", str(tmp_path / "y.npz"), "--seed", "1")
+    assert run(*again, "--run-dir", str(trained))[0] == 0
+    drawn = [np.load(tmp_path / name)["samples"] for name in ("x.npz", "y.npz")]
+    assert not np.array_equal(*drawn)
+
+
+@pytest.mark.parametrize("name", ["a[1]", "what?", "star*", "back\\slash", "gs:", "logs:/x"])
+@pytest.mark.parametrize("verb", [[], ["evaluate"]])
+def test_names_under_which_checkpoints_cannot_be_read(run, tmp_path, name, verb):
+    code, _, err = run(*verb, "--run-dir", str(tmp_path / name))
+    assert code == 2
+    assert "could not be read again: its path must be without" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_killed_while_its_config_was_written_begins_again(run, tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".config.json.4242.tmp").write_text("{")
+    assert run("--run-dir", str(tmp_path))[0] == 0
+    assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
+
+
+def test_the_config_is_read_again_under_the_lock(run, tmp_path, monkeypatch):
+    """Another command has begun and ended between our look and our turn: its config stays."""
+    directory = str(tmp_path / "r")
+
+    @contextmanager
+    def held_late(path):
+        monkeypatch.setattr(cli, "held_alone", held_alone)
+        assert run("--run-dir", directory, "--steps", "2")[0] == 0
+        with held_alone(path):
+            yield
+
+    monkeypatch.setattr(cli, "held_alone", held_late)
+    code, _, err = run("--run-dir", directory, "--width", "5")
+    assert code == 2
+    assert "--width: 3 -> 5" in err
+    saved = json.loads((tmp_path / "r" / "config.json").read_text())["config"]
+    assert (saved["width"], saved["steps"]) == (3, 2)
+    assert len((tmp_path / "r" / "sessions.jsonl").read_text().splitlines()) == 1
 
 
 def test_the_run_directory_keeps_its_config(run, tmp_path):
