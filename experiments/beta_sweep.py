@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from jaxgen.files import open_atomically
+from jaxgen.training.writers import print_anywhere
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 COLUMNS = ("beta", "step", "reconstruction", "kl", "negative_elbo", "active_units")
@@ -67,6 +68,7 @@ def draw(rows: list[dict[str, float]]) -> bytes:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the sweep; write the table and the plot."""
+    print_anywhere()
     given = sys.argv[1:] if arguments is None else arguments
     split = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(

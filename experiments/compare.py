@@ -39,11 +39,12 @@ from jaxgen.files import open_atomically
 from jaxgen.training import cli, loop
 from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.runs import Run, open_run
-from jaxgen.training.writers import describe_environment, write_json
+from jaxgen.training.writers import describe_environment, print_anywhere, write_json
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    print_anywhere()
     try:
         given = vars(parser(__doc__ or "").parse_args(args))
         compare(Path(given.pop("out")), {k: v for k, v in given.items() if v is not None})

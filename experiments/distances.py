@@ -31,6 +31,7 @@ from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.report import Result, compare_images
 from jaxgen.metrics.statistics import image_statistics
 from jaxgen.training.images import check_output
+from jaxgen.training.writers import print_anywhere
 
 NOISE, BLUR, QUALITY = (0.02, 0.05, 0.1, 0.2), (0.5, 1.0, 2.0), (50, 20, 5)
 Change = Callable[[np.ndarray], np.ndarray]
@@ -38,6 +39,7 @@ Change = Callable[[np.ndarray], np.ndarray]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
+    print_anywhere()
     args = _parser().parse_args(argv)
     try:
         if args.out is not None:

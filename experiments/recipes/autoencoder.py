@@ -49,13 +49,15 @@ def build(config: Config) -> Experiment:
         latent_dim=config.model.latent_dim,
         image_shape=data.image_shape,
     )
+    drawn, left_out = attribute_picture(config.picture, family, data)
     return Experiment(
         family=family,
         pipeline=Pipeline(data.train, config.batch_size, seed=config.seed),
         held_out=data.held_out,
         prepare=data.prepare,
         averages=make_averages(config.average, config.batch_size),
-        pictures=attribute_picture(config.picture, family, data),
+        pictures=drawn,
+        left_out=left_out,
         num_evaluated=num_examples,
         protocol=protocol(
             data.held_out,

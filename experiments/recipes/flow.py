@@ -3,7 +3,7 @@
 The recipes are `realnvp_digits`, `realnvp_cifar`, `glow_mnist` and `glow_cifar`.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,13 +91,15 @@ def build(config: Config) -> Experiment:
         temperature=config.temperature,
         round_trip=True,
     )
+    drawn, left_out = direction_picture(config, family, train)
     return Experiment(
         family=family,
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
         prepare=prepare_images(flip=config.flip),
         averages=make_averages(config.average, config.batch_size),
-        pictures=direction_picture(config, family, train),
+        pictures=drawn,
+        left_out=left_out,
         num_evaluated=config.evaluation.num_examples,
         protocol=protocol(
             held_out,
@@ -144,16 +146,26 @@ def make_model(config: Config, shape: tuple[int, ...]) -> Any:
     return chain(Logit(), body) if model.logit else body
 
 
-def direction_picture(config: Config, family: Family, train: Source) -> Mapping[str, Picture]:
-    """The picture `direction` between two classes, where the data has them."""
-    if train.num_classes is None or train.num_classes <= max(config.direction):
-        return {}
+def direction_picture(
+    config: Config, family: Family, train: Source
+) -> tuple[dict[str, Picture], dict[str, str]]:
+    """The picture `direction` between two classes by name, where the data has classes.
+
+    Returns:
+        The picture, or nothing; and, by its name, why it is left out, or nothing.
+    """
+    classes = train.num_classes
+    if classes is None:
+        return {}, {}
+    if not all(0 <= label < classes for label in config.direction):
+        named = " ".join(map(str, config.direction))
+        return {}, {"direction": f"--direction must be classes in 0..{classes - 1}, got {named}"}
 
     def examples(label: int) -> Callable[[], Batch]:
         return lambda: _examples(train, label)
 
     groups = (examples(label) for label in config.direction)
-    return {"direction": pictures.attribute_direction(family, *groups)}
+    return {"direction": pictures.attribute_direction(family, *groups)}, {}
 
 
 def _examples(source: Source, label: int, most: int = 64) -> Batch:

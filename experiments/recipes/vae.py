@@ -5,7 +5,7 @@ The recipes are `vae_digits`, `vae_mnist`, `beta_vae`, `infovae_mnist` and `cvae
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -163,6 +163,7 @@ def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
     data, evaluation = load_data(config.data, config.binarize), config.evaluation
     family = make_family(config, data)
+    drawn, left_out = attribute_picture(config.picture, family, data)
     check_support(LIKELIHOODS[config.model.likelihood](), data)
     k = evaluation.num_importance
     bound = "ELBO, KL in closed form" if k == 1 else f"importance-weighted bound, K = {k}"
@@ -172,7 +173,8 @@ def build(config: Config) -> Experiment:
         held_out=data.held_out,
         prepare=data.prepare,
         averages=make_averages(config.average, config.batch_size),
-        pictures=attribute_picture(config.picture, family, data),
+        pictures=drawn,
+        left_out=left_out,
         num_evaluated=evaluation.num_examples,
         protocol=protocol(
             data.held_out,
@@ -281,19 +283,19 @@ def make_optimizer(config: OptimizerConfig, steps_per_epoch: float) -> optax.Gra
 
 def attribute_picture(
     config: PictureConfig, family: Family, data: Data
-) -> Mapping[str, pictures.Picture]:
-    """The picture `attribute`, where the data has classes and the model is not given them.
+) -> tuple[dict[str, pictures.Picture], dict[str, str]]:
+    """The picture `attribute` by name, where the data has classes and the model is not given them.
 
-    Raises:
-        ValueError: If the flags name classes that there are not.
+    Returns:
+        The picture, or nothing; and, by its name, why it is left out, or nothing.
     """
     classes = data.held_out.num_classes
     if classes is None or family.conditioning is not None:
-        return {}
-    for label in config.attribute:
-        if not 0 <= label < classes:
-            raise ValueError(
-                f"--picture.attribute must be classes in 0..{classes - 1}, got {label}"
-            )
+        return {}, {}
+    if not all(0 <= label < classes for label in config.attribute):
+        reason = f"--picture.attribute must be classes in 0..{classes - 1}, got " + " ".join(
+            map(str, config.attribute)
+        )
+        return {}, {"attribute": reason}
     groups = [examples_of(data, label) for label in config.attribute]
-    return {"attribute": pictures.attribute_direction(family, *groups)}
+    return {"attribute": pictures.attribute_direction(family, *groups)}, {}

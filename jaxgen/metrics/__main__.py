@@ -15,12 +15,14 @@ from jaxgen.metrics.neighbours import beside_neighbours, nearest_images
 from jaxgen.metrics.report import compare_images
 from jaxgen.metrics.statistics import Statistics, cached_statistics, image_statistics
 from jaxgen.training.images import check_output, grid, save_png
+from jaxgen.training.writers import print_anywhere
 
 SHOWN, COLUMNS = 32, 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status: 0, or 2 for bad input."""
+    print_anywhere()
     args = _parser().parse_args(argv)
     try:
         for path, suffix in ((args.out, ".json"), (args.neighbours, ".png")):
@@ -46,6 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             subset_size=args.subset_size,
             seed=args.seed,
         )
+        print(json.dumps(result._asdict(), indent=2), flush=True)  # before writing can fail
         if args.out is not None:
             result.save(args.out)
         if pairs is not None:
@@ -53,7 +56,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, TypeError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(result._asdict(), indent=2))
     return 0
 
 

@@ -1,7 +1,6 @@
 """The command line of every experiment: train (the default), sample, evaluate."""
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -21,10 +20,15 @@ from jaxgen.training.checkpoint import CheckpointError, check_directory
 from jaxgen.training.compilation import keep_programs
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment, Medium
-from jaxgen.training.images import check_output, save_png, save_samples
+from jaxgen.training.images import check_empty, check_output, save_each, save_png, save_samples
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import JitStrategy, make_strategy
-from jaxgen.training.writers import append_json_line, describe_environment
+from jaxgen.training.writers import (
+    append_json_line,
+    as_json_line,
+    describe_environment,
+    print_anywhere,
+)
 
 C = TypeVar("C", bound=RunConfig)
 Flat = tyro.conf.arg(name="")
@@ -52,7 +56,8 @@ class Sample(Generic[C]):
     """Number of images in a row of a .png; a picture of `num` images has num / columns rows."""
     out: Path | None = None
     """File to write: .png for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C]);
-    for audio .wav, with a .png of its spectrograms. By default samples.png, or samples.wav."""
+    for audio .wav, with a .png of its spectrograms; of images also a new directory, for a .png of
+    each. By default samples.png, samples.wav or, of vectors, samples.npz."""
     step: int | None = None
     """Step of the checkpoint to use; the newest by default."""
     average: str | None = None
@@ -81,6 +86,7 @@ def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
         recipe: Recipe to run, which its module holds by the name `recipe`.
         args: Arguments of the command line, `sys.argv[1:]` by default.
     """
+    print_anywhere()
     arguments = list(sys.argv[1:] if args is None else args)
     verb = arguments.pop(0) if arguments and arguments[0] in VERBS else "train"
     command = {"train": _train, "sample": _sample, "evaluate": _evaluate}[verb]
@@ -220,14 +226,25 @@ def _output(out: Path | None, medium: Medium) -> Path:
     """The file that samples are written to, after a check that it can be written."""
     suffix = medium.suffix or (".npz" if medium.picture is None else ".png")
     out = out or Path(f"samples{suffix}")
+    if _is_directory(out, medium):
+        check_empty(out)
+        return out
     check_output(out, accepted=tuple(dict.fromkeys((suffix, ".npz"))))
     if suffix not in (".png", ".npz") and out.suffix.lower() == suffix:
         check_output(out.with_suffix(".png"))
     return out
 
 
+def _is_directory(out: Path, medium: Medium) -> bool:
+    """Whether samples go into a directory, one by one: of images, and where no file is named."""
+    return medium.unit == "images" and (not out.suffix or out.is_dir())
+
+
 def _save(out: Path, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
     """Write samples at rest: as they are, or as the medium shows them."""
+    if _is_directory(out, medium):
+        save_each(out, samples)
+        return
     if out.suffix.lower() == ".npz" or medium.picture is None:
         save_samples(out, samples)
         return
@@ -258,8 +275,11 @@ def _evaluate(invocation: _Invocation) -> int:
             "environment": environment,
         },
     }
-    append_json_line(Path(flags.config.run_dir) / "evaluations.jsonl", result)
-    print(json.dumps(result))
+    print(as_json_line(result), flush=True)  # first: that it cannot be kept is no loss of it
+    try:
+        append_json_line(Path(flags.config.run_dir) / "evaluations.jsonl", result)
+    except OSError as error:
+        print(f"warning: the result is printed but not kept: {error}", file=sys.stderr)
     return 0
 
 

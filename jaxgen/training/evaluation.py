@@ -121,6 +121,33 @@ def drawable(experiment: Experiment) -> Mapping[str, pictures.Picture]:
     return {**general, **experiment.pictures}
 
 
+def shown(experiment: Experiment) -> str | None:
+    """The name of the picture that training shows; None for samples.
+
+    Args:
+        experiment: Experiment that is trained.
+    """
+    if experiment.shown is None and experiment.family.sample is None:
+        return "reconstructions"
+    return experiment.shown
+
+
+def why_nothing_is_shown(experiment: Experiment) -> str | None:
+    """The reason why training can show neither samples nor a picture; None where it can.
+
+    Args:
+        experiment: Experiment that is trained.
+    """
+    name, conditioning = shown(experiment), experiment.family.conditioning
+    if name in experiment.left_out:
+        return experiment.left_out[name]
+    if name is not None and name not in drawable(experiment):
+        return f"the family cannot draw {name!r}"
+    if name is None and conditioning is not None and conditioning.sweep is None:
+        return f"of {conditioning.key!r} there is no sweep of conditions"
+    return None
+
+
 def make_picture(
     experiment: Experiment, name: str
 ) -> Callable[[Variables, jax.Array, int, int], np.ndarray]:
@@ -135,6 +162,8 @@ def make_picture(
             below 1.
     """
     choices = drawable(experiment)
+    if name in experiment.left_out:
+        raise ValueError(f"--picture {name} cannot be drawn: {experiment.left_out[name]}")
     if name not in choices:
         raise ValueError(f"--picture must be 'samples' or one of {sorted(choices)}, got {name!r}")
     picture = choices[name]

@@ -63,6 +63,8 @@ class Experiment(NamedTuple):
             shows; None for `family.sample`.
         pictures: Pictures that need more than the family, by name: a density beside its data, a
             direction between two classes of examples.
+        left_out: Pictures that the flags ask for and that cannot be drawn of these data, by name,
+            each with the reason.
         shown: Name of the picture that training shows instead of samples; None for samples, or for
             reconstructions where there is no prior.
         num_evaluated: Number of held-out examples to evaluate, from the first on; None for all.
@@ -78,6 +80,7 @@ class Experiment(NamedTuple):
     averages: Mapping[str, Average] = {}
     preview: Callable[..., Array] | None = None
     pictures: Mapping[str, Picture] = {}
+    left_out: Mapping[str, str] = {}
     shown: str | None = None
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}

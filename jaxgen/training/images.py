@@ -123,6 +123,43 @@ def save_samples(
         np.savez(file, samples=images)
 
 
+def save_each(directory: str | Path, images: np.ndarray) -> None:
+    """Writes each image as a PNG file of its own: 00000.png, 00001.png and so on.
+
+    Args:
+        directory: Directory of the files, which is created; it must be empty.
+        images: Images, uint8 [N, H, W, C], with C = 1 (grey) or 3.
+
+    Raises:
+        TypeError: If `images` is not a uint8 array.
+        ValueError: If `images` is empty or of another shape.
+        FileExistsError: If the directory is not empty, or is a file.
+        PermissionError: If it cannot be created or written.
+    """
+    check_empty(directory)
+    _check_images(images)
+    for index, image in enumerate(images):
+        save_png(Path(directory) / f"{index:05d}.png", image)
+
+
+def check_empty(directory: str | Path) -> None:
+    """Checks that a directory can be filled, before what is to be in it is computed.
+
+    Args:
+        directory: Directory, which need not exist.
+
+    Raises:
+        FileExistsError: If it is not empty, or is a file.
+        PermissionError: If it cannot be created or written.
+    """
+    path = Path(directory)
+    if path.is_dir() and any(path.iterdir()):
+        raise FileExistsError(f"{path} is not empty and nothing is overwritten: name another")
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"{path} is a file: name a directory")
+    _check_writable(path, path.absolute() / "file")
+
+
 def check_output(
     path: str | Path, *, overwrite: bool = False, accepted: tuple[str, ...] = (".png", ".npz")
 ) -> None:
@@ -146,7 +183,11 @@ def check_output(
         raise FileExistsError(f"{path} is a directory: name a file")
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists and is not overwritten: name another file")
-    nearest = next(parent for parent in path.absolute().parents if parent.exists())
+    _check_writable(path, path.absolute())
+
+
+def _check_writable(path: Path, file: Path) -> None:
+    nearest = next(parent for parent in file.parents if parent.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise PermissionError(f"{path} cannot be created: {nearest} is no writable directory")
 

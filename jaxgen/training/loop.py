@@ -65,6 +65,8 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
         ) as writers,
         StopSignals() as stop,
     ):
+        for name, reason in experiment.left_out.items():
+            writers.note(f"the picture {name!r} is left out: {reason}")
         state = start(experiment, config, strategy, checkpoints, writers.note)
         loop = _Loop(experiment, config, strategy, checkpoints, writers, state)
         return loop.run(state, stop)
@@ -240,10 +242,13 @@ class _Loop:
     def _shower(self) -> Callable[[int, State], None] | None:
         """`show(step, state)`, which writes samples or a picture; None for neither."""
         experiment, key = self.experiment, jax.random.key(self.config.seed)
+        if not self.config.sample_every:
+            return None
+        if reason := evaluation.why_nothing_is_shown(experiment):
+            self.writers.note(f"training shows no samples: {reason}")
+            return None
         rows, columns = grid_of(experiment)
-        shown = experiment.shown
-        if shown is None and experiment.family.sample is None:
-            shown = "reconstructions"
+        shown = evaluation.shown(experiment)
         if shown is not None:
             picture = evaluation.make_picture(experiment, shown)
             return lambda step, state: self.writers.samples(

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import subprocess
+import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -39,14 +40,27 @@ def write_json(path: str | Path, obj: Any) -> None:
         file.write((json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n").encode())
 
 
+def as_json_line(obj: Any) -> str:
+    """`obj` as one line of JSON; NaN and infinities become null."""
+    return json.dumps(_plain(obj), allow_nan=False)
+
+
 def append_json_line(path: str | Path, obj: Any) -> None:
     """Appends `obj` as one line of JSON; a last line that was half written is dropped first."""
-    line = json.dumps(_plain(obj), allow_nan=False)
+    line = as_json_line(obj)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     drop_half_line(path)
     with path.open("a") as file:
         file.write(line + "\n")
+
+
+def print_anywhere() -> None:
+    """Lets standard output and errors be printed where the terminal's encoding lacks a character,
+    which is written as its number."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def drop_half_line(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -19,7 +20,9 @@ from experiments import (
     vqvae_cifar,
 )
 from experiments.recipes import vae as vae_flags
+from experiments.recipes.flow import direction_picture
 from experiments.recipes.images import check_support, load_data
+from jaxgen.core import Family
 from jaxgen.data.sources import digits
 from jaxgen.training.config import DataConfig
 
@@ -111,7 +114,6 @@ def test_recipe_end_to_end(name, tmp_path, capsys):
         (vae_mnist, ["--objective.num-importance=0"], "num_importance must be at least 1, got 0"),
         (vae_mnist, ["--evaluation.num-importance=0"], "bound_samples must be at least 1, got 0"),
         (vae_mnist, ["--objective.beta=-1"], "beta must be 0 or more, got -1"),
-        (vae_mnist, ["--picture.attribute", "3", "12"], "must be classes in 0..9, got 12"),
         (vae_mnist, ["--optimizer.num-stages=-1"], "num-stages must be at least 0"),
         (
             vae_mnist,
@@ -182,3 +184,17 @@ def test_stages_of_the_rate():
         rates.append(-float(step) / 0.1)  # Adam's step of a constant gradient is its rate
     expected = [1.0] * 2 + [10 ** (-1 / 7)] * 6 + [10 ** (-2 / 7)] * 4
     np.testing.assert_allclose(rates, expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("classes", [(3, 8), (-1, 0), (0, 3)])
+def test_a_picture_of_classes_that_are_not_there_is_left_out(classes):
+    """A default that is made for digits keeps no other data from training."""
+    family, three = Family(None, {}, (), None), SimpleNamespace(num_classes=3)
+    data = SimpleNamespace(held_out=three)
+    for drawn, left_out in (
+        vae_flags.attribute_picture(vae_flags.PictureConfig(classes), family, data),
+        direction_picture(SimpleNamespace(direction=classes), family, three),
+    ):
+        assert not drawn
+        ((_, reason),) = left_out.items()
+        assert f"must be classes in 0..2, got {classes[0]} {classes[1]}" in reason

@@ -1,5 +1,6 @@
 """The command line: verbs, flags, run directories, and one-line errors."""
 
+import io
 import json
 import subprocess
 import sys
@@ -196,6 +197,61 @@ def test_evaluate_prints_and_keeps_one_json_line(run, trained):
     assert result["protocol"]["environment"]["devices"]["count"] == 8
     lines = (trained / "evaluations.jsonl").read_text().splitlines()
     assert json.loads(lines[-1]) == result
+
+
+def test_a_result_that_cannot_be_kept_is_printed(run, trained, monkeypatch):
+    def full(path, obj):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(cli, "append_json_line", full)
+    code, out, err = run("evaluate", "--run-dir", str(trained))
+    assert code == 0
+    assert json.loads(out.strip().splitlines()[-1])["loss"] > 0
+    assert err.startswith("warning: the result is printed but not kept: [Errno 28]")
+    assert "evaluations.jsonl" in err
+
+
+def test_samples_one_by_one(run, trained, tmp_path):
+    """A directory gets a file for each; it is never mixed with what is there."""
+    out = tmp_path / "new" / "samples"
+    assert run("sample", "--num", "3", "--out", str(out), "--run-dir", str(trained))[0] == 0
+    assert sorted(p.name for p in out.iterdir()) == ["00000.png", "00001.png", "00002.png"]
+    assert Image.open(out / "00002.png").size == (8, 8)
+    code, _, err = run("sample", "--num", "3", "--out", str(out), "--run-dir", str(trained))
+    assert code == 2
+    assert "is not empty" in err
+
+
+def test_a_terminal_without_unicode(trained, tmp_path, monkeypatch):
+    """The path is printed in its encoding."""
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", out)
+    with pytest.raises(SystemExit) as stop:
+        recipe.main(
+            ["sample", "--num=1", f"--out={tmp_path / 'Bücher.png'}", f"--run-dir={trained}"]
+        )
+    assert not stop.value.code
+    out.seek(0)
+    assert r"B\xfccher.png" in out.read()
+
+
+def test_what_cannot_be_drawn_is_left_out_and_said(run, tmp_path, monkeypatch):
+    """Training goes on; who asks for the picture is told why there is none."""
+
+    def without(config):
+        made = build(config)
+        family = made.family._replace(sample=None)
+        return made._replace(family=family, left_out={"attribute": "there is no class 3"})
+
+    monkeypatch.setattr(sys.modules[__name__], "recipe", Recipe(without, Config()))
+    code, out, _ = run("--run-dir", str(tmp_path / "r"), "--steps", "4")
+    assert code == 0
+    assert "the picture 'attribute' is left out: there is no class 3" in out
+    assert "training shows no samples: the family cannot draw 'reconstructions'" in out
+    asked = ("sample", "--picture", "attribute", "--out", str(tmp_path / "x.png"))
+    code, _, err = run(*asked, "--run-dir", str(tmp_path / "r"))
+    assert code == 2
+    assert "--picture attribute cannot be drawn: there is no class 3" in err
 
 
 @pytest.mark.parametrize(

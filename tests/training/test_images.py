@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.training.images import check_output, grid, save_png, save_samples
+from jaxgen.training.images import check_output, grid, save_each, save_png, save_samples
 
 
 def images(count=5, height=4, width=6, channels=3, seed=0):
@@ -128,3 +128,18 @@ def test_outputs_are_checked_before_the_work(tmp_path):
         check_output(tmp_path / "file" / "x.png")
     check_output(tmp_path / "not" / "yet" / "x.png")
     assert not (tmp_path / "not").exists()
+
+
+def test_one_by_one(tmp_path):
+    save_each(tmp_path / "new", images())
+    names = sorted(p.name for p in (tmp_path / "new").iterdir())
+    assert names[0] == "00000.png"
+    assert len(names) == len(images())
+    second = np.asarray(Image.open(tmp_path / "new" / "00001.png"))
+    assert np.array_equal(second.reshape(images()[1].shape), images()[1])
+    with pytest.raises(FileExistsError, match="not empty"):
+        save_each(tmp_path / "new", images())
+    with pytest.raises(FileExistsError, match="is a file"):
+        save_each(tmp_path / "new" / "00000.png", images())
+    with pytest.raises(TypeError, match="uint8"):
+        save_each(tmp_path / "other", images().astype(np.float32))
