@@ -12,7 +12,8 @@ distance and its floor, precision and recall, cost, speed, inversion, memorizati
 
 The same command goes on where it was stopped: a finished run is not trained again, and what was
 measured is kept; the three files are made anew from it. Other data are trained by the same recipes,
-at the data's size. Bad input ends in one line on stderr and exit code 2.
+at the data's size. Bad input ends in one line on stderr and exit code 2; a number that is not
+finite is a dash on the page, which is written, and then exit code 1.
 """
 
 import json
@@ -48,7 +49,7 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         given = vars(parser(__doc__ or "").parse_args(args))
         compare(Path(given.pop("out")), {k: v for k, v in given.items() if v is not None})
-    except (CheckpointError, loop.NonFiniteError) as error:
+    except (CheckpointError, loop.NonFiniteError, FloatingPointError) as error:
         return _fail(error, 1)
     except (ValueError, TypeError, OSError) as error:
         return _fail(error, 2)
@@ -72,6 +73,7 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: for bad input, before anything is trained.
+        FloatingPointError: if a number is not finite; the page is written before, without it.
     """
     plan = make_plan(out, given)
     options = plan["options"]
@@ -102,7 +104,11 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
         measured = partial(measure, name, run, reference)
         results.append(_kept(out, name, reference, run.step, measured))
         jax.clear_caches()
-    return _write(out, real, results, _about(options))
+    path = _write(out, real, results, _about(options))
+    lost = [f"{one['name']}: {reason}" for one, _ in results for reason in one["lost"]]
+    if lost:
+        raise FloatingPointError(f"{'; '.join(lost)} (dashes in {path})")
+    return path
 
 
 def _open_all(run_dirs: Sequence[str]) -> dict[str, Run]:

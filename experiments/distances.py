@@ -6,8 +6,8 @@
 Every row compares so many training images, unchanged or spoiled, with test images. The first row
 is the floor: what two sets of real images are apart. Each series below it must move away from the
 floor step by step: noise, blur, JPEG compression, and ever fewer classes. The table is printed as
-Markdown with its protocol; where a series is not monotone the line says so, and the exit code is 1.
-Bad input ends in one line on stderr and exit code 2.
+Markdown with its protocol; where a series is not monotone the line says so, and the exit code is 1,
+as for a distance that is not finite. Bad input ends in one line on stderr and exit code 2.
 """
 
 import argparse
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.out is not None:
             check_output(args.out, accepted=(".md",))
         results = measure(args)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (OSError, TypeError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -165,7 +168,7 @@ def describe(results: dict[tuple[str, str], Result]) -> tuple[str, list[str]]:
         lines.append("| " + " | ".join([f"{kind} {step}".strip(), *values, str(count)]) + " |")
         floor = [first.metrics[distance]] if kind != "unchanged" else []
         series.setdefault(kind, floor).append(result.metrics[distance])
-    wrong = [kind for kind, values in series.items() if np.any(np.diff(values) <= 0)]
+    wrong = [kind for kind, values in series.items() if not np.all(np.diff(values) > 0)]
     verdict = f"not monotone in {distance}: {', '.join(wrong)}" if wrong else "monotone"
     protocol = {
         key: value

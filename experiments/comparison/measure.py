@@ -32,7 +32,7 @@ from jaxgen.training.likelihood import likelihood
 from jaxgen.training.runs import Run, open_run
 from jaxgen.training.strategies import make_strategy
 
-VERSION = 3  # of what is measured; raised with any change of it, so that nothing old is shown
+VERSION = 4  # of what is measured; raised with any change of it, so that nothing old is shown
 BATCH = 64  # images of the timed batch
 REPEATS = 5
 QUICK = 0.05  # seconds: what takes less is timed ten times as often
@@ -150,12 +150,24 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
         reference: What to measure against.
 
     Returns:
-        The numbers as JSON has them, None where the family has none, with the reason in `why`.
+        The numbers as JSON has them, None where the family has none or one is not finite, with the
+        reason in `why`; `lost` are the reasons of those that are not finite.
     """
     family, key = run.family, jax.random.key(reference.seed)
     recipe = importlib.import_module(run.name).recipe
-    why = absences(family)
-    nats, report = (None, None) if "likelihood" in why else _likelihood(run, reference)
+    why, lost = absences(family), list[str]()
+
+    def attempt(entry: str, compute: Callable[[Run, Reference], Any], *others: str) -> Any:
+        if entry in why:
+            return None
+        try:
+            return compute(run, reference)
+        except FloatingPointError as error:
+            why.update(dict.fromkeys((entry, *others), str(error)))
+            lost.append(str(error))
+            return None
+
+    nats, report = attempt("likelihood", _likelihood, "classifier") or (None, None)
     results: Results = {
         "name": name,
         "kind": family.name,
@@ -172,8 +184,9 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
         "training": _training(run),
         "likelihood": nats,
         "classifier": report,
-        "round_trip": None if "round_trip" in why else _round_trip(run, reference),
+        "round_trip": attempt("round_trip", _round_trip),
         "why": why,
+        "lost": lost,
     }
     pictures: Pictures = {}
     if "samples" not in why:
@@ -269,7 +282,8 @@ def _training(run: Run) -> Results:
         "batch_size": run.config.batch_size,
         "examples_per_second": run.step * run.config.batch_size / total if total else None,
         "curves": {
-            name: [[row["step"], row[name]] for row in rows if name in row] for name in losses
+            name: [[r["step"], r[name]] for r in rows if math.isfinite(r.get(name, math.nan))]
+            for name in losses
         },
     }
 
@@ -278,6 +292,9 @@ def _likelihood(run: Run, reference: Reference) -> tuple[Results, Results | None
     """-log p of held-out images in nats, and p(y | x) of a family that is conditional on classes.
 
     Of such a family log p(x) = log mean_y p(x | y).
+
+    Raises:
+        FloatingPointError: if it is not finite on an image; says on how many.
     """
     log_prob, bound = run.family.log_prob, run.family.bound
     conditioning, classes = run.family.conditioning, _classes(run.family)
@@ -303,6 +320,11 @@ def _likelihood(run: Run, reference: Reference) -> tuple[Results, Results | None
         if conditioning is not None and classes is not None:
             labels.append(raw[conditioning.key][kept])
     each = np.concatenate(rows)
+    infinite = int(np.sum(~np.isfinite(each).all(axis=1)))
+    if infinite:
+        raise FloatingPointError(
+            f"its likelihood is not finite on {infinite} of {len(each)} held-out images"
+        )
     log_p = np.logaddexp.reduce(each.astype(np.float64), axis=1) - math.log(each.shape[1])
     protocol = run.experiment.held_out.protocol
     if not labels:
@@ -326,7 +348,11 @@ def _summary(log_p: np.ndarray, bound: Bound, data: str, given_label: float | No
 
 
 def _round_trip(run: Run, reference: Reference) -> Results:
-    """The greatest, and the mean squared, difference of decode(encode(x)) from held-out x."""
+    """The greatest, and the mean squared, difference of decode(encode(x)) from held-out x.
+
+    Raises:
+        FloatingPointError: if it is not finite.
+    """
     family, experiment = run.family, run.experiment
     encode, decode = family.encode, family.decode
     assert encode is not None
@@ -343,7 +369,10 @@ def _round_trip(run: Run, reference: Reference) -> Results:
     rows = np.arange(min(len(experiment.held_out), reference.num_evaluated, AT_ONCE))
     raw = experiment.held_out[rows]
     largest, mean = errors(run.variables, raw, jax.random.key(reference.seed))
-    return {"max": float(largest), "mse": float(mean), "count": len(rows)}
+    errors_found = {"max": float(largest), "mse": float(mean)}
+    if not all(math.isfinite(value) for value in errors_found.values()):
+        raise FloatingPointError("its reconstructions of held-out images are not finite")
+    return {**errors_found, "count": len(rows)}
 
 
 def _sampling(run: Run, key: Any) -> Results:

@@ -21,7 +21,8 @@ SHOWN, COLUMNS = 32, 8
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit status: 0, or 2 for bad input."""
+    """Run the command; returns its exit status: 0, 1 for a result that is not finite, 2 for bad
+    input."""
     print_anywhere()
     args = _parser().parse_args(argv)
     try:
@@ -48,11 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             subset_size=args.subset_size,
             seed=args.seed,
         )
-        print(json.dumps(result._asdict(), indent=2), flush=True)  # before writing can fail
+        # Before writing can fail.
+        print(json.dumps(result._asdict(), indent=2, allow_nan=False), flush=True)
         if args.out is not None:
             result.save(args.out)
         if pairs is not None:
             save_png(args.neighbours, grid(pairs, COLUMNS))
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except (OSError, TypeError, ValueError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

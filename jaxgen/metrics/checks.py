@@ -1,6 +1,7 @@
-"""What every metric asks of its features, before it computes anything."""
+"""What every metric asks of its features before it computes, and of its result after."""
 
 import warnings
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -42,6 +43,21 @@ def check_features(name: str, features: np.ndarray, at_least: int = 1) -> np.nda
             f"the first of them row {bad[0]}"
         )
     return array
+
+
+def check_results(results: Mapping[str, float], cause: str) -> None:
+    """Checks that computed numbers are finite: NaN compares false, and passes as a good result.
+
+    Args:
+        results: Numbers by name.
+        cause: What makes them infinite, for the error.
+
+    Raises:
+        FloatingPointError: If any is NaN or infinite; names them and the cause.
+    """
+    lost = [f"{name} is {value}" for name, value in results.items() if not np.isfinite(value)]
+    if lost:
+        raise FloatingPointError(f"{', '.join(lost)}: {cause}")
 
 
 def check_pair(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from jaxgen.metrics.checks import check_features, warn_few
+from jaxgen.metrics.checks import check_features, check_results, warn_few
 
 _CHUNK = 4096  # rows that are widened to float64 at once
 
@@ -125,13 +125,16 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         The distance, in squared units of the features; 0 for equal moments.
 
     Raises:
-        ValueError: widths that differ, or fewer than two samples.
+        ValueError: widths that differ, fewer than two samples, or moments that are not finite.
+        FloatingPointError: moments so large that the distance overflows.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(1000, 2))
         >>> round(frechet_distance(moments(x), moments(x + np.asarray([3.0, 4.0]))), 6)
         25.0
     """
+    _check("a", a)
+    _check("b", b)
     if a.mean.shape != b.mean.shape:
         raise ValueError(
             "both sets of features must come from one extractor, but they have "
@@ -146,10 +149,27 @@ def frechet_distance(a: Moments, b: Moments) -> float:
     narrow, wide = (a, b) if a.num <= b.num else (b, a)
     factor = _factor(narrow)
     product = factor.T @ wide.covariance @ factor
+    check_results({"the product of the covariances": product.sum()}, "the features are too large")
     roots = np.sqrt(np.clip(np.linalg.eigvalsh((product + product.T) / 2), 0, None))
     delta = a.mean - b.mean
     traces = np.trace(a.covariance) + np.trace(b.covariance)
-    return max(0.0, float(delta @ delta + traces - 2 * roots.sum()))
+    distance = float(delta @ delta + traces - 2 * roots.sum())
+    check_results({"the Fréchet distance": distance}, "the features are too large")
+    return max(0.0, distance)  # what rounding leaves of equal moments
+
+
+def _check(name: str, m: Moments) -> None:
+    dim = len(m.mean)
+    if m.mean.shape != (dim,) or m.scatter.shape != (dim, dim):
+        raise ValueError(
+            f"{name} must be moments, a mean [D] and a scatter [D, D], got shapes {m.mean.shape} "
+            f"and {m.scatter.shape}"
+        )
+    for field in ("mean", "scatter"):
+        if not np.isfinite(getattr(m, field)).all():
+            raise ValueError(
+                f"{name} must be finite moments, but its {field} holds NaN or infinity"
+            )
 
 
 def _factor(m: Moments) -> np.ndarray:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.metrics.checks import check_features, warn_few
+from jaxgen.metrics.checks import check_features, check_results, warn_few
 
 
 class InceptionScore(NamedTuple):
@@ -41,6 +41,7 @@ def inception_score(
     Raises:
         TypeError: logits that are not floating point.
         ValueError: another shape, values that are not finite, or fewer samples than parts.
+        FloatingPointError: logits so large that their difference overflows.
 
     Example:
         >>> inception_score(np.eye(5).repeat(20, 0) * 100, num_splits=1).mean  # 5 sure classes
@@ -61,7 +62,9 @@ def inception_score(
         logits = logits[np.random.RandomState(seed).permutation(len(logits))]
     bounds = [i * len(logits) // num_splits for i in range(num_splits + 1)]
     scores = [_score(logits[a:b]) for a, b in itertools.pairwise(bounds)]
-    return InceptionScore(float(np.mean(scores)), float(np.std(scores)))
+    result = InceptionScore(float(np.mean(scores)), float(np.std(scores)))
+    check_results(result._asdict(), "the logits are too large for the Inception score")
+    return result
 
 
 def _score(logits: np.ndarray) -> float:

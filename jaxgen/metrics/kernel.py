@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxgen.metrics.checks import check_pair
+from jaxgen.metrics.checks import check_pair, check_results
 
 
 class KernelDistance(NamedTuple):
@@ -53,6 +53,7 @@ def kernel_distance(
         TypeError: features that are not floating point.
         ValueError: shapes that do not fit, values that are not finite, a number out of range, or
             subsets larger than a set.
+        FloatingPointError: features so large that the kernel overflows.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(200, 4))
@@ -76,7 +77,9 @@ def kernel_distance(
         some_x = x[rng.choice(len(x), subset_size, replace=False)].astype(np.float64)
         some_y = y[rng.choice(len(y), subset_size, replace=False)].astype(np.float64)
         estimates.append(_mmd2(some_x, some_y, degree))
-    return KernelDistance(float(np.mean(estimates)), float(np.std(estimates)))
+    result = KernelDistance(float(np.mean(estimates)), float(np.std(estimates)))
+    check_results(result._asdict(), "the features are too large for the kernel distance")
+    return result
 
 
 def _mmd2(x: np.ndarray, y: np.ndarray, degree: int) -> float:

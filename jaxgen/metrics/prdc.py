@@ -52,6 +52,7 @@ def prdc(samples: np.ndarray, reference: np.ndarray, *, k: int = 5) -> PRDC:
         TypeError: features that are not floating point.
         ValueError: shapes that do not fit, values that are not finite, or k that is not from 1 to
             one less than the size of the smaller set.
+        FloatingPointError: features so large that squared distances overflow.
 
     Example:
         >>> x = np.random.default_rng(0).normal(size=(500, 2))
@@ -66,6 +67,12 @@ def prdc(samples: np.ndarray, reference: np.ndarray, *, k: int = 5) -> PRDC:
         )
     center = x.mean(axis=0, dtype=np.float64).astype(x.dtype)
     x, y = x - center, y - center
+    for features in (x, y):
+        if not np.isfinite(4 * np.einsum("nd,nd->n", features, features)).all():
+            raise FloatingPointError(
+                f"squared distances of samples and reference overflow {features.dtype}: the "
+                "features are too large"
+            )
     x_radii, y_radii = _squared_radii(x, k), _squared_radii(y, k)
     in_x_balls = np.zeros(len(y), np.int64)  # of each sample: how many balls it lies in
     covered, recalled = np.zeros(len(x), bool), np.zeros(len(x), bool)

@@ -72,6 +72,7 @@ def compare_images(
     Raises:
         ValueError: fewer than two images in a set, statistics of another extractor, k as large as a
             set, images or numbers that other functions here refuse.
+        FloatingPointError: a number that is not finite: features that are too large.
 
     Example:
         >>> from jaxgen.data.sources import digits

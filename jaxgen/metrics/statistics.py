@@ -189,6 +189,9 @@ def load_statistics(path: str | Path) -> Statistics:
     """
     try:
         arrays = read_npz(path)
+        for name, array in arrays.items():
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise ValueError(f"its {name} holds NaN or infinity")
         return Statistics(
             moments=_moments(arrays, "moments"),
             features=arrays["features"],

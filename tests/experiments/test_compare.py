@@ -5,12 +5,15 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import call
@@ -20,6 +23,8 @@ from experiments.compare import main
 from experiments.comparison import charts, families, measure, table
 from experiments.comparison.options import DEFAULTS
 from jaxgen.conditioning.attributes import embeddings
+from jaxgen.core import Variables
+from jaxgen.training.runs import Run
 
 OPTIONS: dict[str, Any] = {
     "families": ["autoencoder", "vae"],
@@ -153,6 +158,45 @@ def test_resume(compared, capsys):
     assert (compared / "compare.html").read_bytes() == page
     assert main(["--out", str(compared), "--seed=1"]) == 2
     assert "made with another --seed: 0, not 1" in capsys.readouterr().err
+
+
+def test_what_is_not_finite_is_a_dash_and_exit_code_1(compared, tmp_path, capsys, monkeypatch):
+    """The page is written, with the reason, before the error."""
+    out = tmp_path / "out"
+    shutil.copytree(compared, out)
+    path = out / "measured" / "vae.json"
+    measured = json.loads(path.read_text())
+    reason = "its likelihood is not finite on 3 of 20 held-out images"
+    measured["results"] |= {"likelihood": None, "lost": [reason]}
+    measured["results"]["why"] |= {"likelihood": reason, "classifier": reason}
+    path.write_text(json.dumps(measured))
+    with pytest.raises(FloatingPointError, match=f"vae: {reason}"):
+        shrunk(out, {})
+    assert reason in (out / "compare.md").read_text()
+
+    def fail(*_):
+        raise FloatingPointError(reason)
+
+    monkeypatch.setattr(compare, "compare", fail)
+    capsys.readouterr()
+    assert main(["--out", str(out)]) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_a_likelihood_that_is_not_finite_is_no_number(tmp_path):
+    fields = families.settings("vae", 7, 8, labels=False, seed=3, data={"name": "digits"})
+    planned = families.plan_run("vae", tmp_path / "run", fields)
+    lost = planned.experiment.family._replace(
+        log_prob=lambda variables, batch, key: jnp.where(jnp.arange(128) == 2, jnp.nan, -1.0),
+        decode=lambda variables, latents, key, condition: jnp.nan * latents,
+        encode=lambda variables, batch, key: batch["image"],
+    )
+    run = Run(lost, Variables({}), planned.config, planned.experiment, 7, "vae")
+    reference = SimpleNamespace(num_evaluated=20, seed=0)
+    with pytest.raises(FloatingPointError, match="not finite on 1 of 20 held-out images"):
+        measure._likelihood(run, reference)
+    with pytest.raises(FloatingPointError, match="reconstructions .* are not finite"):
+        measure._round_trip(run, reference)
 
 
 @pytest.mark.slow

@@ -50,6 +50,9 @@ def test_what_is_not_monotone_is_said():
     assert "not monotone in FD: noise" in table
     assert json.dumps({"seed": 1}) in table
     assert "- few" in table
+    values["noise", "a"] = float("nan")
+    _, wrong = describe({k: Result({"FD": v}, protocol) for k, v in values.items()})
+    assert wrong == ["noise"]
 
 
 @pytest.mark.parametrize(

@@ -102,3 +102,29 @@ def test_bad_input():
         frechet_distance(moments(x[:1]), moments(x))
     with pytest.raises(ValueError, match="one extractor, but they have 3 and 2 dimensions"):
         frechet_distance(moments(x), moments(x[:, :2]))
+
+
+@pytest.mark.parametrize("lost", [np.nan, np.inf])
+def test_moments_that_are_not_finite_are_refused(two_sets, lost):
+    """Python's max(0.0, nan) is 0.0: a perfect distance."""
+    a, b = (moments(x) for x in two_sets)
+    mean, scatter = a.mean.copy(), a.scatter.copy()
+    mean[3] = scatter[3, 3] = lost
+    with pytest.raises(ValueError, match="a must be finite moments, but its mean holds NaN"):
+        frechet_distance(a._replace(mean=mean), b)
+    with pytest.raises(ValueError, match="b must be finite moments, but its scatter holds NaN"):
+        frechet_distance(b, a._replace(scatter=scatter))
+    with pytest.raises(
+        ValueError, match=r"a must be moments, .* got shapes \(16,\) and \(15, 16\)"
+    ):
+        frechet_distance(a._replace(scatter=scatter[1:]), b)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_distance_that_overflows_is_an_error(two_sets):
+    a, b = (moments(x) for x in two_sets)
+    with pytest.raises(FloatingPointError, match="the Fréchet distance is inf"):
+        frechet_distance(a._replace(mean=a.mean + 1e200), b)
+    wide = a._replace(scatter=a.scatter * 1e200)
+    with pytest.raises(FloatingPointError, match="the product of the covariances is"):
+        frechet_distance(wide, wide)

@@ -43,3 +43,10 @@ def test_bad_input(two_sets):
         inception_score(two_sets[0], num_splits=301)
     with pytest.raises(ValueError, match="logits must be finite"):
         inception_score(np.full((20, 2), np.nan))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_score_that_overflows_is_an_error():
+    logits = np.tile([1.5e308, -1.5e308], (8, 1))
+    with pytest.raises(FloatingPointError, match="mean is nan, std is nan: the logits are too"):
+        inception_score(logits, num_splits=1)

@@ -56,3 +56,10 @@ def test_bad_input(two_sets):
         kernel_distance(x, y[:1])
     with pytest.raises(ValueError, match="samples must be finite"):
         kernel_distance(x * np.inf, y)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_distance_that_overflows_is_an_error(two_sets):
+    x, y = (1e60 * values for values in two_sets)
+    with pytest.raises(FloatingPointError, match="mean is nan, std is nan: the features are too"):
+        kernel_distance(x, y, num_subsets=2, subset_size=100)

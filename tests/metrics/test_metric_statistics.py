@@ -78,6 +78,11 @@ def test_bad_files(extractor, tmp_path):
     np.savez(tmp_path / "b.npz", image=np.zeros(3))
     with pytest.raises(ValueError, match=r"b\.npz cannot be read as statistics"):
         cached_statistics(tmp_path / "b.npz", extractor, digits("test"))
+    statistics = image_statistics(extractor, digits("test"), batch_size=100)
+    statistics.moments.mean[5] = np.nan
+    save_statistics(tmp_path / "c.npz", statistics)
+    with pytest.raises(ValueError, match=r"c\.npz cannot be read .*its moments_mean holds NaN"):
+        load_statistics(tmp_path / "c.npz")
     with pytest.raises(ValueError, match="max_features must be at least 1, got 0"):
         image_statistics(extractor, digits("test"), max_features=0)
     with pytest.raises(ValueError, match="limit must be at least 1, .* got -1"):

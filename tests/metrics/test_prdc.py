@@ -69,3 +69,12 @@ def test_bad_input(two_sets):
         prdc(y[:1], x, k=1)
     with pytest.raises(TypeError, match="reference must be real"):
         prdc(y, x.astype(int))
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_distances_that_overflow_are_an_error(two_sets):
+    """NaN lies in no ball: precision and coverage of 0."""
+    x, y = (1e20 * values.astype(np.float32) for values in two_sets)
+    with pytest.raises(FloatingPointError, match="distances of samples and reference overflow flo"):
+        prdc(x, y)
+    assert prdc(x.astype(np.float64), y.astype(np.float64)).precision > 0

@@ -145,3 +145,24 @@ def test_command_with_bad_input(words, message, tmp_path, capsys, monkeypatch, e
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert message in error
+
+
+def test_command_with_a_result_that_is_not_finite(tmp_path, capsys, monkeypatch, extractor):
+    """Exit code 1 and no result: neither NaN, which is no JSON, nor a file."""
+    image = digits("test").arrays["image"][:80]
+    np.save(tmp_path / "a.npy", image)
+    features = extractor._replace(
+        apply=lambda params, images: {
+            "features": 1e25 * images.reshape(len(images), -1).astype(np.float32)
+        },
+        outputs=("features",),
+    )
+    monkeypatch.setattr("jaxgen.metrics.classifier.train_classifier", lambda *_, **__: features)
+    out = tmp_path / "r.json"
+    words = [str(tmp_path / "a.npy")] * 2 + ["--extractor", "classifier", "--out", str(out)]
+    with pytest.warns((RuntimeWarning, FewSamplesWarning)):
+        assert main([*words, "--subsets", "2"]) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert printed.err.startswith("error: squared distances of samples and reference overflow")
+    assert not out.exists()
