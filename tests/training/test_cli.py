@@ -14,6 +14,7 @@ import pytest
 import toys
 from PIL import Image
 
+from jaxgen.data.sources import digits
 from jaxgen.files import held_alone
 from jaxgen.training import cli
 from jaxgen.training.config import RunConfig, operational
@@ -191,7 +192,7 @@ def test_evaluate_prints_and_keeps_one_json_line(run, trained):
         "bound": "ELBO",
         "dequantization": "none",
         "given": None,
-        "data": "UCI digits 8x8, scikit-learn's copy, split test (297 of 1797)",
+        "data": digits("test").protocol,
     }
     assert result["protocol"]["data"] == "digits, test"
     assert result["protocol"]["environment"]["devices"]["count"] == 8

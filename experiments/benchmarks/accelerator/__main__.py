@@ -95,20 +95,24 @@ def _ask(options: argparse.Namespace) -> bool:
     end, failed, worker = time.monotonic() + 60 * options.minutes, [], Worker()
     try:
         shrunk = worker.call(probe.is_cpu, 120)
-        for i, name in enumerate(order):
+        for name in list(order):
             left = end - time.monotonic()
             if left < 5:
-                print(f"time is over: {len(order) - i} pieces are left for another call")
                 break
             limit = chosen[name].seconds * (SLOWER if shrunk else 1)
             result = _one(worker, chosen[name], min(left, limit), shrunk)
+            if "error" in result and left < limit and result["wall"] > left - 1:
+                break  # the time in all was over: it is not at fault
             write_json(options.out / f"{name}.json", {"piece": name, **result})
             outcome = result.get("error", "done").split("\n")[0]
             print(f"{name}: {outcome} ({result['wall']:.0f} s)", flush=True)
             if "error" in result or result.get("failed"):
                 failed.append(name)
+            order.remove(name)
     finally:
         worker.stop()
+    if order:
+        print(f"time is over; left for another call: {', '.join(order)}")
     return bool(failed)
 
 

@@ -94,7 +94,7 @@ def _correctness(results: Mapping[str, Result], _: Result | None) -> list[str]:
         if "differences" not in result:
             continue
         worst = max(result["differences"], key=lambda k: result["differences"][k])
-        itself = ", the CPU beside itself" if result["backend"] == "cpu" else ""
+        itself = ", the CPU beside itself" if result.get("backend") == "cpu" else ""
         verdict = "all within" if not result["failed"] else f"beyond: {', '.join(result['failed'])}"
         rows.append(
             [
