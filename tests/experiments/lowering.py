@@ -10,7 +10,7 @@ import numpy as np
 from jax import export
 
 import experiments
-from experiments.recipes import images
+from jaxgen.data import sources
 from jaxgen.data.sources import ArraySource, digits
 from jaxgen.training import evaluation, loop, pictures, program
 from jaxgen.training.recipe import Recipe
@@ -47,7 +47,7 @@ class Lowered:
     prior) and `evaluate` are texts of StableHLO."""
 
     def __init__(self, module, monkeypatch, **changes):
-        monkeypatch.setattr(images, "load", images_of_that_shape)
+        monkeypatch.setattr(sources, "load", images_of_that_shape)
         config = dataclasses.replace(module.recipe.config, **changes)
         experiment = module.recipe.build(config)
         strategy = make_strategy("jit", jax.devices()[:1])
