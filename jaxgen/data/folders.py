@@ -31,7 +31,7 @@ def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
         FileNotFoundError: A symbolic link to nothing, by the name of a file that counts.
         OSError: A folder that cannot be read.
     """
-    found: list[Path] = []
+    files: list[Path] = []
     others: Counter[str] = Counter()
 
     def walk(directory: str, above: tuple[str, ...]) -> None:
@@ -48,19 +48,19 @@ def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
                 elif suffix not in suffixes:
                     others[suffix or "none"] += 1
                 elif entry.is_file():
-                    found.append(Path(entry.path))
+                    files.append(Path(entry.path))
                 else:
                     raise FileNotFoundError(f"{entry.path} is no file, or a link to nothing")
 
     walk(str(root), ())
-    if found and others:
+    if files and others:
         kinds = ", ".join(sorted(others))
         warnings.warn(
             f"{root}: {others.total()} files of other kinds ({kinds}) are left out; read are "
             f"{', '.join(suffixes)}",
             stacklevel=3,
         )
-    return sorted(found)
+    return sorted(files)
 
 
 def is_hidden(name: str) -> bool:

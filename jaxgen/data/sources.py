@@ -349,4 +349,4 @@ def decode(source: Source) -> ArraySource:
 
 def _digest(array: np.ndarray) -> tuple[str, list[int], str]:
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return str(array.dtype), list(array.shape), hashlib.sha256(content).hexdigest()
+    return str(array.dtype), list(array.shape), hashlib.sha256(content.data).hexdigest()

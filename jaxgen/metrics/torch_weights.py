@@ -201,7 +201,7 @@ class _Storage(NamedTuple):
 
     key: str
     kind: str
-    count: int
+    size: int
 
 
 class _Tensor(NamedTuple):
@@ -253,8 +253,8 @@ def _read_legacy(path: Path) -> Any:
         for key in unpickle():
             (count,) = struct.unpack("<q", file.read(8))
             storage = awaited.pop(key)
-            if count != storage.count:
-                raise ValueError(f"storage {key} is cut off: {count} of {storage.count} elements")
+            if count != storage.size:
+                raise ValueError(f"storage {key} is cut off: {count} of {storage.size} elements")
             num_bytes = count * np.dtype(_DTYPES[storage.kind]).itemsize
             # Never asked for more than the file has, whatever it says.
             arrays[storage] = _array(storage, file.read(min(num_bytes, path.stat().st_size)))
@@ -266,10 +266,10 @@ def _read_legacy(path: Path) -> Any:
 def _array(storage: _Storage, content: bytes) -> np.ndarray:
     """A storage's elements, of which there must be as many as were said."""
     dtype = np.dtype(_DTYPES[storage.kind])
-    if len(content) != storage.count * dtype.itemsize:
+    if len(content) != storage.size * dtype.itemsize:
         raise ValueError(
             f"storage {storage.key} is cut off: {len(content)} bytes of "
-            f"{storage.count * dtype.itemsize}"
+            f"{storage.size * dtype.itemsize}"
         )
     return np.frombuffer(content, dtype)
 
