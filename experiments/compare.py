@@ -234,9 +234,13 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
     }
     pictures_path = path.with_suffix(".npz")
     if path.exists() and pictures_path.exists():
-        saved = json.loads(path.read_text())
-        if saved["protocol"] == protocol:
-            return saved["results"], read_npz(pictures_path)
+        try:
+            saved = json.loads(path.read_text())
+            stored, results = saved["protocol"], saved["results"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} cannot be read as measured, remove it: {error!r}") from error
+        if stored == protocol:
+            return results, read_npz(pictures_path)
     print(f"measuring {name}", flush=True)
     results, pictures = make()
     with open_atomically(pictures_path) as handle:

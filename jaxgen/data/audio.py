@@ -116,9 +116,9 @@ def audio_folder(
         arrays,
         sample_rate=rate,
         class_names=class_names,
-        name=root.name or str(root),
+        name="folder",
         split=split,
-        protocol=f"folder {root.name}, split {split} by file ({len(keep)} of {len(files)} files, "
+        protocol=f"folder of recordings, split {split} by file ({len(keep)} of {len(files)} files, "
         f"{count} windows of {num_samples} samples at {rate} Hz, files shorter than a window "
         f"padded with zeros, the last window of a file overlapping{loud if clipped else ''})",
     )

@@ -134,7 +134,6 @@ class FolderSource:
         on_white: bool,
         labels: np.ndarray | None,
         class_names: tuple[str, ...],
-        name: str,
         split: str,
         part_of: int | None,
     ):
@@ -144,12 +143,12 @@ class FolderSource:
         self.labels = labels
         self.class_names = class_names
         self.num_classes = len(class_names) or None
-        self.name = name
+        self.name = "folder"  # and not its own, which may change without a change of the images
         self.split = split
         size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
         size += ", what is transparent on white" if on_white else ""
         how = "" if part_of is None else f" of {part_of}, by a hash of their names"
-        self._line = f"folder {name}, split {split} ({len(files)} images{how}), {size}"
+        self._line = f"folder of images, split {split} ({len(files)} images{how}), {size}"
 
     @property
     def spec(self) -> Spec:
@@ -246,7 +245,6 @@ def folder(
         on_white=any(header.is_transparent for header in headers),
         labels=labels,
         class_names=names,
-        name=Path(path).name or str(path),
         split=split or "all",
         part_of=None if part is None else total,
     )

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image
 
+from jaxgen.data.binarize import static
 from jaxgen.data.images import decode_image, folder
 from jaxgen.data.sources import Source, load, load_pair, resident
 
@@ -97,6 +98,8 @@ def test_a_folder_is_known_by_its_content(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     moved = folder(tmp_path / "b")
     assert moved.digest == resident(moved).digest == first.digest
+    assert moved.protocol == first.protocol
+    np.testing.assert_array_equal(static(moved).arrays["image"], static(first).arrays["image"])
     assert first.protocol.endswith(f"as they are, content {first.digest}")
     (tmp_path / "b" / "bee").rename(tmp_path / "b" / "wasp")
     renamed = folder(tmp_path / "b").digest
