@@ -3,6 +3,7 @@
 import hashlib
 import importlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -300,8 +301,13 @@ def _recipe_of(run_dir: Path, name: str) -> Recipe:
     """The recipe of a module.
 
     Raises:
-        ValueError: If there is no such module, or it has no recipe.
+        ValueError: If there is no such module, it has no recipe, or it lies in the run directory
+            itself, which may be a stranger's: nothing in it is run.
     """
+    root, parts = run_dir.resolve(), name.split(".")
+    places = [Path(place, *parts).resolve() for place in sys.path]
+    if any(place.is_relative_to(root) for place in places):
+        raise ValueError(f"{run_dir} is a run of {name!r}, which lies in it: nothing there is run")
     try:
         recipe = importlib.import_module(name).recipe
     except (ModuleNotFoundError, AttributeError) as error:

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from jaxgen.data.sources import digits
+from jaxgen.data.sources import ArraySource, digits
 from jaxgen.metrics.features import extract
 from jaxgen.metrics.frechet import moments
 from jaxgen.metrics.statistics import (
@@ -59,6 +59,13 @@ def test_cache_is_read_and_refuses_another_protocol(extractor, tmp_path):
     json.dumps(again.protocol)
     with pytest.raises(ValueError, match=r"another protocol:\n  .*split test.*split train"):
         cached_statistics(path, extractor, digits("train"))
+    arrays = digits("test").arrays
+    changed = ArraySource({**arrays, "image": arrays["image"] ^ np.uint8(1)})
+    assert changed.name == ArraySource(arrays).name
+    other = tmp_path / "other.npz"
+    cached_statistics(other, extractor, ArraySource(arrays), batch_size=100)
+    with pytest.raises(ValueError, match=r"data: '.*content \w+' there, '.*content \w+' here"):
+        cached_statistics(other, extractor, changed)
     with pytest.raises(ValueError, match="count: 297 there, 100 here"):
         cached_statistics(path, extractor, digits("test"), limit=100)
     with pytest.raises(ValueError, match="weights: '.*' there, 'other' here"):

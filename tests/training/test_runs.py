@@ -118,6 +118,19 @@ def test_what_is_no_run(trained, tmp_path):
         open_run(tmp_path)
 
 
+def test_no_code_in_a_run_directory_is_run(tmp_path, monkeypatch):
+    """A config names the module of the recipe, which must not be one that came along."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "stranger").mkdir()
+    (tmp_path / "stranger" / "evil.py").write_text("raise SystemExit('it ran')")
+    for name, place in (("stranger.evil", ""), ("evil", str(tmp_path / "stranger"))):
+        monkeypatch.syspath_prepend(place)
+        config = {"experiment": name, "config": {}}
+        (tmp_path / "stranger" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ValueError, match="which lies in it: nothing there is run"):
+            open_run("stranger")
+
+
 def test_pretrained_arrays_are_remembered_and_not_saved(trained, tmp_path, capsys, monkeypatch):
     """A first stage that has changed is refused by train, sample and open_run."""
     saved = json.loads((trained / "config.json").read_text())
