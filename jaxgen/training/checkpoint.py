@@ -189,7 +189,7 @@ class Checkpoints:
             self._manager.wait_until_finished()
         except Exception as error:
             self._manager.reload()
-            raise self._not_written(step, str(error)) from error
+            raise self._not_written(step, _brief(error)) from error
 
     def close(self) -> None:
         """Waits for the last save and frees the threads; raises as `wait` does."""
@@ -204,6 +204,7 @@ class Checkpoints:
         state: PyTree,
         *,
         metrics: Mapping[str, float] | None = None,
+        notes: Mapping[str, Any] | None = None,
         wait: bool = False,
     ) -> None:
         """Copies `state` off the device and writes it in the background.
@@ -215,6 +216,7 @@ class Checkpoints:
             step: Number of updates done.
             state: Tree of arrays.
             metrics: Numbers to keep with the arrays; `best_metric` is the name of one of them.
+            notes: JSON object to keep with the arrays, which `notes` returns.
             wait: Whether to return only when the checkpoint is on the disk.
 
         Raises:
@@ -230,7 +232,7 @@ class Checkpoints:
         arrays = named_leaves(state, "state")
         self.wait()
         self._require_space(step, sum(array.nbytes for array in arrays.values()))
-        manifest = Manifest.make(step, arrays, metrics or {})
+        manifest = Manifest.make(step, arrays, metrics or {}, notes)
         if step in self._manager.all_steps():
             self._require_same(step, manifest)
             return
@@ -247,10 +249,29 @@ class Checkpoints:
                 force=True,  # Orbax would silently skip a step older than the newest
             )
         except Exception as error:
-            raise self._not_written(step, str(error)) from error
+            raise self._not_written(step, _brief(error)) from error
         self._saving = step
         if wait:
             self.wait()
+
+    def rate(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Gives a step metrics that came after it was saved; `best_metric` then ranks it.
+
+        They are not stored: give them again when the directory is opened.
+
+        Args:
+            step: Step of the checkpoint.
+            metrics: Numbers; `best_metric` is the name of one of them.
+        """
+        self._note_score(step, metrics)
+
+    def notes(self, step: int) -> dict[str, Any]:
+        """The JSON object that a checkpoint keeps beside its arrays; empty where there is none.
+
+        Args:
+            step: Step of the checkpoint, which need not exist.
+        """
+        return self._manifest(step).notes if step in self.steps() else {}
 
     def restore(
         self,
@@ -415,7 +436,7 @@ class Checkpoints:
 
     def _not_written(self, step: int, reason: str) -> CheckpointError:
         return CheckpointError(
-            f"could not write checkpoint {step} to {self.directory}: {reason}\n"
+            f"could not write checkpoint {step} to {self.directory}: {reason}. "
             f"Earlier checkpoints are intact: {self.steps() or 'none yet'}. Free some space or "
             "repair the disk, then start again: the run resumes from the newest."
         )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -22,6 +23,7 @@ from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment, Medium
 from jaxgen.training.images import check_empty, check_output, save_each, save_png, save_samples
 from jaxgen.training.recipe import Recipe
+from jaxgen.training.signals import StopSignals
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.writers import (
     append_json_line,
@@ -80,7 +82,8 @@ def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
 
     `[train]` trains, or resumes where the run directory exists; `sample` and `evaluate` read a run
     directory. The flags are the fields of the config; for an existing run directory their defaults
-    are its own. Bad input ends in one line on stderr and exit code 2, a run that failed in 1.
+    are its own. Bad input ends in one line on stderr and exit code 2, a run that failed in 1, one
+    that SIGINT or SIGTERM stopped before its end in 130 or 143.
 
     Args:
         recipe: Recipe to run, which its module holds by the name `recipe`.
@@ -95,11 +98,22 @@ def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
         sys.exit(command(_Invocation(recipe.name(), doc, recipe, arguments)))
     except (CheckpointError, loop.NonFiniteError) as error:
         _fail(error, 1)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print("error: interrupted", file=sys.stderr)
+        _leave(128 + signal.SIGINT)
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, TypeError, OSError) as error:
         _fail(error, 2)
+
+
+def _leave(code: int) -> None:
+    """Exit without waiting for what other threads are at."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _fail(error: Exception, code: int) -> None:
@@ -185,12 +199,15 @@ def _train(invocation: _Invocation) -> int:
             append_json_line(run_dir / "sessions.jsonl", session)
             train, held_out = experiment.pipeline.source, experiment.held_out
             print(f"data: {train.protocol}; held out: {held_out.protocol}", flush=True)
-        state = loop.train(experiment, config)
+        stop = stack.enter_context(StopSignals())
+        state = loop.train(experiment, config, stop=stop)
     print(f"{config.run_dir}: {int(state.step)} of {config.steps} steps done")
     grids = sorted((run_dir / "samples").glob("*.png"))
     if grids:
         print(f"samples: {grids[-1]}")
-    return 0
+    if stop.left_behind:
+        _leave(stop.code)
+    return stop.code if int(state.step) < config.steps else 0
 
 
 def _sample(invocation: _Invocation) -> int:

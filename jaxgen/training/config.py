@@ -72,6 +72,8 @@ class RunConfig:
     user's cache directory, `none` to keep none."""
     max_nonfinite: int = operational(10)
     """Number of steps in a row that are skipped, as not finite, after which the run stops."""
+    accept_lost_rows: bool = operational(False)
+    """Whether to resume although rows of metrics.csv or evaluations.csv are lost."""
     data: DataConfig = DataConfig()
 
     def __post_init__(self):

@@ -139,13 +139,13 @@ def why_nothing_is_shown(experiment: Experiment) -> str | None:
         experiment: Experiment that is trained.
     """
     name, conditioning = shown(experiment), experiment.family.conditioning
-    if name in experiment.left_out:
-        return experiment.left_out[name]
-    if name is not None and name not in drawable(experiment):
-        return f"the family cannot draw {name!r}"
-    if name is None and conditioning is not None and conditioning.sweep is None:
-        return f"of {conditioning.key!r} there is no sweep of conditions"
-    return None
+    if name is None:
+        if conditioning is not None and conditioning.sweep is None:
+            return f"of {conditioning.key!r} there is no sweep of conditions"
+        return None
+    if name in drawable(experiment):
+        return None
+    return experiment.left_out.get(name, f"the family cannot draw {name!r}")
 
 
 def make_picture(

@@ -15,7 +15,8 @@ from jaxgen.training.averages import Average
 from jaxgen.training.evaluation import variables_of
 from jaxgen.training.guard import guarded_names
 from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, JitStrategy, Run, make_strategy
+from jaxgen.training.strategies import MOST_STEPS, Feed, JitStrategy, Run, make_strategy
+from jaxgen.training.tally import Tally
 
 
 class Fit(NamedTuple):
@@ -35,8 +36,8 @@ class Fit(NamedTuple):
     num_skipped: int
 
 
-# (state, number of steps) -> (state, metrics, number of skipped steps, its first one)
-Steps = Callable[[State, int], tuple[State, dict[str, float], int, np.ndarray]]
+# (state, number of steps) -> (state, metrics, number of skipped steps, the first one)
+Steps = Callable[[State, int], tuple[State, dict[str, float], int, tuple[int, int]]]
 
 
 def fit(
@@ -91,7 +92,7 @@ def fit(
     )
     state, metrics, num_skipped, bad = run(first if state is None else state, num_steps)
     if num_skipped == num_steps:
-        name = guarded_names(family, state.params, averages or {})[int(bad[1])]
+        name = guarded_names(family, state.params, averages or {})[bad[1]]
         raise FloatingPointError(f"all {num_steps} steps were skipped: {name} is not finite")
     variables = variables_of(state, averages or {}, family.fixed)
     return Fit(variables, state, metrics, num_skipped)
@@ -121,7 +122,8 @@ def prepare_fit(
 
     Returns:
         The first state, and `run(state, num_steps) -> (state, metrics, number of skipped steps,
-        [step, index in guarded_names] of the first of them)`. The state given to `run` is donated.
+        (step of this call, index in guarded_names) of the first of them)`. The state given to `run`
+        is donated.
 
     Raises:
         ValueError: If an argument is out of range, or entries of `data` differ in length.
@@ -147,12 +149,15 @@ def prepare_fit(
     compiled: Run = strategy.compile(step, feed, first)
     resident = strategy.put_replicated(arrays)
 
-    def run(state: State, num_steps: int) -> tuple[State, dict[str, float], int, np.ndarray]:
-        streak = strategy.put_replicated(np.int32(0))
-        state, report = compiled(state, fixed, streak, resident, num_steps)
-        host = jax.device_get(report)
-        metrics = {k: float(total / w) for k, (total, w) in host.metrics.items() if w}
-        return state, metrics, int(host.skipped), host.first_bad
+    def run(state: State, num_steps: int) -> tuple[State, dict[str, float], int, tuple[int, int]]:
+        tally, first_bad = Tally(), (-1, -1)
+        for begin in range(0, num_steps, MOST_STEPS):
+            count = min(MOST_STEPS, num_steps - begin)
+            state, report = compiled(state, fixed, resident, count)
+            added = tally.add(jax.device_get(report), begin, count)
+            if added.first_bad is not None and first_bad[0] < 0:
+                first_bad = added.first_bad
+        return state, tally.means(), tally.skipped, first_bad
 
     return first, run
 

@@ -1,12 +1,16 @@
 """The training loop: dispatch, read the last dispatch's metrics, log, sample, evaluate, save."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from jaxgen.core import Batch, PyTree, State, Variables
 from jaxgen.data.sources import check_alike
@@ -17,17 +21,27 @@ from jaxgen.training.experiment import IMAGES, Experiment
 from jaxgen.training.guard import guarded_names
 from jaxgen.training.pace import Pace
 from jaxgen.training.program import is_resident, make_program
-from jaxgen.training.signals import StopSignals
+from jaxgen.training.signals import StoppedError, StopSignals
 from jaxgen.training.step import init_state, max_repeats
-from jaxgen.training.strategies import JitStrategy, Report, make_strategy
-from jaxgen.training.writers import Writers
+from jaxgen.training.strategies import MOST_STEPS, JitStrategy, Report, make_strategy
+from jaxgen.training.tables import read_rows
+from jaxgen.training.tally import Tally
+from jaxgen.training.writers import EVALUATIONS, Writers
+
+T = TypeVar("T")
+LATE_SECONDS = 30.0  # what is drawn in less is never called late
 
 
 class NonFiniteError(RuntimeError):
     """Too many steps in a row had a loss, gradient or update that is not finite."""
 
 
-def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> State:
+def train(
+    experiment: Experiment,
+    config: RunConfig,
+    devices: Any = None,
+    stop: StopSignals | None = None,
+) -> State:
     """Train, or continue training, in `config.run_dir`, up to `config.steps` steps.
 
     Everything is a function of (seed, step): a run that was stopped at any point, by a signal, an
@@ -37,13 +51,14 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
         experiment: Model and data.
         config: Flags of the run.
         devices: Devices to use, all by default.
+        stop: Signals that are listened to already; by default they are while this function runs.
 
     Returns:
         The state after the last step, or after the step at which SIGTERM or SIGINT came.
 
     Raises:
-        ValueError: If the batch does not fit the devices, or the held-out examples are not of the
-            kind of the others.
+        ValueError: If the batch does not fit the devices, the held-out examples are not of the
+            kind of the others, or rows of the run's tables are lost.
         NonFiniteError: After `config.max_nonfinite` skipped steps in a row; the last finite state
             is saved.
         CheckpointError: If the checkpoints cannot be read or written.
@@ -63,13 +78,13 @@ def train(experiment: Experiment, config: RunConfig, devices: Any = None) -> Sta
             unit=experiment.medium.unit,
             enabled=jax.process_index() == 0,
         ) as writers,
-        StopSignals() as stop,
+        nullcontext(stop) if stop is not None else StopSignals() as stop,
     ):
         for name, reason in experiment.left_out.items():
             writers.note(f"the picture {name!r} is left out: {reason}")
         state = start(experiment, config, strategy, checkpoints, writers.note)
-        loop = _Loop(experiment, config, strategy, checkpoints, writers, state)
-        return loop.run(state, stop)
+        loop = _Loop(experiment, config, strategy, checkpoints, writers, stop, state)
+        return loop.run(state)
 
 
 def checkpoint_directory(config: RunConfig) -> Path:
@@ -213,10 +228,11 @@ class _Loop:
         strategy: JitStrategy,
         checkpoints: Checkpoints,
         writers: Writers,
+        stop: StopSignals,
         state: State,
     ):
         self.experiment, self.config, self.strategy = experiment, config, strategy
-        self.checkpoints, self.writers = checkpoints, writers
+        self.checkpoints, self.writers, self.stop = checkpoints, writers, stop
         self.names = guarded_names(experiment.family, state.params, experiment.averages)
         self.resident = is_resident(experiment, config)
         self.data = self._data(int(state.step))
@@ -224,10 +240,19 @@ class _Loop:
         self.fixed = strategy.put_replicated(experiment.family.fixed)
         self.show = self._shower()
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)
-        self.pace = Pace(1 if not self.resident else 1000)
-        self.totals: dict[str, np.ndarray] = {}
-        self.skipped = 0
+        self.pace = Pace(MOST_STEPS if self.resident else 1)
         self.warned: list[str] = []
+        self._remember(int(state.step))
+
+    def _remember(self, step: int) -> None:
+        """What the checkpoint of a step keeps beside its arrays, and its best ones' scores."""
+        notes = self.checkpoints.notes(step)
+        self.tally = Tally.from_json(notes.get("tally", {}))
+        self.writers.resume(step, notes.get("rows", {}), accept_lost=self.config.accept_lost_rows)
+        self.saved = step
+        self.looked = time.monotonic()
+        for row in read_rows(Path(self.config.run_dir) / EVALUATIONS):
+            self.checkpoints.rate(int(row["step"]), row)
 
     def _data(self, step: int) -> Iterator[PyTree]:
         """The data of each dispatch: the whole set every time, or the next batch."""
@@ -267,33 +292,41 @@ class _Loop:
     def _variables(self, state: State) -> Variables:
         return evaluation.variables_of(state, self.experiment.averages, self.fixed)
 
-    def run(self, state: State, stop: StopSignals) -> State:
+    def run(self, state: State) -> State:
         """Steps until the last one, or until a signal."""
         config, step, pending = self.config, int(state.step), None
-        streak = self.strategy.put_replicated(np.int32(0))
-        self.saved = step
         self.pace.start(step)
+        is_left = not self._look(step, state)  # what was left when the run stopped at this step
         if step < config.steps:
             self.writers.busy("compiling the training step")
-        while step < config.steps and not stop.requested(step):
+        while step < config.steps and not is_left and not self.stop.requested(step):
             num_steps = min(self.pace.num_steps, self._boundary(step) - step)
-            state, report = self.compiled(state, self.fixed, streak, next(self.data), num_steps)
-            streak, step = report.streak, step + num_steps
+            state, report = self.compiled(state, self.fixed, next(self.data), num_steps)
             # Read what the device finished before this dispatch, while it works on this one.
             self._read(pending, state)
-            pending = (step, report)
+            pending = (step, num_steps, report)
+            step += num_steps
             if self._is_event(step):
                 self._read(pending, state)
                 pending = None
-                self._events(step, state)
+                is_left = not self._events(step, state)
                 self.pace.start(step)
         self._read(pending, state)
-        if self.saved != step:
-            self.checkpoints.save(step, state)
+        self._save(step, state)
         self.checkpoints.wait()
         if step < config.steps:
-            self.writers.note(f"stopped at step {step}, saved; the same command resumes it")
+            what = "saved" if step else "nothing is trained yet"
+            self.writers.note(f"stopped at step {step}, {what}; the same command resumes it")
+        elif is_left:
+            self.writers.note(f"step {step} is saved; the same command draws what is missing")
         return state
+
+    def _save(self, step: int, state: State) -> None:
+        """Save a step that is not yet, after the rows that it makes final."""
+        if self.saved != step:
+            notes = {"tally": self.tally.to_json(), "rows": self.writers.rows()}
+            self.checkpoints.save(step, state, notes=notes)
+            self.saved = step
 
     def _boundary(self, step: int) -> int:
         """The next step at which something other than training happens."""
@@ -310,22 +343,21 @@ class _Loop:
         """Whether an event of every so many steps (0: never) is due; the last step has all."""
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
-    def _read(self, pending: tuple[int, Report] | None, state: State) -> None:
+    def _read(self, pending: tuple[int, int, Report] | None, state: State) -> None:
         """Fetch a dispatch's metrics (waiting for it), log them, and stop where training failed."""
         if pending is None:
             return
-        step, report = pending
-        host = jax.device_get(report)
+        begin, num_steps, report = pending
+        step = begin + num_steps
+        added = self.tally.add(jax.device_get(report), begin, num_steps)
         rate = self.pace.finished(step)
-        for name, pair in host.metrics.items():
-            self.totals[name] = self.totals.get(name, np.zeros(2)) + np.array(pair, np.float64)
-        self.skipped += int(host.skipped)
-        if host.first_bad[1] >= 0:
+        if added.first_bad is not None:
+            bad_step, index = added.first_bad
             self.writers.note(
-                f"step {host.first_bad[0]}: {self.names[host.first_bad[1]]} is not finite; "
-                f"{host.skipped} update(s) skipped"
+                f"step {bad_step}: {self.names[index]} is not finite; "
+                f"{added.skipped} update(s) skipped"
             )
-        metrics = {name: total / weight for name, (total, weight) in self.totals.items() if weight}
+        metrics = self.tally.means()
         self.writers.progress(step, metrics, rate, rate * self.config.batch_size)
         if self._due(step, self.config.log_every):
             rate = self.pace.average()
@@ -333,11 +365,12 @@ class _Loop:
                 "steps_per_second": rate,
                 f"{self.experiment.medium.unit}_per_second": rate * self.config.batch_size,
             }
-            self.writers.log(step, {**metrics, "skipped": float(self.skipped), **rates})
+            self.writers.log(step, {**metrics, "skipped": float(self.tally.skipped), **rates})
             self._warn(step, metrics)
-            self.totals = {}
-        if host.worst_streak >= self.config.max_nonfinite:
-            self._give_up(host, state)
+        if step % self.config.log_every == 0:  # the last row of a run may come before its time
+            self.tally.totals = {}
+        if added.first_bad is not None and added.worst_streak >= self.config.max_nonfinite:
+            self._give_up(added.worst_streak, self.names[added.first_bad[1]], state)
 
     def _warn(self, step: int, metrics: Mapping[str, float]) -> None:
         """Print the family's warnings about its metrics, each once until it no longer holds."""
@@ -347,27 +380,69 @@ class _Loop:
                 self.writers.note(f"step {step}: warning: {warning}")
         self.warned = warnings
 
-    def _give_up(self, host: Report, state: State) -> None:
+    def _give_up(self, streak: int, name: str, state: State) -> None:
         """Save the last finite state, which later steps did not change, and raise."""
         last = int(state.step)
-        self.checkpoints.save(last, state)
+        self._save(last, state)
         self.checkpoints.wait()
         raise NonFiniteError(
-            f"{host.worst_streak} steps in a row were skipped up to step {last}: "
-            f"{self.names[host.first_bad[1]]} is not finite. The last finite parameters are saved "
-            "there. Try a lower learning rate, gradient clipping or --precision float32, in a new "
-            "--run-dir"
+            f"{streak} steps in a row were skipped up to step {last}: {name} is not finite. The "
+            "last finite parameters are saved there. Try a lower learning rate, gradient clipping "
+            "or --precision float32, in a new --run-dir"
         )
 
-    def _events(self, step: int, state: State) -> None:
-        """Sample, evaluate and save where it is due."""
-        config = self.config
-        if self.show is not None and self._due(step, config.sample_every):
-            self.show(step, state)
-        metrics = None
-        if self._due(step, config.evaluate_every):
-            metrics = self.evaluate(self._variables(state))
-            self.writers.log_evaluation(step, metrics)
-        if self._due(step, config.checkpoint_every):
-            self.checkpoints.save(step, state, metrics=metrics)
-            self.saved = step
+    def _events(self, step: int, state: State) -> bool:
+        """Save where it is due, then look; whether all was done that is due."""
+        looks = self._due(step, self.config.sample_every) or self._due(
+            step, self.config.evaluate_every
+        )
+        # Several processes save together, so before one of them may have to leave.
+        if self._due(step, self.config.checkpoint_every) or (looks and jax.process_count() > 1):
+            self._save(step, state)
+        return self._look(step, state)
+
+    def _look(self, step: int, state: State) -> bool:
+        """Sample and evaluate where it is due and not done; False where a signal came first."""
+        shows, evaluates = self._missing(step)
+        try:
+            if shows and self.show is not None:
+                self._aside("drawing samples", partial(self.show, step, state))
+            if evaluates:
+                variables = self._variables(state)
+                metrics = self._aside("evaluating", partial(self.evaluate, variables))
+                self.writers.log_evaluation(step, metrics)
+                self.checkpoints.rate(step, metrics)
+        except StoppedError:
+            return False
+        except Exception:
+            if jax.process_count() == 1:  # an error here loses no step
+                self._save(step, state)
+            raise
+        return True
+
+    def _missing(self, step: int) -> tuple[bool, bool]:
+        """Whether a picture and an evaluation are due at a step and not there."""
+        if step == 0:
+            return False, False
+        found = np.array([self.writers.has_samples(step), self.writers.has_evaluation(step)])
+        if jax.process_count() > 1:
+            found = np.asarray(multihost_utils.broadcast_one_to_all(found))
+        shows = self.show is not None and self._due(step, self.config.sample_every)
+        return (
+            shows and not bool(found[0]),
+            self._due(step, self.config.evaluate_every) and not bool(found[1]),
+        )
+
+    def _aside(self, what: str, work: Callable[[], T]) -> T:
+        """Do work beside training, which a signal ends, and say where it takes longer than that."""
+        trained = time.monotonic() - self.looked
+
+        def late() -> None:
+            self.writers.note(
+                f"{what} takes longer than the training since the last time ({trained:.0f} s): "
+                "it can be done less often, and Ctrl-C leaves it"
+            )
+
+        result = self.stop.unless_stopped(work, patience=max(trained, LATE_SECONDS), late=late)
+        self.looked = time.monotonic()
+        return result

@@ -48,6 +48,7 @@ class Manifest(NamedTuple):
         leaves: Name of each array -> its shape and dtype.
         fingerprints: Name of each array -> its fingerprint, 16 hexadecimal digits.
         versions: Versions of jaxgen and JAX that wrote it.
+        notes: JSON object that the run keeps beside the arrays; empty in older checkpoints.
     """
 
     step: int
@@ -55,10 +56,15 @@ class Manifest(NamedTuple):
     leaves: dict[str, Leaf]
     fingerprints: dict[str, str]
     versions: dict[str, str]
+    notes: dict[str, Any] = {}
 
     @classmethod
     def make(
-        cls, step: int, arrays: Mapping[str, Array], metrics: Mapping[str, float]
+        cls,
+        step: int,
+        arrays: Mapping[str, Array],
+        metrics: Mapping[str, float],
+        notes: Mapping[str, Any] | None = None,
     ) -> "Manifest":
         return cls(
             step,
@@ -66,6 +72,7 @@ class Manifest(NamedTuple):
             {name: Leaf.of(array) for name, array in arrays.items()},
             fingerprints(arrays),
             {"jaxgen": jaxgen.__version__, "jax": jax.__version__},
+            dict(notes or {}),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -102,6 +109,7 @@ class Manifest(NamedTuple):
                 },
                 {name: str(value) for name, value in content["fingerprints"].items()},
                 dict(content["versions"]),
+                dict(content.get("notes", {})),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"it is not a manifest ({error!r})") from error

@@ -27,7 +27,7 @@ def is_resident(experiment: Experiment, config: RunConfig) -> bool:
 def make_program(
     experiment: Experiment, config: RunConfig, strategy: JitStrategy, state: State
 ) -> Run:
-    """The compiled loop of training steps, `(state, fixed, streak, data, num_steps)`.
+    """The compiled loop of training steps, `(state, fixed, data, num_steps)`.
 
     Args:
         experiment: Model and data.

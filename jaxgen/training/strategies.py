@@ -1,11 +1,11 @@
 """Distribution of a step over devices: `jit` with shardings, or `pmap`.
 
-A strategy compiles one function, `run(state, fixed, streak, data, num_steps)`: a loop of
-`num_steps` training steps in one dispatch. `num_steps` is traced, so that one compilation serves
-any number. The two strategies differ only in the placement of arrays and in the reduction: under
-`jit` the batch is one global array and XLA inserts the collectives; under `pmap` each device has
-its part of the batch and the step calls `psum`. The state has one form in both, so that checkpoints
-can be exchanged.
+A strategy compiles one function, `run(state, fixed, data, num_steps)`: a loop of `num_steps`
+training steps in one dispatch. `num_steps` is traced, so that one compilation serves any number up
+to `MOST_STEPS`. The two strategies differ only in the placement of arrays and in the reduction:
+under `jit` the batch is one global array and XLA inserts the collectives; under `pmap` each device
+has its part of the batch and the step calls `psum`. The state has one form in both, so that
+checkpoints can be exchanged.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +23,8 @@ from jaxgen.training.packing import SMALL
 from jaxgen.training.step import Metrics, Step
 
 AXIS = "data"
+MOST_STEPS = 1000
+"""Greatest number of steps in a dispatch on data that are resident; otherwise it is 1."""
 HostBatch = Mapping[str, np.ndarray]
 
 
@@ -47,23 +49,20 @@ class Feed(NamedTuple):
 class Report(NamedTuple):
     """The report of a dispatch to the host, which reads it one dispatch late.
 
+    It has a row for each step, and zeros behind them. The host adds them up, step after step: what
+    comes of it does not depend on how the steps were cut into dispatches.
+
     Attributes:
-        streak: Number i32[] of steps skipped in a row up to now, an argument of the next dispatch.
-        worst_streak: Number i32[] of steps in the longest such row in this dispatch.
-        skipped: Number i32[] of steps skipped in this dispatch.
-        first_bad: First skipped step and its index in `guarded_names`, i32[2]; -1 for none.
-        metrics: Name -> (total, weight) over the steps of this dispatch.
+        bad: Index i32[n] in `guarded_names` of what was not finite in a step, or -1.
+        metrics: Name -> (total f32[n], weight f32[n]) of each step.
     """
 
-    streak: Int[Array, ""]
-    worst_streak: Int[Array, ""]
-    skipped: Int[Array, ""]
-    first_bad: Int[Array, "2"]
+    bad: Int[Array, " steps"]
     metrics: Metrics
 
 
-# (state, fixed, streak, data, num_steps) -> (state, report)
-Run = Callable[[State, PyTree, Array, PyTree, Any], tuple[State, Report]]
+# (state, fixed, data, num_steps) -> (state, report)
+Run = Callable[[State, PyTree, PyTree, Any], tuple[State, Report]]
 
 
 def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> Run:
@@ -85,29 +84,25 @@ def make_run(step: Step, feed: Feed, axis_name: str | None, num_shards: int) -> 
         batch = feed.prepare(prepare_key, feed.batch(data, state.step, shard))
         return step.packed(state, fixed, batch, loss_key)
 
-    def run(state: State, fixed: PyTree, streak: Array, data: PyTree, num_steps: Array | int):
-        state = step.pack(state)
-        shapes = jax.eval_shape(one, state, fixed, data)
-        zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes.metrics)
-        zero, none = jnp.int32(0), jnp.full((2,), -1, jnp.int32)
+    most = MOST_STEPS if feed.resident else 1
 
-        def body(_, carry: tuple[State, Report]) -> tuple[State, Report]:
-            state, report = carry
+    def run(state: State, fixed: PyTree, data: PyTree, num_steps: Array | int):
+        state = step.pack(state)
+        shapes, form = jax.tree.flatten(jax.eval_shape(one, state, fixed, data).metrics)
+
+        def body(i: Array, carry: tuple[State, Array, Array]) -> tuple[State, Array, Array]:
+            state, bad, metrics = carry
             result = one(state, fixed, data)
-            is_bad = result.bad >= 0
-            streak = jnp.where(is_bad, report.streak + 1, 0)
-            where = jnp.stack([state.step, result.bad])
-            return result.state, Report(
-                streak,
-                jnp.maximum(report.worst_streak, streak),
-                report.skipped + is_bad,
-                jnp.where(is_bad & (report.skipped == 0), where, report.first_bad),
-                jax.tree.map(jnp.add, report.metrics, result.metrics),
+            row = jnp.stack(jax.tree.leaves(result.metrics))  # one write a step
+            return (
+                result.state,
+                lax.dynamic_update_index_in_dim(bad, result.bad, i, 0),
+                lax.dynamic_update_index_in_dim(metrics, row, i, 0),
             )
 
-        start = Report(jnp.asarray(streak), zero, zero, none, zeros)
-        state, report = lax.fori_loop(0, num_steps, body, (state, start))
-        return step.unpack(state), report
+        start = (state, jnp.zeros((most,), jnp.int32), jnp.zeros((most, len(shapes))))
+        state, bad, metrics = lax.fori_loop(0, num_steps, body, start)
+        return step.unpack(state), Report(bad, jax.tree.unflatten(form, list(metrics.T)))
 
     return run
 
@@ -225,15 +220,15 @@ class PmapStrategy(JitStrategy):
         compiled = jax.pmap(
             with_index,
             axis_name=self.axis_name,
-            in_axes=(0, None, None, None, None if feed.resident else 0, None),
+            in_axes=(0, None, None, None if feed.resident else 0, None),
             out_axes=None,
             devices=list(self.mesh.devices.flat),
             donate_argnums=(1,),
         )
         index = np.arange(self.num_devices // jax.process_count())
 
-        def call(state: State, fixed: PyTree, streak: Array, data: PyTree, num_steps: int):
-            state, report = compiled(index, state, fixed, streak, data, num_steps)
+        def call(state: State, fixed: PyTree, data: PyTree, num_steps: int):
+            state, report = compiled(index, state, fixed, data, num_steps)
             return jax.tree.map(self._as_global, state), report
 
         return call

@@ -1,14 +1,12 @@
 """The records of a run: versions, metrics (console, CSV, TensorBoard) and sample grids.
 
-A run that was killed replays its steps exactly when it resumes. So every writer here skips what is
-already on the disk, and drops what was half written: nothing is lost and nothing is doubled.
+A run that was killed replays its steps exactly when it resumes. So the writers here drop what was
+half written and what comes after the checkpoint: nothing is lost and nothing is doubled.
 """
 
-import csv
 import io
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
@@ -26,10 +24,12 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 import jaxgen
-from jaxgen.files import open_atomically
+from jaxgen.files import drop_half_line, naming, open_atomically
 from jaxgen.training.experiment import Medium
 from jaxgen.training.images import save_png
+from jaxgen.training.tables import CsvWriter
 
+METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _PLAIN_SECONDS = 10.0  # between progress lines where the output is not a terminal
 
@@ -51,7 +51,7 @@ def append_json_line(path: str | Path, obj: Any) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     drop_half_line(path)
-    with path.open("a") as file:
+    with naming(path), path.open("a") as file:
         file.write(line + "\n")
 
 
@@ -61,14 +61,6 @@ def print_anywhere() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-
-
-def drop_half_line(path: Path) -> None:
-    """Truncates a text file after its last newline, since a line after it was half written."""
-    if path.exists():
-        data = path.read_bytes()
-        if not data.endswith(b"\n"):
-            os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def _plain(obj: Any) -> Any:
@@ -121,78 +113,6 @@ def _git(source: Path) -> dict[str, Any] | None:
         return None
 
 
-class CsvWriter:
-    """A table with one row a step: `step` first, then a column for each metric ever logged.
-
-    An existing file is continued; a half-written last row is dropped.
-
-    Args:
-        path: Path of the file, which is created, with its parents, at the first row.
-
-    Raises:
-        ValueError: If the file exists and is not such a table.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self._columns = ["step"]
-        self.last_step: int | None = None
-        if self.path.exists():
-            self._reopen()
-
-    def _reopen(self) -> None:
-        drop_half_line(self.path)
-        try:
-            rows = self._read()
-            steps = [int(row[0]) for row in rows[1:]]
-            sound = all(row and len(row) == len(rows[0]) for row in rows)
-        except (ValueError, IndexError, csv.Error):
-            sound = False
-        if not sound or (rows and rows[0][0] != "step"):
-            raise ValueError(f"{self.path} is not a table of metrics by step: move it away")
-        if rows:
-            self._columns = rows[0]
-            self.last_step = max(steps, default=None)
-
-    def _read(self) -> list[list[str]]:
-        with self.path.open(newline="") as file:
-            return list(csv.reader(file))
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> bool:
-        """Adds a row, unless the file already reaches `step`.
-
-        Args:
-            step: Step of the row, which must increase from call to call.
-            metrics: Name -> value; a new name adds a column, a missing one leaves its cell empty.
-
-        Returns:
-            Whether the row was added.
-        """
-        if self.last_step is not None and step <= self.last_step:
-            return False
-        new = [name for name in metrics if name not in self._columns]
-        if new or self.last_step is None:
-            self._widen(new)
-        cells = {**{name: float(value) for name, value in metrics.items()}, "step": step}
-        with self.path.open("a", newline="") as file:
-            file.write(_csv_line([cells.get(name, "") for name in self._columns]))
-        self.last_step = step
-        return True
-
-    def _widen(self, new: list[str]) -> None:
-        rows = self._read()[1:] if self.path.exists() else []
-        self._columns = self._columns + new
-        with open_atomically(self.path) as file:
-            for row in [self._columns, *(row + [""] * len(new) for row in rows)]:
-                file.write(_csv_line(row).encode())
-
-
-def _csv_line(cells: list[Any]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="\n").writerow(cells)
-    return line.getvalue()
-
-
 class TensorBoardWriter:
     """TensorBoard events, on the disk as soon as they are logged.
 
@@ -208,6 +128,7 @@ class TensorBoardWriter:
         from tensorboardX import event_file_writer, summary
         from tensorboardX.proto import event_pb2
 
+        self._directory = directory
         self._summary, self._event = summary, event_pb2.Event
         Path(directory).mkdir(parents=True, exist_ok=True)
         # The name ends in seconds and the host: two runs within a second would share a file.
@@ -218,15 +139,20 @@ class TensorBoardWriter:
         """Adds one point to each curve."""
         for name, value in metrics.items():
             self._write(step, self._summary.scalar(name, float(value)))
-        self._file.flush()
+        self._flush()
 
     def image(self, step: int, name: str, image: np.ndarray) -> None:
         """Adds an image, uint8 [H, W, 3]."""
         self._write(step, self._summary.image(name, image, dataformats="HWC"))
-        self._file.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        with naming(self._directory):
+            self._file.flush()
 
     def _write(self, step: int, value: Any) -> None:
-        self._file.write_event(self._event(wall_time=time.time(), step=step, summary=value))
+        with naming(self._directory):
+            self._file.write_event(self._event(wall_time=time.time(), step=step, summary=value))
 
     def close(self) -> None:
         """Closes the event file."""
@@ -345,8 +271,9 @@ class Writers:
         if not enabled:
             return
         self._samples = Path(run_dir) / "samples"
-        self._metrics = CsvWriter(Path(run_dir) / "metrics.csv")
-        self._evaluations = CsvWriter(Path(run_dir) / "evaluations.csv")
+        self._metrics = CsvWriter(Path(run_dir) / METRICS)
+        self._evaluations = CsvWriter(Path(run_dir) / EVALUATIONS)
+        self._tables = {t.path.name: t for t in (self._metrics, self._evaluations)}
         self._tensorboard = TensorBoardWriter(Path(run_dir) / "tensorboard")
         self._progress = Progress(num_steps, unit=unit, console=console)
 
@@ -359,6 +286,36 @@ class Writers:
         if self.enabled:
             self._progress.__exit__(*exception)
             self._tensorboard.close()
+
+    def resume(self, step: int, noted: Mapping[str, int], *, accept_lost: bool = False) -> None:
+        """Goes on from a checkpoint: rows after it are written again, those before must be there.
+
+        Args:
+            step: Step of the checkpoint.
+            noted: What `rows` returned before it was saved; empty in older checkpoints.
+            accept_lost: Whether to go on where rows are lost.
+
+        Raises:
+            ValueError: If a table has fewer rows than it had, unless that is accepted.
+        """
+        if not self.enabled:
+            return
+        for name, table in self._tables.items():
+            table.rewind(step)
+            if len(table.steps) < noted.get(name, 0) and not accept_lost:
+                raise ValueError(
+                    f"{table.path} has {len(table.steps)} rows up to step {step}, but had "
+                    f"{noted[name]} when the checkpoint was saved: put the file back, or go on "
+                    "without the lost rows by --accept-lost-rows"
+                )
+
+    def rows(self) -> dict[str, int]:
+        """The number of rows of each table by its name; all of them are on the disk then."""
+        if not self.enabled:
+            return {}
+        for table in self._tables.values():
+            table.sync()
+        return {name: len(table.steps) for name, table in self._tables.items()}
 
     def progress(
         self,
@@ -392,6 +349,14 @@ class Writers:
             self._tensorboard.log(step, {f"evaluation/{k}": v for k, v in metrics.items()})
             values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self.note(f"step {step:,}: held-out {values}")
+
+    def has_samples(self, step: int) -> bool:
+        """Whether the picture of a step is there."""
+        return self.enabled and (self._samples / f"{step:08d}.png").exists()
+
+    def has_evaluation(self, step: int) -> bool:
+        """Whether the evaluation of a step is there."""
+        return self.enabled and step in self._evaluations.steps
 
     def samples(self, step: int, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
         """Writes samples at rest: their picture, named so that names sort by step, and the medium's

@@ -66,7 +66,7 @@ class Lowered:
 
         self.step = lower(
             program.make_program(experiment, config, strategy, state),
-            state, fixed, number, data, number,
+            state, fixed, data, number,
         )  # fmt: skip
         variables = evaluation.variables_of(state, experiment.averages, fixed)
         key = jax.eval_shape(lambda: jax.random.key(0))

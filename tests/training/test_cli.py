@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -16,7 +18,7 @@ from PIL import Image
 
 from jaxgen.data.sources import digits
 from jaxgen.files import held_alone
-from jaxgen.training import cli
+from jaxgen.training import cli, loop
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.recipe import Recipe
 
@@ -210,6 +212,52 @@ def test_a_result_that_cannot_be_kept_is_printed(run, trained, monkeypatch):
     assert json.loads(out.strip().splitlines()[-1])["loss"] > 0
     assert err.startswith("warning: the result is printed but not kept: [Errno 28]")
     assert "evaluations.jsonl" in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_was_stopped_says_so_by_its_code(run, tmp_path, monkeypatch, number):
+    """128 and the signal while steps are left; 0 where it came after the last one."""
+    plain = loop.train
+
+    def stopped(experiment, config, stop):
+        signal.raise_signal(number)
+        return plain(experiment, config, stop=stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "train", stopped)
+        code, out, _ = run("--run-dir", str(tmp_path / "r"))
+        assert code == 128 + number
+        assert "stopped at step 0, nothing is trained yet" in out
+        assert "saved" not in out
+        assert run("--run-dir", str(tmp_path / "r"))[0] == 128 + number
+    assert run("--run-dir", str(tmp_path / "r"))[0] == 0
+
+
+def test_a_second_interrupt_ends_at_once_in_one_line(run, tmp_path, monkeypatch):
+    def interrupted(experiment, config, stop):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "train", interrupted)
+    monkeypatch.setattr(cli, "_leave", sys.exit)
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        code, _, err = run("--run-dir", str(tmp_path / "r"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert code == 130
+    assert err == "error: interrupted\n"
+
+
+def test_a_full_disk_is_one_line_with_its_path(run, tmp_path, monkeypatch):
+    def full(fd):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = run("--run-dir", str(tmp_path / "r"))
+    assert code == 2
+    assert err.splitlines()[0].startswith("error: [Errno 28] No space left on device: ")
+    assert "config.json" in err.splitlines()[0]
 
 
 def test_samples_one_by_one(run, trained, tmp_path):

@@ -2,7 +2,10 @@
 
 import csv
 import dataclasses
+import shutil
 import signal
+import threading
+import time
 from pathlib import Path
 
 import jax
@@ -42,6 +45,14 @@ def run(run_dir, devices=1, poison=None, **changes):
 def rows(run_dir, name="metrics.csv"):
     with (Path(run_dir) / name).open() as file:
         return list(csv.DictReader(file))
+
+
+def numbers(run_dir):
+    """The table's cells as they are written, without those of the clock."""
+    return [
+        {name: cell for name, cell in row.items() if "per_second" not in name}
+        for row in rows(run_dir)
+    ]
 
 
 def bits(state):
@@ -94,9 +105,59 @@ def test_logged_loss_is_the_mean_over_the_interval(uninterrupted, tmp_path):
 def test_a_stopped_run_resumes_to_the_same_bits(uninterrupted, tmp_path, stop):
     run(tmp_path, steps=stop)
     assert_equal(run(tmp_path), uninterrupted[1])
-    # Row 30 averages what was run since the restart; the rows are neither lost nor doubled.
-    steps = [int(row["step"]) for row in rows(tmp_path)]
-    assert steps == sorted({10, 20, stop, 30, 40} if stop == 23 else {10, 20, 30, 40})
+    # A run that ends has a row there; all others are those of the run that was not stopped.
+    again = {row["step"]: row for row in numbers(tmp_path)}
+    assert list(again) == (
+        ["10", "20", "23", "30", "40"] if stop == 23 else ["10", "20", "30", "40"]
+    )
+    again.pop("23", None)
+    assert list(again.values()) == numbers(uninterrupted[0])
+
+
+def test_rows_are_the_same_whatever_the_dispatches(uninterrupted, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "MOST_STEPS", 1)
+    run(tmp_path, checkpoint_every=40)
+    assert numbers(tmp_path) == numbers(uninterrupted[0])
+
+
+def test_a_killed_run_writes_its_rows_again(uninterrupted, tmp_path):
+    """Back to step 25, between rows, with rows of later steps, of no step and none at all."""
+    run(tmp_path, poison=9, steps=40, checkpoint_every=25, max_nonfinite=99)
+    whole = numbers(tmp_path)
+    assert float(whole[-1]["skipped"]) > float(whole[1]["skipped"]) > 0
+    shutil.rmtree(tmp_path / "checkpoints" / "40")
+    with (tmp_path / "metrics.csv").open("a") as file:
+        file.write("1000" + ",0" * (len(whole[0]) + 1) + "\n")
+    run(tmp_path, poison=9, steps=40, checkpoint_every=25, max_nonfinite=99)
+    assert numbers(tmp_path) == whole
+
+
+@pytest.mark.parametrize("damage", ["a row", "the end", "all"])
+def test_lost_rows_are_noticed(uninterrupted, tmp_path, damage):
+    directory = shutil.copytree(uninterrupted[0], tmp_path / "run")
+    path = directory / "metrics.csv"
+    lines = path.read_text().splitlines(keepends=True)
+    if damage == "all":
+        path.unlink()
+    else:
+        path.write_text(
+            "".join(lines[:2] + lines[3:]) if damage == "a row" else "".join(lines)[:-5]
+        )
+    with pytest.raises(
+        ValueError, match=r"metrics\.csv has [03] rows up to step 40, but had 4 when"
+    ):
+        run(directory)
+    run(directory, accept_lost_rows=True)
+
+
+def test_checkpoints_without_notes_resume(uninterrupted, tmp_path, monkeypatch):
+    """Those of before: the row after is of the steps since."""
+    monkeypatch.setattr(loop.Tally, "to_json", lambda self: {})
+    monkeypatch.setattr(loop.Writers, "rows", lambda self: {})
+    run(tmp_path, steps=23)
+    (tmp_path / "metrics.csv").unlink()
+    assert_equal(run(tmp_path), uninterrupted[1])
+    assert [row["step"] for row in rows(tmp_path)] == ["30", "40"]
 
 
 def test_streamed_equals_resident(uninterrupted, tmp_path):
@@ -141,6 +202,78 @@ def test_sigterm_saves_and_returns(uninterrupted, tmp_path):
     assert int(state.step) == 20
     assert signal.getsignal(signal.SIGTERM) is before
     assert_equal(run(tmp_path), uninterrupted[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_samples_are_drawn_is_heard_at_once(
+    uninterrupted, tmp_path, monkeypatch, number
+):
+    """What was trained is saved before; what was left is drawn by the next call."""
+    drawing, ended = threading.Event(), threading.Event()
+
+    def forever(*args, **kwargs):
+        def sample(*args):
+            assert (tmp_path / "checkpoints").exists()
+            drawing.set()
+            signal.raise_signal(number)
+            ended.wait(60)
+
+        return sample
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.evaluation, "make_sample", forever)
+        begin = time.monotonic()
+        with loop.StopSignals() as stop:
+            flags = config(tmp_path, checkpoint_every=35)
+            state = loop.train(experiment(flags), flags, jax.devices()[:1], stop)
+    ended.set()
+    assert drawing.is_set()
+    assert time.monotonic() - begin < 30
+    assert (stop.code, stop.left_behind) == (128 + number, True)
+    assert int(state.step) == 20
+    assert not (tmp_path / "samples").exists()
+    assert_equal(run(tmp_path), uninterrupted[1])
+    assert len(list((tmp_path / "samples").iterdir())) == 2
+
+
+def test_an_error_in_drawing_loses_nothing(uninterrupted, tmp_path, monkeypatch):
+    def broken(*args, **kwargs):
+        def sample(*args):
+            raise MemoryError("too many pixels")
+
+        return sample
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.evaluation, "make_sample", broken)
+        with pytest.raises(MemoryError, match="too many pixels"):
+            run(tmp_path, checkpoint_every=35)
+    assert_equal(run(tmp_path), uninterrupted[1])
+
+
+def test_what_takes_longer_than_training_says_so():
+    stop, said = loop.StopSignals(), []
+    with stop:
+        work = lambda: time.sleep(0.5)  # noqa: E731
+        stop.unless_stopped(work, patience=0.0, late=lambda: said.append(1))
+        stop.unless_stopped(work, patience=60.0, late=lambda: said.append(2))
+    assert said == [1]
+
+
+def test_the_best_checkpoint_is_kept_across_a_restart(tmp_path):
+    """Evaluations come after the save: their table ranks the steps, also for the next process."""
+    flags = {"evaluate_every": 10, "keep": 1, "sample_every": 0}
+
+    def kept():
+        return sorted(int(p.name) for p in (tmp_path / "checkpoints").iterdir())
+
+    run(tmp_path, steps=20, **flags)
+    assert kept() == [10, 20]  # the best of before the last save, and the last
+    path = tmp_path / "evaluations.csv"
+    header, _, second = path.read_text().splitlines()
+    better = "10" + ",-1.0" * header.count(",")
+    path.write_text("\n".join([header, better, second, ""]))
+    run(tmp_path, steps=40, **flags)
+    assert kept() == [10, 40]
 
 
 def test_a_lost_cause_stops_with_its_name_and_nothing_lost(tmp_path, capsys):

@@ -9,6 +9,7 @@ import toys
 
 from jaxgen.training.step import init_state, make_step
 from jaxgen.training.strategies import Feed, make_strategy, step_key
+from jaxgen.training.tally import Tally
 
 BATCH = 16
 SET = {k: np.asarray(v) for k, v in toys.batch(jax.random.key(7), 64).items()}
@@ -31,7 +32,7 @@ def resident(data, step, shard):
 
 
 def train(name, num_devices, *, fsdp=1, stream=False, dispatches=(1, 2, 2), family=None):
-    """Five steps; returns the state and the last report."""
+    """Five steps; returns the state, their tally and what the last dispatch added."""
     strategy = make_strategy(name, jax.devices()[:num_devices], fsdp=fsdp)
     family = family or toys.regression(state=True)
     init = strategy.init(
@@ -46,16 +47,17 @@ def train(name, num_devices, *, fsdp=1, stream=False, dispatches=(1, 2, 2), fami
         resident=not stream,
     )
     run = strategy.compile(make_step(family, axis_name=strategy.axis_name), feed, init)
-    state, streak = init, strategy.put_replicated(np.int32(0))
+    state, tally, begin = init, Tally(), 0
     data, fixed = strategy.put_replicated(SET), strategy.put_replicated(family.fixed)
     for num_steps in dispatches if not stream else (1,) * sum(dispatches):
         if stream:
             data = strategy.put_batch(
                 jax.tree.map(np.asarray, resident(SET, jnp.int32(int(state.step)), (0, 1)))
             )
-        state, report = run(state, fixed, streak, data, num_steps)
-        streak = report.streak
-    return jax.device_get(state), jax.device_get(report)
+        state, report = run(state, fixed, data, num_steps)
+        added = tally.add(jax.device_get(report), begin, num_steps)
+        begin += num_steps
+    return jax.device_get(state), tally, added
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +71,18 @@ def reference():
     [("jit", 1, 1), ("jit", 8, 1), ("jit", 8, 4), ("pmap", 1, 1), ("pmap", 8, 1)],
 )
 def test_same_state_with_uneven_weights(reference, name, num_devices, fsdp, stream):
-    state, _ = train(name, num_devices, fsdp=fsdp, stream=stream)
+    state, *_ = train(name, num_devices, fsdp=fsdp, stream=stream)
     assert int(state.step) == 5
     chex.assert_trees_all_close(state, reference[0], rtol=2e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("num_devices", [1, 8])
 def test_dispatches_of_any_size_are_the_same_bits(num_devices):
+    """The state's, and those of the metrics' sums."""
     a, b = train("jit", num_devices), train("jit", num_devices, dispatches=(5,))
     chex.assert_trees_all_equal(a[0], b[0])
+    assert a[1].totals == b[1].totals
+    assert set(a[1].totals) == {"loss", "error", "grad_norm"}
 
 
 def test_any_number_of_steps_costs_one_trace():
@@ -115,8 +120,8 @@ def test_noise_differs_between_devices_under_pmap():
         return value, aux._replace(metrics={"draw": draw, "square": draw**2})
 
     family = noisy._replace(phases=(noisy.phases[0]._replace(loss=loss),))
-    _, report = train("pmap", 8, dispatches=(1,), family=family)
-    mean, square = (t / w for t, w in (report.metrics[k] for k in ("draw", "square")))
+    _, tally, _ = train("pmap", 8, dispatches=(1,), family=family)
+    mean, square = (tally.means()[k] for k in ("draw", "square"))
     assert square - mean**2 > 0.05
 
 
@@ -136,9 +141,9 @@ def test_bad_steps_are_counted_across_dispatches():
         return jnp.where(batch["weight"][2] == 0, jnp.nan, value), aux  # from step 3 on
 
     family = family._replace(phases=(phase._replace(loss=loss),))
-    state, report = train("jit", 8, dispatches=(2, 3, 2), family=family)
-    assert (report.streak, report.worst_streak, report.skipped) == (4, 4, 2)
-    assert list(report.first_bad) == [5, 0]
+    state, tally, added = train("jit", 8, dispatches=(2, 3, 2), family=family)
+    assert (tally.streak, tally.skipped) == (4, 4)
+    assert added == (2, (5, 0), 4)
     assert np.isfinite(state.params["net"]["w"]).all()
     assert int(state.step) == 7
 

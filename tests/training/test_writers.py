@@ -17,8 +17,8 @@ from tensorboardX.proto.event_pb2 import Event
 from jaxgen.training import writers
 from jaxgen.training.experiment import IMAGES
 from jaxgen.training.images import grid
+from jaxgen.training.tables import CsvWriter
 from jaxgen.training.writers import (
-    CsvWriter,
     Progress,
     TensorBoardWriter,
     Writers,
