@@ -12,7 +12,7 @@ from jaxgen.models.vae import DenseDecoder, DenseEncoder
 from jaxgen.training.averages import warmed_up
 from jaxgen.training.optim import adam
 from jaxgen.training.step import init_state, make_step
-from jaxgen.training.strategies import Feed, make_strategy
+from jaxgen.training.strategies import MOST_STEPS, Feed, make_strategy
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +39,7 @@ def program():
     step = make_step(family, averages=averages, small=strategy.small)
     feed = Feed(lambda data, step, shard: data, lambda key, raw: raw, 0, resident=True)
     run = strategy.compile(step, feed, state)
-    zero = strategy.put_replicated(np.int32(0))
-    compiled = run.lower(state, {}, zero, batch, np.int32(5)).compile()
+    compiled = run.lower(state, {}, batch, np.int32(5)).compile()
     return compiled.as_text(), compiled.memory_analysis(), state
 
 
@@ -56,7 +55,8 @@ def test_the_state_is_updated_in_place(program):
     _, plan, state = program
     size = sum(x.nbytes for x in jax.tree.leaves(state))
     assert plan.alias_size_in_bytes == size
-    assert plan.output_size_in_bytes - plan.alias_size_in_bytes < 1000  # the report
+    rest = plan.output_size_in_bytes - plan.alias_size_in_bytes
+    assert rest < 4 * 20 * MOST_STEPS  # the report, a row of metrics a step
 
 
 def test_one_dispatch_without_the_host(program):

@@ -146,7 +146,7 @@ def _results(training: Any, state: Any, *, with_samples: bool) -> dict[str, np.n
         results["samples"] = np.asarray(draw(variables, jax.random.key(0), 8, condition))
     _, report = training.run(placed, *training.arguments, STEPS)
     totals = jax.device_get(report.metrics)
-    results["training"] = np.array([total for _, (total, weight) in sorted(totals.items())])
+    results["training"] = np.array([total.sum() for _, (total, _) in sorted(totals.items())])
     return results
 
 

@@ -137,6 +137,5 @@ def prepare(config: Any, experiment: Experiment, devices: Any) -> Training:
     else:
         data = strategy.put_batch(experiment.pipeline.host_batch(0))
     fixed = strategy.put_replicated(experiment.family.fixed)
-    streak = strategy.put_replicated(np.int32(0))
     run = make_program(experiment, config, strategy, jax.eval_shape(lambda s: s, state))
-    return Training(config, experiment, strategy, state, (fixed, streak, data), run)
+    return Training(config, experiment, strategy, state, (fixed, data), run)

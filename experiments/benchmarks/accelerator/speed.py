@@ -11,7 +11,8 @@ from experiments.benchmarks.accelerator.programs import build, make_data, prepar
 from experiments.benchmarks.flops import count_flops
 from experiments.benchmarks.harness import timed
 from jaxgen.training import evaluation, pictures
-from jaxgen.training.strategies import make_strategy
+from jaxgen.training.strategies import MOST_STEPS, make_strategy
+from jaxgen.training.tally import Tally
 
 REPEATS = 5
 TURN = 1.0  # seconds
@@ -70,14 +71,14 @@ def _time_steps(run: Any, state: Any, arguments: Any) -> tuple[float, dict[str, 
     state = jax.tree.map(lambda x: x.copy(), state)  # the loop takes it over
     state, _, _ = dispatch(state, 1)
     state, report, once = dispatch(state, 2)
-    count = max(1, min(1000, round(TURN / (once / 2))))
+    count = max(1, min(MOST_STEPS, round(TURN / (once / 2))))
     times = []
     for _ in range(REPEATS):
         state, report, seconds = dispatch(state, count)
         times.append(seconds / count)
-    host = jax.device_get(report)
-    metrics = {k: float(total / weight) for k, (total, weight) in host.metrics.items() if weight}
-    return statistics.median(times), {**metrics, "skipped": int(host.skipped)}
+    tally = Tally()
+    added = tally.add(jax.device_get(report), 0, count)
+    return statistics.median(times), {**tally.means(), "skipped": added.skipped}
 
 
 def _memory(compiled: Any) -> dict[str, int] | None:
