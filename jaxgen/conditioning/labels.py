@@ -29,6 +29,7 @@ def labels(num_classes: int) -> Conditioning:
         if label.ndim != 1 or not jnp.issubdtype(label.dtype, jnp.integer):
             raise ValueError(f"labels must be integers [B], got {label.dtype}{list(label.shape)}")
         check_values("labels", label, 0, num_classes - 1)
+        label = label.astype(jnp.int32)  # compared as bytes, 256 classes would be none
         known = (label >= 0) & (label < num_classes)
         return jnp.where(known[:, None], jax.nn.one_hot(label, num_classes), jnp.nan)
 

@@ -1,7 +1,7 @@
 """Log-densities, divergences and masses of the distributions that models speak in, in nats.
 
-All functions are elementwise: arguments broadcast, and the caller sums over an example's
-dimensions. The logistic distribution and its mixture are in `jaxgen.distributions.logistic`;
+All functions are elementwise, and the caller sums over an example's dimensions. Arguments are
+numbers, or arrays of one number of axes whose sizes are equal or 1: other shapes are refused. The logistic distribution and its mixture are in `jaxgen.distributions.logistic`;
 `jaxgen.distributions.likelihoods` makes of all of them what a decoder of images needs.
 """
 
@@ -9,7 +9,9 @@ import math
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Integer, Key
+
+from jaxgen.checks import check_broadcast
 
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
 
@@ -24,7 +26,11 @@ def gaussian_log_prob(x: _Values, mean: _Values, log_variance: _Values) -> Float
 
     Returns:
         The log-density in nats, of the broadcast shape.
+
+    Raises:
+        ValueError: Shapes that do not fit.
     """
+    check_broadcast(x=x, mean=mean, log_variance=log_variance)
     return _log_phi((x - mean) * jnp.exp(-0.5 * log_variance)) - 0.5 * log_variance
 
 
@@ -47,7 +53,16 @@ def gaussian_kl(
 
     Returns:
         The divergence in nats, of the broadcast shape.
+
+    Raises:
+        ValueError: Shapes that do not fit.
     """
+    check_broadcast(
+        mean_p=mean_p,
+        log_variance_p=log_variance_p,
+        mean_q=mean_q,
+        log_variance_q=log_variance_q,
+    )
     difference = log_variance_p - log_variance_q
     distance = jnp.square((mean_p - mean_q) * jnp.exp(-0.5 * log_variance_q))
     return 0.5 * (jnp.expm1(difference) - difference + distance)
@@ -79,8 +94,9 @@ def discretized_gaussian_log_prob(
         The log-mass in nats, of the broadcast shape. Over all bins the masses add up to one.
 
     Raises:
-        ValueError: If `num_bins` is less than 2.
+        ValueError: If `num_bins` is less than 2, or shapes do not fit.
     """
+    check_broadcast(x=x, mean=mean, log_variance=log_variance)
     if num_bins < 2:
         raise ValueError(f"num_bins must be at least 2, got {num_bins}")
     half = 1.0 / (num_bins - 1)
@@ -108,14 +124,18 @@ def bernoulli_log_prob(x: _Values, logits: Float[Array, "*#dims"]) -> Float[Arra
 
     Returns:
         The log-mass in nats, of the broadcast shape.
+
+    Raises:
+        ValueError: Shapes that do not fit.
     """
+    check_broadcast(x=x, logits=logits)
     # One log1p for both outcomes. By `where`, so that a logit of 0 too has the slope x - 1/2.
     linear = jnp.where(logits > 0, x - 1.0, x) * logits
     return linear - jnp.log1p(jnp.exp(jnp.where(logits > 0, -logits, logits)))
 
 
 def categorical_log_prob(
-    x: Int[Array, "*dims"], logits: Float[Array, "*dims num_values"]
+    x: Integer[Array, "*dims"], logits: Float[Array, "*dims num_values"]
 ) -> Float[Array, "*dims"]:
     """`log softmax(logits)[x]`, elementwise.
 
@@ -125,7 +145,15 @@ def categorical_log_prob(
 
     Returns:
         The log-mass in nats, of the shape of `x`.
+
+    Raises:
+        ValueError: Logits that are not of the shape of `x` and an axis of values.
     """
+    if logits.ndim < 1 or logits.shape[:-1] != x.shape:
+        raise ValueError(
+            f"logits must have x's shape {x.shape} and an axis of values, got {logits.shape}"
+        )
+    x = x.astype(jnp.int32)  # a byte cannot be compared with more than 255 values
     chosen = jnp.take_along_axis(logits, x[..., None], axis=-1)[..., 0]
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.checks import check_broadcast, check_same_shape
 from jaxgen.distributions.elementwise import categorical_sample, log_sigmoid
 
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
@@ -45,9 +46,10 @@ def discretized_logistic_log_prob(
         The log-mass in nats, of the broadcast shape. Over all bins the masses add up to one.
 
     Raises:
-        ValueError: If `num_bins` is less than 2.
+        ValueError: If `num_bins` is less than 2, or shapes do not fit.
     """
     _check_num_bins(num_bins)
+    check_broadcast(x=x, mean=mean, log_scale=log_scale)
     last = num_bins - 1
     # From the bin's number, so that neighbours share their edge to the last bit.
     bin_ = jnp.clip(jnp.round(0.5 * (x + 1.0) * last), 0, last)
@@ -79,9 +81,10 @@ def discretized_logistic_sample(
         Bin centres in [-1, 1].
 
     Raises:
-        ValueError: If `num_bins` is less than 2.
+        ValueError: If `num_bins` is less than 2, or mean and log-scale differ in shape.
     """
     _check_num_bins(num_bins)
+    check_same_shape(mean=mean, log_scale=log_scale)
     noise = jax.random.logistic(key, (mean.size,)).reshape(mean.shape)  # flat compiles faster
     return _nearest(mean + jnp.exp(log_scale) * noise, num_bins)
 
@@ -100,7 +103,11 @@ def discretized_logistic_mean(
 
     Returns:
         Means in [-1, 1].
+
+    Raises:
+        ValueError: If mean and log-scale differ in shape.
     """
+    check_same_shape(mean=mean, log_scale=log_scale)
     scale = jnp.exp(log_scale)
     above = jax.nn.softplus((1 - mean) / scale) - jax.nn.softplus((-1 - mean) / scale)
     return jnp.clip(1 - scale * above, -1.0, 1.0)
@@ -120,8 +127,9 @@ def discretized_logistic_mode(
         Bin centres in [-1, 1].
 
     Raises:
-        ValueError: If `num_bins` is less than 2.
+        ValueError: If `num_bins` is less than 2, or mean and log-scale differ in shape.
     """
+    check_same_shape(mean=mean, log_scale=log_scale)
     inner = _nearest(mean, num_bins)
     low, middle, high = (
         discretized_logistic_log_prob(x, mean, log_scale, num_bins) for x in (-1.0, inner, 1.0)
@@ -170,12 +178,18 @@ def mixture_of_logistics_log_prob(
         The log-mass in nats of each pixel, summed over its channels.
 
     Raises:
-        ValueError: If the number of rows is not that of x's channels, or `num_bins` less than 2.
+        ValueError: If the number of rows is not that of x's channels, the other axes of the two
+            differ, or `num_bins` is less than 2.
     """
     expected = mixture_of_logistics_rows(x.shape[-1])
     if params.shape[-2] != expected:
         raise ValueError(
             f"params must have {expected} rows for {x.shape[-1]} channels, got {params.shape[-2]}"
+        )
+    if params.shape[:-2] != x.shape[:-1]:
+        raise ValueError(
+            f"params must have the pixels' shape {x.shape[:-1]}, rows and mixtures, "
+            f"got {params.shape}"
         )
     return _mixture_log_prob(_components(params), x, num_bins)
 

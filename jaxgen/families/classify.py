@@ -38,7 +38,7 @@ def evaluate_as_classifier(family: Family, num_classes: int) -> Family:
     ) -> tuple[Float[Array, " batch"], Metrics]:
         values, metrics = family.evaluate(variables, batch, key)
         log_p = posterior(class_log_likelihoods(log_prob, variables, batch, key, num_classes))
-        label = batch["label"]
+        label = batch["label"].astype(jnp.int32)  # a byte cannot be compared with 256 classes
         right = jnp.argmax(log_p, axis=1) == label
         nats = -jnp.take_along_axis(log_p, label[:, None], axis=1)[:, 0]
         return values, {**metrics, "accuracy": right.astype(jnp.float32), "label_nats": nats}

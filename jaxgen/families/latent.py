@@ -82,7 +82,7 @@ def codes(family: Family, variables: Variables, *, num_codes: int) -> Codec:
         raise ValueError(f"a first stage must be unconditional, got {family.conditioning.key!r}")
 
     def encode(fixed: PyTree, batch: Batch, key: Key[Array, ""]) -> Batch:
-        indices = encoder(fixed, batch, key)[..., None]
+        indices = encoder(fixed, batch, key)[..., None].astype(jnp.int32)
         values = 2 * indices.astype(jnp.float32) / (num_codes - 1) - 1
         return {**batch, "image": jnp.where(indices < num_codes, values, jnp.nan)}
 

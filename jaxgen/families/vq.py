@@ -159,7 +159,7 @@ def vqvae(
         if not jnp.issubdtype(latents.dtype, jnp.integer):
             raise ValueError(f"latents must be indices of codes, integers, got {latents.dtype}")
         codebook: Codebook = variables.state["codebook"]
-        codes = codebook.codes.at[latents].get(mode="fill", fill_value=jnp.nan)
+        codes = codebook.codes.at[latents.astype(jnp.int32)].get(mode="fill", fill_value=jnp.nan)
         return likelihood.mean(pixels_of(variables.params, codes))
 
     def outputs_of(params: Params, x: Array) -> Array:

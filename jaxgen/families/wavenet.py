@@ -213,6 +213,8 @@ def _audio(
     if audio.ndim != 2 or audio.shape[1] != num_samples:
         raise ValueError(f"audio must be [B, {num_samples}], got {list(audio.shape)}")
     _check_type("audio", audio, is_mu_law)
+    # Classes of few bits cannot be compared with their number.
+    audio = audio.astype(jnp.int32) if is_mu_law else audio
     return audio, None if local is None else batch[local]
 
 

@@ -5,14 +5,14 @@ the network predicts from those before it.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Integer
 
 from jaxgen.distributions.elementwise import categorical_log_prob
 from jaxgen.distributions.logistic import mixture_of_logistics_log_prob
 
 
 def categorical_nll(
-    logits: Float[Array, "batch *dims values"], targets: Int[Array, "batch *dims"]
+    logits: Float[Array, "batch *dims values"], targets: Integer[Array, "batch *dims"]
 ) -> Float[Array, " batch"]:
     """`-sum_i log softmax(logits_i)[x_i]`, summed over an example (van den Oord et al. 2016).
 
@@ -31,6 +31,7 @@ def categorical_nll(
         >>> categorical_nll(jnp.zeros((1, 3, 4)), jnp.array([[0, 1, 2]]))  # 3 log 4
         Array([4.158883], dtype=float32)
     """
+    targets = targets.astype(jnp.int32)  # compared as bytes, 256 values would be none
     if logits.shape[:-1] != targets.shape or targets.ndim < 1:
         raise ValueError(
             f"logits must have the targets' shape {targets.shape} and an axis of values, "

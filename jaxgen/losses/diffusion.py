@@ -12,8 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
+from jaxgen.checks import check_batch, check_same_shape
 from jaxgen.distributions.elementwise import (
     discretized_gaussian_log_prob,
     gaussian_kl,
@@ -109,7 +110,13 @@ def denoising_loss(
 
     Returns:
         f32[B]; not a likelihood, so without a unit.
+
+    Raises:
+        ValueError: Shapes of output, data and noise that differ, or another number of levels than
+            examples.
     """
+    check_same_shape(output=output, x0=x0, eps=eps)
+    check_batch(len(x0), alpha=level.alpha, sigma=level.sigma, time=level.time)
     error = output.astype(jnp.float32) - parametrization.target(x0, eps, level)
     mean = jnp.mean(jnp.square(error).reshape(error.shape[0], -1), axis=1)
     return weighting(level, parametrization) * mean
@@ -120,7 +127,7 @@ def hybrid_loss(
     output: Float[Array, "batch *output_dims"],
     x0: Float[Array, "batch *dims"],
     eps: Float[Array, "batch *dims"],
-    t: Int[Array, " batch"],
+    t: Integer[Array, " batch"],
     parametrization: Parametrization = EPS,
     weighting: Weighting = simple,
     *,
@@ -146,8 +153,11 @@ def hybrid_loss(
         f32[B], without a unit.
 
     Raises:
-        ValueError: if the output has not 2C channels.
+        ValueError: if the output has not 2C channels, data and noise differ in shape, or there are
+            other numbers of timesteps than examples.
     """
+    check_same_shape(x0=x0, eps=eps)
+    check_batch(len(x0), t=t)
     level = chain.at(t)
     x_t = q_sample(x0, eps, level)
     denoised = interpret(parametrization, output, x_t, level)
@@ -179,7 +189,7 @@ def vb_term(
     denoised: Denoised,
     x0: Float[Array, "batch *dims"],
     x_t: Float[Array, "batch *dims"],
-    t: Int[Array, " batch"],
+    t: Integer[Array, " batch"],
     *,
     variance: Variance = large_variance,
 ) -> Float[Array, " batch"]:
@@ -200,8 +210,11 @@ def vb_term(
         f32[B], nats summed over an example's dimensions.
 
     Raises:
-        ValueError: if a variance is learned that the denoiser does not say.
+        ValueError: if a variance is learned that the denoiser does not say, data, noisy data and
+            predicted data differ in shape, or there are other numbers of timesteps than examples.
     """
+    check_same_shape(x0=x0, x_t=x_t, predicted=denoised.x0)
+    check_batch(len(x0), t=t)
     posterior = chain.posterior(t)
     mean, log_variance = posterior_mean(posterior, x0, x_t), variance(posterior, denoised)
     model_mean = posterior_mean(posterior, denoised.x0, x_t)

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from jaxgen.checks import check_batch
+
 # x -> (latents, log |det| f32[B])
 Flow = Callable[[Array], tuple[Any, Array]]
 # (key, image) -> (noise in [0, 1) of the image's shape, log q(noise | image) f32[B])
@@ -31,11 +33,15 @@ def prior_log_prob(latents: Any) -> Float[Array, " batch"]:
         Nats per example.
 
     Raises:
-        ValueError: No latents.
+        ValueError: No latents, or parts of different numbers of examples.
     """
-    parts = [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)]
-    if not parts:
-        raise ValueError("latents must hold at least one array, got none")
+    leaves = jax.tree.leaves(latents)
+    if not leaves or len({z.shape[:1] for z in leaves}) > 1 or not leaves[0].ndim:
+        raise ValueError(
+            "latents must hold at least one array, each [B, ...], got "
+            f"{', '.join(str(z.shape) for z in leaves) or 'none'}"
+        )
+    parts = [z.reshape(z.shape[0], -1) for z in leaves]
     squares = sum(jnp.sum(jnp.square(z.astype(_wide(z))), axis=1) for z in parts)
     return -0.5 * (squares + sum(z.shape[1] for z in parts) * math.log(2 * math.pi))
 
@@ -55,13 +61,15 @@ def negative_log_likelihood(
         Nats per example.
 
     Raises:
-        ValueError: No latents.
+        ValueError: No latents, parts or log-determinants of different numbers of examples.
 
     Example:
         >>> negative_log_likelihood(jnp.zeros((1, 2)), jnp.zeros(1))  # log(2 pi)
         Array([1.837877], dtype=float32)
     """
-    return -prior_log_prob(latents) - log_det
+    log_prior = prior_log_prob(latents)
+    check_batch(len(log_prior), log_det=log_det)
+    return -log_prior - log_det
 
 
 def to_levels(image: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
@@ -145,13 +153,16 @@ def dequantized_bound(
         `volume` (`-log |det dz/dx|`), `quantization` (`D log 256`) and `dequantization` (`log q`).
 
     Raises:
-        ValueError: A dequantizer whose noise does not have the image's shape.
+        ValueError: A dequantizer whose noise does not have the image's shape, or a flow whose
+            results are not of the image's number of examples.
     """
     x, log_q = dequantize(key, image, dequantizer)
     latents, log_det = flow(x)
+    log_prior = prior_log_prob(latents)
+    check_batch(len(image), log_det=log_det, latents=log_prior)
     num_dims = math.prod(image.shape[1:])
     terms = {
-        "prior": -prior_log_prob(latents),
+        "prior": -log_prior,
         "volume": -log_det,
         "quantization": jnp.full_like(log_det, num_dims * math.log(LEVELS)),
         "dequantization": log_q,

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Integer, Key
 
-from jaxgen.checks import check_choice
+from jaxgen.checks import check_choice, check_same_shape
 
 Critic = Callable[[Array], Array]
 _Loss = Callable[[Array, Array], Array]
@@ -179,7 +179,7 @@ def gradient_penalty(
     _check_target(target)
     _check_images("real", real)
     _check_images("fake", fake)
-    _check_same_shape(real=real, fake=fake)
+    check_same_shape(real=real, fake=fake)
     u = jax.random.uniform(key, (real.shape[0],)).reshape(-1, *(1,) * (real.ndim - 1))
     x = u * _f32(real) + (1 - u) * _f32(fake)
     return jnp.square(_norm(_squared_gradient(critic, x)) - target)
@@ -260,7 +260,7 @@ def r2_penalty(critic: Critic, fake: Float[Array, "batch *dims"]) -> Float[Array
 
 
 def auxiliary_classifier_loss(
-    class_logits: Float[Array, "batch classes"], labels: Int[Array, " batch"]
+    class_logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"]
 ) -> Float[Array, " batch"]:
     """`-log softmax(class_logits)[label]`, ACGAN's L_C (Odena et al. 2017, eq. 3), negated.
 
@@ -285,6 +285,7 @@ def auxiliary_classifier_loss(
             f" class_logits, got {_of(labels)}"
         )
     nats = -jax.nn.log_softmax(_f32(class_logits), axis=1)
+    labels = labels.astype(jnp.int32)  # compared as bytes, 256 classes would be none
     inside = (labels >= 0) & (labels < class_logits.shape[1])
     chosen = jnp.take_along_axis(nats, jnp.where(inside, labels, 0)[:, None], axis=1)[:, 0]
     return jnp.where(inside, chosen, jnp.nan)
@@ -328,9 +329,10 @@ def discriminator_accuracy(
         1.0 or 0.0 for each real and for each fake example, each f32[B].
 
     Raises:
-        ValueError: The logits are not floats of one shape [B].
+        ValueError: The logits are not floats of one shape [B], or the threshold is no scalar.
     """
     real_logits, fake_logits = _pair(real_logits=real_logits, fake_logits=fake_logits)
+    check_same_shape(number=0.0, threshold=threshold)
     return _f32(real_logits > threshold), _f32(fake_logits < threshold)
 
 
@@ -359,14 +361,8 @@ def _pair(**logits: Array) -> list[Array]:
     for name, value in logits.items():
         if value.ndim != 1 or not jnp.issubdtype(value.dtype, jnp.floating):
             raise ValueError(f"{name} must be floats of shape [B], got {_of(value)}")
-    _check_same_shape(**logits)
+    check_same_shape(**logits)
     return [_f32(value) for value in logits.values()]
-
-
-def _check_same_shape(**arrays: Array) -> None:
-    (first, a), (second, b) = arrays.items()
-    if a.shape != b.shape:
-        raise ValueError(f"{first} and {second} must match in shape, got {a.shape} and {b.shape}")
 
 
 def _check_images(name: str, images: Array) -> None:

@@ -5,6 +5,8 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.checks import check_same_shape
+
 _Weight = Float[Array, " batch"] | Int[Array, " batch"] | Bool[Array, " batch"] | None
 
 
@@ -22,9 +24,13 @@ def weighted_sum(
 
     Returns:
         The total and the weight, scalars.
+
+    Raises:
+        ValueError: Weights that are not one for each value.
     """
     if weight is None:
         return jnp.sum(values), jnp.asarray(values.shape[0], values.dtype)
+    check_same_shape(values=values, weight=weight)
     weight = weight.astype(values.dtype)
     return jnp.sum(jnp.where(weight != 0, values, 0) * weight), jnp.sum(weight)
 
@@ -38,6 +44,9 @@ def weighted_mean(values: Float[Array, " batch"], weight: _Weight = None) -> Flo
 
     Returns:
         The mean, a scalar.
+
+    Raises:
+        ValueError: Weights that are not one for each value.
     """
     total, sum_of_weights = weighted_sum(values, weight)
     return total / jnp.maximum(sum_of_weights, 1)

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from jaxgen.checks import check_choice
+from jaxgen.checks import check_batch, check_choice, check_same_shape
 from jaxgen.distributions.elementwise import gaussian_kl, gaussian_log_prob
 from jaxgen.losses.reduce import weighted_mean
 
@@ -37,7 +37,11 @@ def gaussian_kl_to_standard(
 
     Returns:
         f32[B], nats.
+
+    Raises:
+        ValueError: If mean and log-variance differ in shape.
     """
+    check_same_shape(mean=mean, log_variance=log_variance)
     return _sum(gaussian_kl(mean, log_variance, 0.0, 0.0))
 
 
@@ -57,7 +61,11 @@ def gaussian_kl_by_sample(
 
     Returns:
         f32[B], nats.
+
+    Raises:
+        ValueError: If sample, mean and log-variance differ in shape.
     """
+    check_same_shape(z=z, mean=mean, log_variance=log_variance)
     return _sum(gaussian_log_prob(z, mean, log_variance) - gaussian_log_prob(z, 0.0, 0.0))
 
 
@@ -86,8 +94,11 @@ def negative_elbo(
         "kl" (without beta) and "negative_elbo".
 
     Raises:
-        ValueError: If `beta` is a negative number or NaN.
+        ValueError: If `beta` is a negative number or NaN, or no scalar, or the two terms are not of
+            one shape [B].
     """
+    check_batch(len(log_likelihood), log_likelihood=log_likelihood, kl=kl)
+    check_same_shape(number=1.0, beta=beta)
     if not isinstance(beta, jax.Array) and not beta >= 0:
         raise ValueError(f"beta must be 0 or more, got {beta}")
     terms = {"reconstruction": -log_likelihood, "kl": kl, "negative_elbo": kl - log_likelihood}
@@ -121,7 +132,7 @@ def free_bits(
         f32[B], nats summed over the groups.
 
     Raises:
-        ValueError: If `minimum` is negative or NaN.
+        ValueError: If `minimum` is negative or NaN, or the weights are not one for each example.
     """
     if not minimum >= 0:
         raise ValueError(f"minimum must be 0 or more nats, got {minimum}")
@@ -192,7 +203,8 @@ def importance_bound(
         f32[B], nats.
 
     Raises:
-        ValueError: If `num_samples` or `chunk` is less than 1.
+        ValueError: If `num_samples` or `chunk` is less than 1, or the log-weights are not
+            [chunk, B].
     """
     if min(num_samples, chunk) < 1:
         raise ValueError(f"num_samples and chunk must be at least 1, got {num_samples} and {chunk}")
@@ -202,6 +214,10 @@ def importance_bound(
     def add(total: Array | None, index: Array) -> Array:
         samples = index * chunk + jnp.arange(chunk)
         values = log_weights(jax.vmap(lambda i: jax.random.fold_in(key, i))(samples))
+        if values.ndim != 2 or len(values) != chunk:
+            raise ValueError(
+                f"log_weights of {chunk} keys must be [{chunk}, B], got shape {values.shape}"
+            )
         values = jnp.where((samples < num_samples)[:, None], values, -jnp.inf)
         of_chunk = jax.nn.logsumexp(values, axis=0)
         return of_chunk if total is None else jnp.logaddexp(total, of_chunk)

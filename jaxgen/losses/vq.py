@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.checks import check_same_shape
+
 
 def vector_quantization_loss(
     encoded: Float[Array, "batch *positions dims"], quantized: Float[Array, "batch *positions dims"]
@@ -54,10 +56,8 @@ def commitment_loss(
 
 
 def _code_distance(encoded, quantized):
-    if encoded.shape != quantized.shape or encoded.ndim < 2:
-        raise ValueError(
-            "encoded and quantized must be of one shape [B, ..., D], "
-            f"got {encoded.shape} and {quantized.shape}"
-        )
+    check_same_shape(encoded=encoded, quantized=quantized)
+    if encoded.ndim < 2:
+        raise ValueError(f"encoded and quantized must be [B, ..., D], got {encoded.shape}")
     distance = jnp.square(encoded - quantized).sum(axis=-1)
     return distance.reshape(distance.shape[0], -1).mean(axis=1)

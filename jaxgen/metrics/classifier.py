@@ -112,7 +112,7 @@ def _family(model: SmallClassifier, steps: int, learning_rate: float) -> Family:
         variables: Variables, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Float[Array, " batch"], Metrics]:
         outputs: Any = model.apply(variables.params[_NET], _to_model_space(batch["image"]))
-        (_, logits), label = outputs, batch["label"]
+        (_, logits), label = outputs, batch["label"].astype(jnp.int32)
         right = jnp.argmax(logits, axis=1) == label
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
         return losses, {"accuracy": right.astype(jnp.float32)}

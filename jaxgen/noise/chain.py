@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Integer
 
+from jaxgen.checks import check_batch, check_same_shape
 from jaxgen.noise.parametrization import Denoised
 from jaxgen.noise.process import Level, Levels, Posterior, expand
 from jaxgen.noise.spacing import NumSteps, Spacing, trailing
@@ -62,12 +63,13 @@ class Chain(NamedTuple):
         """The deviation of the noise that sampling starts from."""
         return 1.0
 
-    def at(self, t: Int[Array, "*levels"]) -> Level:
+    def at(self, t: Integer[Array, "*levels"]) -> Level:
         """The noise level of each timestep, which a network knows by its number."""
         signal, noise = jnp.asarray(self.alphas_cumprod), jnp.asarray(self.one_minus_alphas_cumprod)
-        return Level(jnp.sqrt(signal[t]), jnp.sqrt(noise[t]), t)
+        index = jnp.asarray(t).astype(jnp.int32)  # a byte cannot be compared with T
+        return Level(jnp.sqrt(signal[index]), jnp.sqrt(noise[index]), t)
 
-    def posterior(self, t: Int[Array, "*levels"]) -> Posterior:
+    def posterior(self, t: Integer[Array, "*levels"]) -> Posterior:
         """The constants of `q(x_{t-1} | x_t, x0)` at each timestep."""
         constants = (
             self.posterior_x0_coef,
@@ -75,7 +77,8 @@ class Chain(NamedTuple):
             self.posterior_log_variance,
             self.betas,
         )
-        return Posterior(*(jnp.asarray(values)[t] for values in constants))
+        index = jnp.asarray(t).astype(jnp.int32)
+        return Posterior(*(jnp.asarray(values)[index] for values in constants))
 
 
 # (posterior of each example, what the network says) -> the log-variance of a reverse step,
@@ -131,7 +134,12 @@ def posterior_mean(
         posterior: The posterior of each example.
         x0: Data, true or predicted.
         x_t: Noisy data.
+
+    Raises:
+        ValueError: Data of different shapes, or other numbers of posteriors than examples.
     """
+    check_same_shape(x0=x0, x_t=x_t)
+    check_batch(len(x_t), x0_coef=posterior.x0_coef, xt_coef=posterior.xt_coef)
     return expand(posterior.x0_coef, x_t.ndim) * x0 + expand(posterior.xt_coef, x_t.ndim) * x_t
 
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
+from jaxgen.checks import check_batch, check_same_shape
 from jaxgen.noise.process import Level, expand
 
 Coefficient = Callable[[Level], Float[Array, " batch"]]
@@ -111,7 +112,11 @@ def ask(
         x: Noisy data.
         level: The level of each example.
         condition: What the network is told.
+
+    Raises:
+        ValueError: Another number of levels than examples.
     """
+    check_batch(len(x), alpha=level.alpha, sigma=level.sigma, time=level.time)
     return network(
         expand(parametrization.scale_in(level), x.ndim) * x, parametrization.time(level), condition
     )
@@ -132,8 +137,10 @@ def interpret(
         level: The level of each example.
 
     Raises:
-        ValueError: if the output has not the shape of x but for further channels.
+        ValueError: if the output has not the shape of x but for further channels, or there are
+            other numbers of levels than examples.
     """
+    check_batch(len(x), alpha=level.alpha, sigma=level.sigma)
     channels = x.shape[-1]
     if output.shape[:-1] != x.shape[:-1] or output.shape[-1] < channels:
         raise ValueError(
@@ -176,5 +183,10 @@ def to_eps(
         x0: Data, true or predicted.
         x_t: Noisy data.
         level: The level of each example.
+
+    Raises:
+        ValueError: Data of different shapes, or another number of levels than examples.
     """
+    check_same_shape(x0=x0, x_t=x_t)
+    check_batch(len(x_t), alpha=level.alpha, sigma=level.sigma)
     return (x_t - expand(level.alpha, x_t.ndim) * x0) / expand(level.sigma, x_t.ndim)

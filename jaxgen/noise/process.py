@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num, Shaped
 
+from jaxgen.checks import check_batch, check_same_shape
+
 
 class Level(NamedTuple):
     """The noise level of each example, or of several steps: `x_t = alpha x0 + sigma eps`.
@@ -105,7 +107,12 @@ def q_sample(
 
     Returns:
         A sample of `q(x_t | x0)`.
+
+    Raises:
+        ValueError: Data and noise of different shapes, or another number of levels than examples.
     """
+    check_same_shape(x0=x0, eps=eps)
+    check_batch(len(x0), alpha=level.alpha, sigma=level.sigma)
     return expand(level.alpha, x0.ndim) * x0 + expand(level.sigma, x0.ndim) * eps
 
 

@@ -193,3 +193,10 @@ def test_a_conditioning_of_ones_own():
     np.testing.assert_allclose(encoded, [[1, 0], [0, 1]], atol=1e-6)
     assert angle.null(NOTHING, 3).vector.shape == (3, 2)
     assert (angle.sweep, angle.num_classes) == (None, None)
+
+
+@pytest.mark.parametrize(("num_classes", "dtype"), [(256, "uint8"), (200, "int8"), (300, "uint8")])
+def test_labels_of_few_bits(num_classes, dtype):
+    """Compared as bytes, class 256 is class 0: two ones in a row, or none."""
+    vector = labels(num_classes).encode(Variables({}), jnp.array([0, 100], dtype)).vector
+    np.testing.assert_array_equal(vector, np.eye(num_classes)[[0, 100]])

@@ -60,6 +60,15 @@ def test_sums_over_the_example(key):
     np.testing.assert_allclose(whole, sum(parts), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("num_values", "dtype"), [(256, "uint8"), (200, "int8"), (300, "uint8"), (256, "uint32")]
+)
+def test_targets_of_few_bits(num_values, dtype):
+    """Compared as they are, 256 is 0 and 200 negative."""
+    nats = categorical_nll(jnp.zeros((1, 2, num_values)), jnp.array([[0, 100]], dtype))
+    np.testing.assert_allclose(nats, [2 * np.log(num_values)], rtol=1e-6)
+
+
 def test_bad_input():
     jaxtyping.config.update("jaxtyping_disable", True)
     try:

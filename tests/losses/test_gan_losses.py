@@ -198,6 +198,12 @@ def test_auxiliary_classifier(key):
     np.testing.assert_allclose(auxiliary_classifier_loss(logits, labels), expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("num_classes", "dtype"), [(256, "uint8"), (200, "int8")])
+def test_auxiliary_classifier_with_labels_of_few_bits(num_classes, dtype):
+    loss = auxiliary_classifier_loss(jnp.zeros((2, num_classes)), jnp.array([0, 100], dtype))
+    np.testing.assert_allclose(loss, math.log(num_classes), rtol=1e-6)
+
+
 def test_auxiliary_classifier_and_consistency_at_extremes():
     logits = jnp.array([[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4]])
     labels = jnp.array([1, 1, 0])

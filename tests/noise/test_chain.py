@@ -263,3 +263,12 @@ def test_levels_are_those_of_the_respaced_chain(spacing):
 def test_levels_need_an_integer():
     with pytest.raises(TypeError, match="num_steps"):
         levels_of(LINEAR, 2.0)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8"])
+def test_timesteps_of_few_bits(dtype):
+    thousand = chain(linear_betas(1000))
+    t = jnp.array([0, 100], dtype)
+    np.testing.assert_array_equal(thousand.at(t).alpha, thousand.at(t.astype(jnp.int32)).alpha)
+    posterior = thousand.posterior(t)
+    np.testing.assert_array_equal(posterior.added, thousand.betas[np.array([0, 100])])
