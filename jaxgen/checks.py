@@ -1,7 +1,7 @@
 """Checks of arguments: an error names the argument, what was given and what is accepted.
 
-Shapes are checked by value, not only by annotation: arrays of shapes that differ would broadcast, and
-a loss of the wrong numbers trains as well as one of the right ones.
+Shapes are checked by value, not only by annotation: arrays of shapes that differ would broadcast,
+and a loss of the wrong numbers trains as well as one of the right ones.
 """
 
 import os

@@ -192,16 +192,17 @@ def dragan_penalty(
     target: float = 1.0,
     scale: float = 0.5,
 ) -> Float[Array, " batch"]:
-    """`(|grad critic(x)| - target)^2` around the data, at `x = real + scale std(real) u`.
+    """`(|grad critic(x)| - target)^2` around the data, at `x = real + a scale std(real) u`.
 
-    Here u ~ U[0, 1) for every number of an image, and std is over the whole batch given (under
-    `pmap`, each device's). Kodali et al. 2017 (DRAGAN) write Gaussian noise, and implement
-    uniform noise of scale 0.5. The weight, 10 in theirs, multiplies outside.
+    Here u ~ U[0, 1) for every number of an image, a ~ U[0, 1) for every image, and std is over the
+    whole batch given (under `pmap`, each device's). Kodali et al. 2017 (DRAGAN) write Gaussian
+    noise; their code has uniform noise of scale 0.5, at a place between the image and its noisy
+    copy. The weight, 10 in theirs, multiplies outside.
 
     Args:
         critic: Function from images [B, ...] to logits [B], see `gradient_penalty`.
         real: Data.
-        key: Key that u is drawn with.
+        key: Key that u and a are drawn with.
         target: Norm that is not penalized, at least 0.
         scale: Greatest noise, in standard deviations of the data, at least 0.
 
@@ -217,8 +218,10 @@ def dragan_penalty(
         raise ValueError(f"scale must not be negative, got {scale}")
     _check_images("real", real)
     x = _f32(real)
-    u = jax.random.uniform(key, (x.size,)).reshape(x.shape)  # flat draws compile faster
-    return jnp.square(_norm(_squared_gradient(critic, x + scale * jnp.std(x) * u)) - target)
+    key_u, key_a = jax.random.split(key)
+    u = jax.random.uniform(key_u, (x.size,)).reshape(x.shape)  # flat draws compile faster
+    a = jax.random.uniform(key_a, (x.shape[0],)).reshape(-1, *(1,) * (x.ndim - 1))
+    return jnp.square(_norm(_squared_gradient(critic, x + a * scale * jnp.std(x) * u)) - target)
 
 
 def r1_penalty(critic: Critic, real: Float[Array, "batch *dims"]) -> Float[Array, " batch"]:

@@ -80,14 +80,27 @@ def test_interpolation_is_uniform_and_one_number_an_example(key):
 
 
 def test_dragan_noise(key):
-    """Up to half a standard deviation of the batch, upwards, apart for each number."""
+    """A uniform share of a uniform half standard deviation: the share is an image's, the other a
+    number's."""
     real = 2 * jax.random.normal(jax.random.key(3), (2000, 2)) + 20
     squared = [dragan_penalty(half_square(i), real, key, 0.0) for i in (0, 1)]
     noise = (np.sqrt(np.stack(squared, axis=1)) - real) / (0.5 * np.std(real))
-    assert kstest(noise.ravel(), "uniform").pvalue > 1e-3
-    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.1
+    for column in noise.T:  # the product of two uniforms: P(a u < x) = x (1 - log x)
+        assert kstest(column, lambda x: x * (1 - np.log(np.clip(x, 1e-9, 1)))).pvalue > 1e-3
+    # E[a^2] E[u]^2 - (E[a] E[u])^2 over E[a^2] E[u^2] - (E[a] E[u])^2
+    correlation = (1 / 3 / 4 - 1 / 16) / (1 / 9 - 1 / 16)
+    assert abs(np.corrcoef(noise.T)[0, 1] - correlation) < 0.08
     at_data = dragan_penalty(half_square(0), real, key, 0.0, scale=0.0)
     np.testing.assert_allclose(at_data, real[:, 0] ** 2, rtol=1e-5)
+
+
+def test_dragan_penalty_of_the_authors_code(key):
+    """Data +-1 and the critic |x|^2 / 2: on data of 1 the mean of (1 + a u / 2)^2, a and u uniform,
+    1 + 1 / 4 + 1 / 36."""
+    real = jnp.where(jnp.arange(20_000) % 2, 1.0, -1.0)[:, None]
+    penalty = dragan_penalty(half_square(0), real, key, 0.0)
+    np.testing.assert_allclose(penalty[1::2].mean(), 1.2778, atol=5e-3)
+    np.testing.assert_allclose(penalty[::2].mean(), 0.7778, atol=5e-3)
 
 
 def test_penalties_of_an_example_alone(images, key):
