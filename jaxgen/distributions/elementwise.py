@@ -1,7 +1,8 @@
 """Log-densities, divergences and masses of the distributions that models speak in, in nats.
 
 All functions are elementwise, and the caller sums over an example's dimensions. Arguments are
-numbers, or arrays of one number of axes whose sizes are equal or 1: other shapes are refused. The logistic distribution and its mixture are in `jaxgen.distributions.logistic`;
+numbers, or arrays of one number of axes whose sizes are equal or 1: other shapes are refused. The
+logistic distribution and its mixture are in `jaxgen.distributions.logistic`;
 `jaxgen.distributions.likelihoods` makes of all of them what a decoder of images needs.
 """
 

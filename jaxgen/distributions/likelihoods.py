@@ -194,8 +194,8 @@ def categorical(num_values: int = 256) -> Likelihood:
 def discretized_logistic(num_values: int = 256) -> Likelihood:
     """8-bit images: a logistic of each channel, its mass taken over the value's bin.
 
-    `params` are C means, then C log-scales, of which those below -7 count as -7; see
-    `jaxgen.distributions.logistic`, also for how exact mean and mode are.
+    `params` are C means, then C log-scales, of which those below `least_log_scale` count as that;
+    see `jaxgen.distributions.logistic`, also for how exact mean and mode are.
 
     Args:
         num_values: The number of bins, at least 2.
@@ -213,7 +213,7 @@ def discretized_logistic(num_values: int = 256) -> Likelihood:
 
     def split(params: Array, x: Array | None = None) -> tuple[Array, Array]:
         means, log_scales = jnp.split(_checked(params, num_params, x), 2, axis=-1)
-        return means, jnp.maximum(log_scales, -7.0)  # as in the mixture
+        return means, jnp.maximum(log_scales, logistic.least_log_scale(num_values))
 
     def log_prob(params: _Params, x: _Image) -> Float[Array, " batch"]:
         mean, log_scale = split(params, x)
@@ -278,7 +278,7 @@ def mixture_of_logistics(num_mixtures: int = 10, num_values: int = 256) -> Likel
         return logistic.mixture_of_logistics_sample(key, rows(params), num_values)
 
     def mean(params: _Params) -> _Image:
-        return logistic.mixture_of_logistics_mean(rows(params))
+        return logistic.mixture_of_logistics_mean(rows(params), num_values)
 
     def mode(params: _Params) -> _Image:
         return logistic.mixture_of_logistics_mode(rows(params), num_values)

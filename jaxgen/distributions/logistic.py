@@ -18,7 +18,22 @@ from jaxgen.distributions.elementwise import categorical_sample, log_sigmoid
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
 _Rows = Float[Array, "*dims rows num_mixtures"]
 _Pixels = Float[Array, "*dims channels"]
-_MIN_LOG_SCALE = -7.0  # that of PixelCNN++'s authors
+
+
+def least_log_scale(num_bins: int) -> float:
+    """`-7 - log((num_bins - 1) / 255)`: the least log-scale that decoders may say.
+
+    That of PixelCNN++'s authors for 256 bins, the same part of a bin for any number of them. A
+    logistic at a bin's middle then has 97 % of its mass in the bin.
+
+    Args:
+        num_bins: The number of bins, at least 2.
+
+    Raises:
+        ValueError: If `num_bins` is less than 2.
+    """
+    _check_num_bins(num_bins)
+    return -7.0 - math.log((num_bins - 1) / 255)
 
 
 def discretized_logistic_log_prob(
@@ -169,8 +184,8 @@ def mixture_of_logistics_log_prob(
 
     Args:
         params: Rows of M numbers: the logits of pi; C of means; C of log-scales, of which those
-            below -7 count as -7; C (C - 1) / 2 of coefficients k before their tanh, in the order
-            (c, d) = (2, 1), (3, 1), (3, 2), ...
+            below `least_log_scale` count as that; C (C - 1) / 2 of coefficients k before their
+            tanh, in the order (c, d) = (2, 1), (3, 1), (3, 2), ...
         x: Pixels, each channel a bin centre.
         num_bins: The number of bins, at least 2.
 
@@ -191,11 +206,11 @@ def mixture_of_logistics_log_prob(
             f"params must have the pixels' shape {x.shape[:-1]}, rows and mixtures, "
             f"got {params.shape}"
         )
-    return _mixture_log_prob(_components(params), x, num_bins)
+    return _mixture_log_prob(_components(params, num_bins), x, num_bins)
 
 
 def mixture_of_logistics_sample(
-    key: Key[Array, ""], params: _Rows, num_bins: int = 256
+    key: Key[Array, ""], params: _Rows, num_bins: int = 256, temperature: float = 1.0
 ) -> Float[Array, "*dims channels"]:
     """Draws whole pixels: a component, then its channels in turn, each given those before it.
 
@@ -203,16 +218,24 @@ def mixture_of_logistics_sample(
         key: PRNG key.
         params: The mixture's numbers, see `mixture_of_logistics_log_prob`.
         num_bins: The number of bins, at least 2.
+        temperature: Divisor of the logits and factor of the scales, positive and finite.
 
     Returns:
-        Pixels of bin centres in [-1, 1], exactly of the masses of `mixture_of_logistics_log_prob`.
+        Pixels of bin centres in [-1, 1], at temperature 1 exactly of the masses of
+        `mixture_of_logistics_log_prob`.
 
     Raises:
-        ValueError: If the number of rows is of no number of channels, or `num_bins` less than 2.
+        ValueError: If the number of rows is of no number of channels, `num_bins` less than 2, or
+            the temperature out of range.
     """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
     key_component, key_channels = jax.random.split(key)
-    chosen = categorical_sample(key_component, params[..., 0, :])
-    only = _components(jnp.take_along_axis(params, chosen[..., None, None], axis=-1))
+    chosen = categorical_sample(key_component, params[..., 0, :] / temperature)
+    only = _components(jnp.take_along_axis(params, chosen[..., None, None], axis=-1), num_bins)
+    # Below the least scale too: that is of what the network says, not of what is drawn.
+    scales = [log_scale + math.log(temperature) for log_scale in only.log_scales]
+    only = only._replace(log_scales=scales)
     keys = jax.random.split(key_channels, len(only.means))
 
     def draw(c, mean, log_scale):
@@ -221,7 +244,7 @@ def mixture_of_logistics_sample(
     return jnp.concatenate(_by_channel(only, draw), axis=-1)
 
 
-def mixture_of_logistics_mean(params: _Rows) -> Float[Array, "*dims channels"]:
+def mixture_of_logistics_mean(params: _Rows, num_bins: int = 256) -> Float[Array, "*dims channels"]:
     """The mean pixel: the components' means, weighted.
 
     Each channel's is that of its clipped logistic at the means of the channels before it: within
@@ -229,14 +252,15 @@ def mixture_of_logistics_mean(params: _Rows) -> Float[Array, "*dims channels"]:
 
     Args:
         params: The mixture's numbers, see `mixture_of_logistics_log_prob`.
+        num_bins: The number of bins, at least 2.
 
     Returns:
         Pixels in [-1, 1].
 
     Raises:
-        ValueError: If the number of rows is of no number of channels.
+        ValueError: If the number of rows is of no number of channels, or `num_bins` less than 2.
     """
-    mixture = _components(params)
+    mixture = _components(params, num_bins)
     weights = jax.nn.softmax(mixture.logits)
     means = _by_channel(mixture, lambda c, mean, scale: discretized_logistic_mean(mean, scale))
     return jnp.stack([jnp.sum(weights * mean, axis=-1) for mean in means], axis=-1)
@@ -262,8 +286,8 @@ def mixture_of_logistics_mode(params: _Rows, num_bins: int = 256) -> Float[Array
     def seek(c, mean, log_scale):
         return discretized_logistic_mode(mean, log_scale, num_bins)
 
-    modes = jnp.stack(_by_channel(_components(params), seek), axis=-1)  # [..., M, C]
-    masses = _mixture_log_prob(_components(params[..., None, :, :]), modes, num_bins)
+    modes = jnp.stack(_by_channel(_components(params, num_bins), seek), axis=-1)  # [..., M, C]
+    masses = _mixture_log_prob(_components(params[..., None, :, :], num_bins), modes, num_bins)
     best = jnp.argmax(masses, axis=-1)
     return jnp.take_along_axis(modes, best[..., None, None], axis=-2)[..., 0, :]
 
@@ -277,7 +301,7 @@ class _Mixture(NamedTuple):
     coefficients: list[Array]
 
 
-def _components(params) -> _Mixture:
+def _components(params, num_bins: int) -> _Mixture:
     rows = params.shape[-2]
     channels = (math.isqrt(8 * rows + 1) - 3) // 2
     if channels < 1 or mixture_of_logistics_rows(channels) != rows:
@@ -286,7 +310,9 @@ def _components(params) -> _Mixture:
     return _Mixture(
         logits=logits,
         means=others[:channels],
-        log_scales=[jnp.maximum(s, _MIN_LOG_SCALE) for s in others[channels : 2 * channels]],
+        log_scales=[
+            jnp.maximum(s, least_log_scale(num_bins)) for s in others[channels : 2 * channels]
+        ],
         coefficients=[jnp.tanh(k) for k in others[2 * channels :]],
     )
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
 from jaxgen.distributions.elementwise import categorical_sample
-from jaxgen.distributions.logistic import mixture_of_logistics_rows, mixture_of_logistics_sample
+from jaxgen.distributions.logistic import mixture_of_logistics_sample
 
 Cache = Any
 Step = Callable[[Cache, Array, Array], tuple[Array, Cache]]
@@ -236,23 +236,9 @@ def draw_mixture_of_logistics(temperature: float = 1.0, num_bins: int = 256) -> 
         raise ValueError("temperature must be positive for a mixture of logistics, got 0")
 
     def draw(key: Key[Array, ""], params: Float[Array, "..."]) -> Array:
-        return mixture_of_logistics_sample(key, _tempered(params, temperature), num_bins)
+        return mixture_of_logistics_sample(key, params.astype(jnp.float32), num_bins, temperature)
 
     return draw
-
-
-def _tempered(params: Array, temperature: float) -> Array:
-    params = params.astype(jnp.float32)
-    if temperature == 1:
-        return params
-    rows = params.shape[-2]
-    channels = next(c for c in range(1, rows) if mixture_of_logistics_rows(c) >= rows)
-    logits, means = params[..., :1, :], params[..., 1 : 1 + channels, :]
-    # The likelihood takes log-scales below -7 for -7: so must what is added to.
-    log_scales = jnp.maximum(params[..., 1 + channels : 1 + 2 * channels, :], -7.0)
-    rest = params[..., 1 + 2 * channels :, :]
-    scaled = log_scales + jnp.log(temperature)
-    return jnp.concatenate([logits / temperature, means, scaled, rest], axis=-2)
 
 
 def _where(known: Array, given: Array, drawn: Array) -> Array:

@@ -1,15 +1,19 @@
 """Discretized logistics and their mixture against definitions in float64 and by enumeration."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.distributions.likelihoods import discretized_logistic
 from jaxgen.distributions.logistic import (
     discretized_logistic_log_prob,
     discretized_logistic_mean,
     discretized_logistic_mode,
     discretized_logistic_sample,
+    least_log_scale,
     mixture_of_logistics_log_prob,
     mixture_of_logistics_mean,
     mixture_of_logistics_mode,
@@ -144,6 +148,21 @@ def test_samples_have_the_masses(key, mean, log_scale):
     np.testing.assert_allclose(x, PIXELS[level], atol=1e-6)
     shares = np.bincount(level, minlength=256) / num
     np.testing.assert_allclose(shares, logistic_masses(mean, log_scale), atol=0.015)
+
+
+@pytest.mark.parametrize("num_bins", [2, 32, 256, 65_536])
+def test_a_perfect_prediction_costs_the_same_for_any_number_of_bins(num_bins):
+    """A fixed floor of -7 would make it 6.9 bits of 16-bit audio."""
+    assert least_log_scale(256) == -7
+    x = (2 * (num_bins // 2) / (num_bins - 1) - 1) * jnp.ones((1, 1))
+    sure = jnp.array([[[0.0], [x[0, 0]], [-30.0]]])
+    nats = -mixture_of_logistics_log_prob(sure, x, num_bins)
+    of_one = -discretized_logistic(num_bins).log_prob(jnp.array([[x[0, 0], -30.0]]), x)
+    np.testing.assert_allclose(nats, of_one, rtol=1e-5)
+    edge = 1 / 255 / math.exp(-7)  # half a bin, in scales
+    below = 1 / (1 + math.exp(-edge))
+    expected = -math.log(below) if num_bins == 2 else -math.log(2 * below - 1)
+    np.testing.assert_allclose(nats, expected, rtol=0.05)
 
 
 mixture_log_prob = jax.jit(mixture_of_logistics_log_prob, static_argnums=2)

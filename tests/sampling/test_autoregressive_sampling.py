@@ -1,11 +1,13 @@
 """Samplers of sequences: with a cache, by rows and naive, all the same values."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.distributions.logistic import mixture_of_logistics_log_prob
+from jaxgen.distributions.logistic import discretized_logistic_log_prob, least_log_scale
 from jaxgen.sampling.autoregressive import (
     ancestral,
     ancestral_by_row,
@@ -109,18 +111,22 @@ def test_temperature_of_mixtures(key, temperature):
     drawn = np.asarray(draw(key, jnp.tile(params[None], (50_000, 1, 1))))[:, 0]
     bins = np.linspace(-1, 1, 8)
     shares = [(np.abs(drawn - x) < 1e-5).mean() for x in bins]
-    tempered = jnp.stack(
-        [
-            params[0] / temperature,
-            params[1],
-            jnp.array([-2.0, -7.0]) + np.log(temperature),
-        ]
+    weights = np.asarray(jax.nn.softmax(params[0] / temperature))
+    scales = jnp.maximum(params[2], least_log_scale(8)) + np.log(temperature)
+    parts = discretized_logistic_log_prob(
+        jnp.asarray(bins)[:, None], params[1][None], scales[None], 8
     )
-    if temperature < 1:  # the likelihood itself takes log-scales below -7 for -7
-        tempered = tempered.at[2, 1].set(-7.0)
-    tempered = jnp.tile(tempered[None], (8, 1, 1))
-    masses = jnp.exp(mixture_of_logistics_log_prob(tempered, jnp.asarray(bins)[:, None], 8))
-    np.testing.assert_allclose(shares, masses, atol=0.01)
+    np.testing.assert_allclose(shares, np.exp(parts) @ weights, atol=0.01)
+
+
+def test_a_low_temperature_is_not_undone_at_the_least_scale(key):
+    """A mean half a scale above a bin's edge: the bin above has sigmoid(1/2) of the draws, and at
+    temperature 1/10 sigmoid(5)."""
+    scale = math.exp(-7)
+    params = jnp.array([[0.0], [0.5 * scale], [-20.0]])  # the edge of bins 127 and 128 is 0
+    for temperature, share in ((1.0, 0.6225), (0.1, 0.9933)):
+        drawn = draw_mixture_of_logistics(temperature)(key, jnp.tile(params, (20_000, 1, 1)))
+        assert float((drawn > 0).mean()) == pytest.approx(share, abs=0.01)
 
 
 def test_bad_input(key):
