@@ -186,6 +186,7 @@ class ConditionalBatchNorm(nn.Module):
             use_scale=plain,
             scale_init=self.scale_init,
             axis_name=None if self.is_initializing() else self.axis_name,
+            use_fast_variance=False,  # E[x^2] - E[x]^2 cancels where the mean is large
             dtype=self.dtype,
             name="norm",
         )(x)

@@ -74,6 +74,17 @@ def test_spectral_norm_becomes_one(key):
     assert np.linalg.svd(y)[1][0] == pytest.approx(1.0, rel=1e-4)
 
 
+def test_batch_norm_far_from_zero(key):
+    """E[x^2] - E[x]^2 gives a deviation of 31 in the place of 1."""
+    x = 1000 + 0.1 * jax.random.normal(key, (64, 8, 8, 3))
+    layer = ConditionalBatchNorm()
+    variables = layer.init(key, x, None, train=True)
+    y, new = layer.apply(variables, x, None, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(np.std(y, axis=(0, 1, 2)), 1, atol=0.01)
+    variance = new["batch_stats"]["norm"]["var"]
+    np.testing.assert_allclose(variance, 0.9 + 0.1 * 0.01, rtol=1e-4)
+
+
 def test_conditional_batch_norm_equals_torch(key):
     torch = pytest.importorskip("torch")
     x = 2 + 3 * jax.random.normal(key, (6, 4, 4, 5))
