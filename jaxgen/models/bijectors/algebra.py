@@ -284,7 +284,7 @@ class Logit(Bijector):
     $$y = \mathrm{logit}(p), \quad p = \alpha + (1 - 2\alpha) x, \quad
     \log|\det| = \sum_i \log(1 - 2\alpha) - \log p_i - \log(1 - p_i)$$
 
-    p is held inside (0, 1), so that data outside [0, 1] gives finite, if wrong, numbers.
+    p and 1 - p are held above 0, so that data outside [0, 1] gives finite, if wrong, numbers.
 
     Attributes:
         alpha: Distance of the ends from 0 and 1: 0.05 for RealNVP's images, 1e-6 for MAF's MNIST.
@@ -311,8 +311,9 @@ class Logit(Bijector):
         least = jnp.finfo(x.dtype).eps
         y = x
         if not reverse:
-            p = jnp.clip(self.alpha + width * x, least, 1 - least)
-            y = jnp.log(p) - jnp.log1p(-p)
+            # Both from the nearer end: 1 - p would lose the digits of an alpha near 0.
+            p, rest = self.alpha + width * x, self.alpha + width * (1 - x)
+            y = jnp.log(jnp.maximum(p, least)) - jnp.log(jnp.maximum(rest, least))
         # -log p = softplus(-y) and -log(1 - p) = softplus(y).
         log_det = sum_event(np.log(width) + jax.nn.softplus(y) + jax.nn.softplus(-y))
         if reverse:

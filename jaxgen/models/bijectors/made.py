@@ -49,7 +49,8 @@ class MADE(nn.Module):
     """A network whose i-th output depends on inputs 0..i-1 only (Germain et al. 2015, eqs. 13-14).
 
     Hidden units take the degrees 1..D-1 in turn (0..D-1 where there is a condition, so that it
-    reaches the first output as well).
+    reaches the first output as well). A layer of fewer units takes degrees evenly spaced up to D-1:
+    every input still conditions outputs after it, though not always the next one.
 
     Attributes:
         num_params: Number of parameters of each output.
@@ -71,7 +72,7 @@ class MADE(nn.Module):
         lowest = 0 if e is not None else min(1, width - 1)
         degrees = np.arange(1, width + 1)
         for i, size in enumerate(self.hidden):
-            above = lowest + np.arange(size) % max(width - lowest, 1)
+            above = _degrees(size, lowest, width)
             mask = above[None] >= degrees[:, None]
             x = MaskedDense(mask, dtype=dtype, name=f"dense_{i}")(x)
             if e is not None:
@@ -80,6 +81,13 @@ class MADE(nn.Module):
         mask = np.tile(np.arange(1, width + 1)[None] > degrees[:, None], (1, self.num_params))
         out = MaskedDense(mask, nn.initializers.zeros, dtype, name="out")(x)
         return out.reshape(-1, self.num_params, width)
+
+
+def _degrees(size: int, lowest: int, width: int) -> np.ndarray:
+    """Degrees from the lowest to D-1: in turn, or evenly spaced where units are fewer."""
+    if size < width - lowest:
+        return np.round(np.linspace(width - 1, lowest, size)).astype(int)[::-1]
+    return lowest + np.arange(size) % max(width - lowest, 1)
 
 
 class MaskedAutoregressive(Bijector):

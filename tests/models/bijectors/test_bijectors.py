@@ -22,7 +22,7 @@ from jaxgen.models.bijectors.coupling import (
     checkerboard,
 )
 from jaxgen.models.bijectors.linear import InvertibleLinear, check_invertible
-from jaxgen.models.bijectors.made import MaskedAutoregressive
+from jaxgen.models.bijectors.made import MADE, MaskedAutoregressive
 from jaxgen.models.bijectors.splines import Spline
 
 BATCH = 4
@@ -214,6 +214,32 @@ def test_condition_is_heard(name):
     one, two = (examination(name, True)(0.3, x, condition_of(True, s))["y"] for s in (1, -1))
     moved = (one != np.asarray(row(x))).any(axis=0)
     assert not np.isclose(one, two)[:, moved].any()
+
+
+def test_logit_at_the_ends():
+    """1 - p of a p near 1 has few digits left in float32: 13.8023."""
+    x = jnp.array([[0.0, 1e-6, 0.5, 1 - 1e-6, 1.0]])
+    (y, _), _ = bij.Logit(1e-6).init_with_output(KEY, x)
+    p = 1e-6 + (1 - 2e-6) * np.asarray(x, np.float64)
+    np.testing.assert_allclose(y, np.log(p) - np.log1p(-p), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(y[0, [0, -1]], [-13.8155, 13.8155], atol=1e-4)
+
+
+@pytest.mark.parametrize(("hidden", "conditional"), [((3, 5), False), ((1,), True)])
+def test_a_narrow_made_ignores_no_input(hidden, conditional):
+    """Every input but the last conditions some output, and only outputs after it."""
+    width, condition = 12, jax.tree.map(lambda v: v[:1], condition_of(conditional, 1))
+    network = MADE(2, hidden)
+    x = jax.random.normal(jax.random.key(0), (1, width))
+    params = jax.jit(network.init)(KEY, x, condition)
+    leaves, treedef = jax.tree.flatten(params)
+    params = treedef.unflatten([jnp.cos(jnp.arange(p.size)).reshape(p.shape) for p in leaves])
+    outputs = jax.jit(lambda x: network.apply(params, x, condition)[0].sum(axis=0))
+    jacobian = jax.jacrev(outputs)(x)[:, 0]
+    depends = np.asarray(jacobian) != 0  # [output, input]
+    assert not np.triu(depends).any()
+    assert depends.any(axis=0)[:-1].all()
+    assert depends.any(axis=1)[-1]
 
 
 def test_actnorm_normalizes_in_the_direction_of_init():
