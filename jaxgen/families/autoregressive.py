@@ -94,7 +94,11 @@ def autoregressive(
     def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
         params = conditions.init(conditioning, jax.random.fold_in(key, 1))
         condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
-        params[NAME] = network.init(key, _images(batch, image_shape), condition)["params"]
+        # With dropout, as the authors of PixelCNN++: its scales are such that training's first
+        # outputs have unit variance.
+        keys = {"params": key, "dropout": jax.random.fold_in(key, 2)}
+        x = _images(batch, image_shape)
+        params[NAME] = network.init(keys, x, condition, train=True)["params"]
         return Variables(params, {}, fixed)
 
     def measure(

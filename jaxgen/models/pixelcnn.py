@@ -86,9 +86,9 @@ class PixelCNN(nn.Module):
     Attributes:
         channels: Channels of the images.
         num_values: Number of values of a channel, evenly spaced from -1 to 1.
-        features: Features of the residual blocks; half of them divisible by `channels`.
+        features: Features of the residual blocks.
         num_layers: Number of residual blocks.
-        head_features: Features of the last two layers; divisible by `channels`.
+        head_features: Features of the last two layers.
         dtype: Type of the computation; logits are float32.
     """
 
@@ -156,10 +156,10 @@ class GatedPixelCNN(nn.Module):
     Attributes:
         channels: Channels of the images.
         num_values: Number of values of a channel, evenly spaced from -1 to 1.
-        features: Features of each stack; divisible by `channels`.
+        features: Features of each stack.
         num_layers: Number of gated layers, the first included.
         kernel_size: Kernel size of the layers but the first, odd; the first has 7.
-        head_features: Features of the last hidden layer; divisible by `channels`.
+        head_features: Features of the last hidden layer.
         dropout: Rate of dropout after the horizontal stack's gates; the paper has none.
         dtype: Type of the computation; logits are float32.
     """
@@ -221,7 +221,7 @@ class GatedPixelCNN(nn.Module):
         ]
         self.across = [nn.Dense(double, **common) for _ in sizes]
         self.horizontal = [
-            MaskedConv(double, (1, n), kind="B" if i else "A", **self.shared)
+            MaskedConv(double, (1, n), kind="B" if i else "A", parts=2, **self.shared)
             for i, n in enumerate(sizes)
         ]
         self.conditions_down = [

@@ -176,3 +176,17 @@ def test_bad_batches_and_masks(key):
         family.complete(variables, key, x[:, :4], jnp.ones((3, 5, 6), bool))
     with pytest.raises(ValueError, match="given and known must be given together"):
         family.complete(variables, key, x, None)
+
+
+def test_scales_of_pixelcnnpp_are_initialized_with_dropout(key):
+    """As its authors' are: what dropout adds to the variance is normalized away too."""
+    batch = {"image": jax.random.uniform(key, (4, 4, 4, 1), minval=-1.0)}
+    scales = []
+    for rate in (0.0, 0.5):
+        network = PixelCNNPP(1, 4, 1, 1, 2, rate)
+        family = autoregressive(
+            network, optax.sgd(0.1), image_shape=(4, 4, 1), likelihood="mixture_of_logistics"
+        )
+        params = jit(family.init)(key, batch).params["pixelcnn"]
+        scales.append(params["vertical"]["down0_0"]["conv2"]["scale"])
+    assert not np.allclose(*scales)

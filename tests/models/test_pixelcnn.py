@@ -16,12 +16,15 @@ from jaxgen.models.pixelcnnpp import PixelCNNPP
 
 # These programs are compiled often and run once.
 
-GREY, COLOUR = (6, 4, 1), (4, 4, 2)
+GREY, COLOUR, RGB = (6, 4, 1), (4, 4, 2), (3, 3, 3)
 NETWORKS = {
     "pixelcnn": (PixelCNN(1, 3, 8, 1, 8), GREY, None),
     "pixelcnn, colours": (PixelCNN(2, 3, 8, 1, 8), COLOUR, None),
     "gated": (GatedPixelCNN(1, 3, 16, 2, 3, 64), GREY, 3),
     "gated, colours": (GatedPixelCNN(2, 3, 16, 2, 3, 64), COLOUR, None),
+    # Features that three channels do not divide, as the defaults are.
+    "pixelcnn, rgb": (PixelCNN(3, 2, 14, 1, 8), RGB, None),
+    "gated, rgb": (GatedPixelCNN(3, 2, 8, 2, 3, 16), RGB, None),
     "pixelcnnpp": (PixelCNNPP(2, 4, 1, 2, 2, 0.0), COLOUR, 3),
 }
 
@@ -102,6 +105,21 @@ def test_probabilities_of_all_images_sum_to_one(network, shape, conditional, key
     assert float(spread) > 0.1  # and no uniform one
 
 
+@pytest.mark.parametrize("network", [PixelCNN(3), GatedPixelCNN(3)])
+def test_default_widths_take_colours(network, key):
+    x = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    logits, _ = jax.eval_shape(network.init_with_output, key, x)
+    assert logits.shape == (2, 32, 32, 3, 256)
+
+
+def test_label_weights_of_pixelcnnpp(key):
+    """N(0, 0.05), as its authors' are."""
+    network, x = PixelCNNPP(1, 64, 1, 1, 1), jnp.ones((1, 2, 2, 1))
+    params = jit(network.init)(key, x, Condition(jnp.ones((1, 50))))["params"]
+    kernel = params["vertical"]["down0_0"]["told"]["kernel"]
+    assert float(kernel.std()) == pytest.approx(0.05, rel=0.05)
+
+
 def test_dropout_only_in_training(key):
     network = PixelCNNPP(1, 4, 1, 1, 2, 0.5)
     x = jnp.zeros((1, 4, 4, 1))
@@ -126,7 +144,7 @@ def test_paper_sizes(key):
     ("network", "shape", "message"),
     [
         (PixelCNN(1), (4, 4, 3), "images must have 1 channels, got 3"),
-        (PixelCNN(3, features=16), (4, 4, 3), "num_groups must divide"),
+        (PixelCNN(3, features=4), (4, 4, 3), "num_groups must be from 1 to"),
         (GatedPixelCNN(1, kernel_size=2), (4, 4, 1), "kernel_size must be odd, got 2"),
         (GatedPixelCNN(1, dropout=1.0), (4, 4, 1), r"dropout must be in \[0, 1\), got 1.0"),
         (PixelCNNPP(1), (6, 6, 1), "3 levels need sides divisible by 4"),

@@ -63,6 +63,7 @@ def channel_mask(
     features: int,
     kind: str,
     num_groups: int = 1,
+    parts: int = 1,
 ) -> np.ndarray:
     """The mask of PixelCNN's convolutions (van den Oord et al. 2016a, section 3.4).
 
@@ -77,24 +78,30 @@ def channel_mask(
         features: Features of the output.
         kind: Kind of the mask, "A" or "B".
         num_groups: Number of the image's channels, which are drawn in their order.
+        parts: Number of parts of the features, each with groups from its own first feature on:
+            features of several parts that are multiplied are then of one group.
 
     Returns:
         bool `[rows, columns, channels, features]`.
 
     Raises:
-        ValueError: An unknown kind, or groups that do not divide channels and features.
+        ValueError: An unknown kind, parts that do not divide the features, or fewer channels, or
+            features of a part, than groups.
     """
     check_choice("kind", kind, ("A", "B"))
-    if num_groups < 1 or channels % num_groups or features % num_groups:
+    if parts < 1 or features % parts:
+        raise ValueError(f"parts must divide features ({features}), got {parts}")
+    if not 1 <= num_groups <= min(channels, features // parts):
         raise ValueError(
-            f"num_groups must divide channels ({channels}) and features ({features}), "
-            f"got {num_groups}"
+            f"num_groups must be from 1 to channels ({channels}) and to the features of a part "
+            f"({features // parts}), got {num_groups}"
         )
     rows, columns = kernel_size
     own = columns // 2 if rows > 1 else columns - 1
     mask = np.ones((rows, columns, channels, features), bool)
     mask[-1, own + 1 :] = False
-    before, after = np.arange(channels)[:, None] % num_groups, np.arange(features) % num_groups
+    before = np.arange(channels)[:, None] % num_groups
+    after = np.arange(features) % (features // parts) % num_groups
     mask[-1, own] = before < after if kind == "A" else before <= after
     return mask
 
@@ -216,10 +223,12 @@ class MaskedConv(_CausalConv):
         dtype: Type of the computation; None for the input's.
         kind: Kind of the mask: "A" hides the pixel's own group, "B" does not; see `channel_mask`.
         num_groups: Number of the image's channels, which are drawn in their order.
+        parts: Number of parts of the output that have groups of their own, see `channel_mask`.
     """
 
     kind: str = "B"
     num_groups: int = 1
+    parts: int = 1
 
     @nn.compact
     def __call__(self, x: Images, at: At | None = None) -> Maps:
@@ -239,7 +248,8 @@ class MaskedConv(_CausalConv):
         if rows == 1:
             columns, right = left + 1, 0
         size = (rows, columns)
-        mask = channel_mask(size, x.shape[-1], self.features, self.kind, self.num_groups)
+        groups = (self.kind, self.num_groups, self.parts)
+        mask = channel_mask(size, x.shape[-1], self.features, *groups)
         if at is not None:
             return self._by_pixel(x, at, size, left, mask)
         run = partial(_convolve, strides=(1, 1), padding=((rows - 1, 0), (left, right)))

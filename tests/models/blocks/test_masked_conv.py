@@ -54,6 +54,10 @@ def test_channel_mask_by_hand():
         channel_mask((2, 3), 2, 4, "B", 2)[1, 1], [[1, 1, 1, 1], [0, 1, 0, 1]]
     )
     np.testing.assert_array_equal(channel_mask((1, 2), 1, 1, "A")[0, :, 0, 0], [1, 0])
+    # Two parts of three features: features 0, 2, 3 and 5 are of group 0.
+    np.testing.assert_array_equal(
+        channel_mask((1, 1), 2, 6, "B", 2, 2)[0, 0, 1], [0, 1, 0, 0, 1, 0]
+    )
 
 
 @pytest.mark.parametrize("name", [*BY_PIXEL, *BY_ROW])
@@ -185,7 +189,8 @@ def test_shifts():
     [
         (MaskedConv(4, (2, 3)), r"kernel_size must be odd and strides 1, got \(2, 3\)"),
         (MaskedConv(4, (3, 3), strides=2), "strides 1"),
-        (MaskedConv(4, (3, 3), num_groups=3), r"num_groups must divide channels \(2\)"),
+        (MaskedConv(4, (3, 3), num_groups=3), r"num_groups must be from 1 to channels \(2\)"),
+        (MaskedConv(5, (3, 3), parts=2), r"parts must divide features \(5\), got 2"),
         (MaskedConv(4, (3, 3), kind="C"), "kind must be one of A, B, got 'C'"),
         (DownShiftedConv(4, (2, 2)), "odd columns"),
         (DownRightShiftedConv(0), "features must be at least 1, got 0"),
