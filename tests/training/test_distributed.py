@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -22,8 +23,24 @@ test_cli.recipe.main()
 """
 
 
-def launch(run_dir, processes, *args):
-    """Start one process each with two devices; wait for all."""
+DRAWING = """
+import time
+import test_cli
+from jaxgen.training import evaluation
+
+def forever(*args, **kwargs):
+    def sample(*args):
+        print("drawing", flush=True)
+        time.sleep(100)
+    return sample
+
+evaluation.make_sample = forever
+test_cli.recipe.main()
+"""
+
+
+def begin(program, run_dir, processes, *args):
+    """Start one process each with two devices."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,7 +54,7 @@ def launch(run_dir, processes, *args):
             "JAX_NUM_PROCESSES": str(processes),
             "JAX_PROCESS_ID": str(index),
         }
-        command = [sys.executable, "-c", PROGRAM, "--distributed", "--run-dir", str(run_dir), *args]
+        command = [sys.executable, "-c", program, "--distributed", "--run-dir", str(run_dir), *args]
         started.append(
             subprocess.Popen(
                 command,
@@ -47,6 +64,12 @@ def launch(run_dir, processes, *args):
                 text=True,
             )
         )
+    return started
+
+
+def launch(run_dir, processes, *args):
+    """Start them and wait for all."""
+    started = begin(PROGRAM, run_dir, processes, *args)
     outputs = [process.communicate(timeout=300)[0] for process in started]
     assert all(process.returncode == 0 for process in started), "\n".join(outputs)
     return outputs
@@ -72,3 +95,24 @@ def test_two_processes_equal_one(tmp_path, strategy, data):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)
     table = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table] == ["step", "2", "4", "6", "8"]
+
+
+@pytest.mark.slow
+def test_processes_that_draw_hear_a_signal_at_once(tmp_path):
+    """Both have saved; the next call draws."""
+    args = ("--steps", "4", "--sample-every", "2", "--checkpoint-every", "4")
+    started = begin(DRAWING, tmp_path / "run", 2, *args)
+    for process in started:
+        while "drawing" not in (line := process.stdout.readline()):
+            assert line, "it ended before it drew"
+    sent = time.monotonic()
+    for process in started:
+        process.terminate()
+    outputs = [process.communicate(timeout=90)[0] for process in started]
+    assert time.monotonic() - sent < 30, outputs
+    assert [process.returncode for process in started] == [143, 143], outputs
+    assert "stopped at step 2, saved" in outputs[0]
+    assert not (tmp_path / "run" / "samples").exists()
+    assert "resuming" in launch(tmp_path / "run", 2, *args)[0]
+    names = sorted(p.name for p in (tmp_path / "run" / "samples").iterdir())
+    assert names == ["00000002.png", "00000004.png"]

@@ -247,6 +247,7 @@ def test_an_error_in_drawing_loses_nothing(uninterrupted, tmp_path, monkeypatch)
         patch.setattr(loop.evaluation, "make_sample", broken)
         with pytest.raises(MemoryError, match="too many pixels"):
             run(tmp_path, checkpoint_every=35)
+    assert (tmp_path / "checkpoints" / "20").exists()
     assert_equal(run(tmp_path), uninterrupted[1])
 
 
