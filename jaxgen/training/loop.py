@@ -424,14 +424,12 @@ class _Loop:
         """Whether a picture and an evaluation are due at a step and not there."""
         if step == 0:
             return False, False
-        found = np.array([self.writers.has_samples(step), self.writers.has_evaluation(step)])
+        done = np.array([self.writers.has_samples(step), self.writers.has_evaluation(step)])
         if jax.process_count() > 1:
-            found = np.asarray(multihost_utils.broadcast_one_to_all(found))
+            done = np.asarray(multihost_utils.broadcast_one_to_all(done))
         shows = self.show is not None and self._due(step, self.config.sample_every)
-        return (
-            shows and not bool(found[0]),
-            self._due(step, self.config.evaluate_every) and not bool(found[1]),
-        )
+        evaluates = self._due(step, self.config.evaluate_every)
+        return shows and not bool(done[0]), evaluates and not bool(done[1])
 
     def _aside(self, what: str, work: Callable[[], T]) -> T:
         """Do work beside training, which a signal ends, and say where it takes longer than that."""
