@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,14 @@ from jaxgen.training.images import check_output, grid, save_png
 from jaxgen.training.writers import print_anywhere
 
 SHOWN, COLUMNS = 32, 8
+_FLAGS = {
+    "resize": "--resize",
+    "k": "--k",
+    "num_subsets": "--subsets",
+    "subset_size": "--subset-size",
+    "batch_size": "--batch-size",
+    "train_on": "--train-on",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for path, suffix in ((args.out, ".json"), (args.neighbours, ".png")):
             if path is not None:
                 check_output(path, accepted=(suffix,))
-        source = as_source(args.samples, resize=args.resize)
-        reference = as_source(args.reference, resize=args.resize)
+        source, reference = _sources(args)
         pairs = None if args.neighbours is None else _neighbours(source, reference)
         extractor = load_extractor(
             args.extractor,
@@ -59,9 +67,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except (OSError, TypeError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_in_flags(error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _sources(args: argparse.Namespace) -> list[Source]:
+    """Both sets of images, those of folders resized where that was asked for."""
+    paths = (args.samples, args.reference)
+    if args.resize is not None and not any(path.is_dir() for path in paths):
+        raise ValueError(
+            f"--resize is for folders of images, but neither {args.samples} nor {args.reference} "
+            "is one; give other images in their final size"
+        )
+    return [as_source(path, resize=args.resize if path.is_dir() else None) for path in paths]
+
+
+def _in_flags(error: Exception) -> str:
+    """An error's message, with the command's flags in the place of arguments."""
+    names = "|".join(_FLAGS)
+    return re.sub(
+        rf"\b({names})(=| (?=must))", lambda m: _FLAGS[m[1]] + m[2].strip("="), str(error)
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,7 +126,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--resize",
         type=int,
-        help="Pixels of a side that images of folders are cropped and resized to.",
+        help="Pixels of a side that images of folders are cropped and resized to; the other side, "
+        "if it is no folder, must have that size.",
     )
     parser.add_argument(
         "--statistics", type=Path, help="A .npz file for the reference's statistics."

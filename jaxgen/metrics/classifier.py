@@ -158,5 +158,5 @@ def _check_shape(other: tuple[int, ...], shape: tuple[int, ...]) -> None:
     if tuple(other) != tuple(shape):
         raise ValueError(
             f"the classifier was trained on images {shape} (height, width, channels), "
-            f"got {other}; give images of that shape"
+            f"got {other}; give images of that shape, or train_on= a labelled set of such images"
         )

@@ -61,10 +61,9 @@ def kernel_distance(
         True
     """
     x, y = check_pair(samples, reference, at_least=2)
-    if num_subsets < 1 or degree < 1:
-        raise ValueError(
-            f"num_subsets and degree must be at least 1, got {num_subsets} and {degree}"
-        )
+    for name, value in (("num_subsets", num_subsets), ("degree", degree)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
     if not 2 <= subset_size <= min(len(x), len(y)):
         raise ValueError(
             f"subset_size must be between 2 and the size of the smaller set, "

@@ -14,7 +14,7 @@ from jaxgen.metrics.frechet import frechet_distance
 from jaxgen.metrics.inception_score import InceptionScore, inception_score
 from jaxgen.metrics.kernel import KernelDistance, kernel_distance
 from jaxgen.metrics.prdc import prdc
-from jaxgen.metrics.statistics import Statistics, image_statistics
+from jaxgen.metrics.statistics import Statistics, extractor_differences, image_statistics
 
 
 class Result(NamedTuple):
@@ -50,13 +50,14 @@ def compare_images(
     """Every metric that an extractor allows, of samples against a reference.
 
     The names are those of the literature for the Inception network of FID alone (`FID`, `sFID`,
-    `KID`, `IS`); for another extractor `FD-<its suffix>`, `KD-<its suffix>` and so on: such numbers
-    compare with nothing but themselves.
+    `KID`, `IS`, `precision`); for another extractor `FD-<its suffix>`, `KD-<its suffix>`,
+    `precision-<its suffix>` and so on: such numbers compare with nothing but themselves.
 
     Args:
         samples: Images (see `as_source`), or their `image_statistics`.
         reference: Images to compare them with, or their statistics.
-        extractor: The network. Of statistics it must be the one that they were made by.
+        extractor: The network. Of statistics it must be the one that they were made by, its
+            resizer and the rest of its protocol included.
         k: Number of neighbours of precision, recall, density and coverage (`prdc`).
         max_prdc: Greatest number of features of each set for those, the first of a random order.
         num_subsets: Number of subsets of the kernel distance.
@@ -93,7 +94,8 @@ def compare_images(
             a.features, b.features, num_subsets=num_subsets, subset_size=subset_size, seed=seed
         )
         metrics |= _mean_and_std(_name("KID", "KD", extractor.suffix), kernel)
-        metrics |= prdc(few_a, few_b, k=k)._asdict()
+        shares = prdc(few_a, few_b, k=k)._asdict()
+        metrics |= {_name(n, n, extractor.suffix): value for n, value in shares.items()}
         if a.logits is not None:
             score = inception_score(a.logits, num_splits=num_splits, seed=seed)
             metrics |= _mean_and_std(_name("IS", "IS", extractor.suffix), score)
@@ -118,11 +120,11 @@ def _statistics(
 ) -> Statistics:
     if not isinstance(images, Statistics):
         images = image_statistics(extractor, images, batch_size=batch_size)
-    network, weights = images.protocol["extractor"], images.protocol["weights"]
-    if (network, weights) != (extractor.name, extractor.checksum):
+    differing = extractor_differences(images, extractor)
+    if differing:
         raise ValueError(
-            f"{name} are statistics of {network!r} with weights {weights}, not of "
-            f"{extractor.name!r} with weights {extractor.checksum}"
+            f"{name} are statistics by another protocol, not of {extractor.name!r}:\n  "
+            + "\n  ".join(differing)
         )
     if images.moments.num < 2:
         raise ValueError(f"{name} must be at least 2 images, got {images.moments.num}")

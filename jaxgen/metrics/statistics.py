@@ -12,6 +12,8 @@ from jaxgen.files import open_atomically
 from jaxgen.metrics.features import Extractor, Images, as_source, feature_batches
 from jaxgen.metrics.frechet import Moments, merge, moments
 
+_EXTRACTOR = "extractor "  # begins the names of what an extractor's own protocol says
+
 
 class Statistics(NamedTuple):
     """A set of images as one extractor sees it.
@@ -89,14 +91,45 @@ def image_statistics(
     )
 
 
-def _protocol(
-    extractor: Extractor, data: str, shape: tuple[int, ...], count: int, kept: np.ndarray
-) -> dict[str, Any]:
+def extractor_differences(statistics: Statistics, extractor: Extractor) -> list[str]:
+    """What of an extractor's protocol statistics were made otherwise by, as words.
+
+    Args:
+        statistics: Statistics, also those from a file.
+        extractor: The network that they should be of.
+    """
+    expected = _plain(_extractor_protocol(extractor))
+    saved = _plain(statistics.protocol)
+    of_extractor = [key for key in saved if key in expected or key.startswith(_EXTRACTOR)]
+    return _differences(
+        {key: saved[key] for key in of_extractor}, expected, there="theirs", here="the extractor's"
+    )
+
+
+def _extractor_protocol(extractor: Extractor) -> dict[str, Any]:
     return {
         "extractor": extractor.name,
         "weights": extractor.checksum,
         "resizer": extractor.resizer,
-        **{f"extractor {key}": value for key, value in extractor.protocol.items()},
+        **{f"{_EXTRACTOR}{key}": value for key, value in extractor.protocol.items()},
+    }
+
+
+def _differences(
+    saved: Mapping[str, Any], expected: Mapping[str, Any], *, there: str, here: str
+) -> list[str]:
+    return [
+        f"{key}: {saved.get(key)!r} {there}, {expected.get(key)!r} {here}"
+        for key in {**saved, **expected}
+        if saved.get(key) != expected.get(key)
+    ]
+
+
+def _protocol(
+    extractor: Extractor, data: str, shape: tuple[int, ...], count: int, kept: np.ndarray
+) -> dict[str, Any]:
+    return {
+        **_extractor_protocol(extractor),
         "data": data,
         "image": list(shape),
         "count": count,
@@ -146,11 +179,7 @@ def cached_statistics(
     shape = source.spec["image"][0]
     expected = _plain(_protocol(extractor, source.protocol, shape, count, kept))
     saved = load_statistics(path)
-    differing = [
-        f"{key}: {saved.protocol.get(key)!r} there, {expected.get(key)!r} here"
-        for key in {**saved.protocol, **expected}
-        if saved.protocol.get(key) != expected.get(key)
-    ]
+    differing = _differences(saved.protocol, expected, there="there", here="here")
     if differing:
         raise ValueError(
             f"{path} holds statistics of another protocol:\n  "

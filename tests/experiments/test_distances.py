@@ -33,7 +33,7 @@ def test_every_series_moves_away_from_the_floor(table):
             values = [float(rows[step][column]) for step in ("unchanged", *steps)]
             assert values == sorted(values)
     # Blur loses what makes samples real, a lack of classes what makes them various.
-    precision, recall = head.index("precision") - 1, head.index("recall") - 1
+    precision, recall = head.index("precision-classifier") - 1, head.index("recall-classifier") - 1
     assert float(rows["blur 2 pixels"][precision]) < 0.1
     assert float(rows["classes 1 of 10"][precision]) > 0.9
     assert float(rows["classes 1 of 10"][recall]) < 0.2

@@ -34,11 +34,12 @@ def test_real_against_real_is_near_and_corruption_moves_away(extractor, referenc
     ]
     for name in ("FD-classifier", "KD-classifier mean"):
         assert np.all(np.diff([one[name] for one in rows]) > 0), name
-    assert np.all(np.diff([one["coverage"] for one in rows]) < 0)
-    assert rows[0]["precision"] > 0.8 > 0.5 > rows[-1]["precision"]
+    assert np.all(np.diff([one["coverage-classifier"] for one in rows]) < 0)
+    precision = [one["precision-classifier"] for one in rows]
+    assert precision[0] > 0.8 > 0.5 > precision[-1]
     half = compare_images(images[labels < 5], reference, extractor, num_subsets=10).metrics
     assert half["FD-classifier"] > 2 * rows[0]["FD-classifier"]
-    assert half["recall"] < 0.8 * rows[0]["recall"]
+    assert half["recall-classifier"] < 0.8 * rows[0]["recall-classifier"]
 
 
 def test_numbers_carry_their_protocol(extractor, reference, tmp_path):
@@ -51,10 +52,10 @@ def test_numbers_carry_their_protocol(extractor, reference, tmp_path):
         "KD-classifier std",
         "IS-classifier mean",
         "IS-classifier std",
-        "precision",
-        "recall",
-        "density",
-        "coverage",
+        "precision-classifier",
+        "recall-classifier",
+        "density-classifier",
+        "coverage-classifier",
     }
     protocol = result.protocol
     assert protocol["samples"]["count"] == 297
@@ -91,8 +92,15 @@ def test_bad_input(extractor, reference):
     image = digits("test").arrays["image"]
     with pytest.raises(ValueError, match="samples must be at least 2 images, got 1"):
         compare_images(image[:1], reference, extractor)
-    with pytest.raises(ValueError, match="reference are statistics of .* not of"):
-        compare_images(image, reference, extractor._replace(checksum="other"))
+    others = {
+        "weights": extractor._replace(checksum="other"),
+        "resizer": extractor._replace(resizer="cubic"),
+        "extractor steps": extractor._replace(protocol={**extractor.protocol, "steps": 7}),
+        "extractor batch size": extractor._replace(protocol={}),
+    }
+    for name, other in others.items():
+        with pytest.raises(ValueError, match=rf"reference are statistics .*:\n(.*\n)* *{name}: "):
+            compare_images(image, reference, other)
     with pytest.raises(ValueError, match="k must be between"):
         compare_images(image[:4], reference, extractor, k=4, num_splits=1)
     with pytest.raises(ValueError, match="max_prdc must be at least 1, got 0"):
@@ -160,9 +168,39 @@ def test_command_with_a_result_that_is_not_finite(tmp_path, capsys, monkeypatch,
     monkeypatch.setattr("jaxgen.metrics.classifier.train_classifier", lambda *_, **__: features)
     out = tmp_path / "r.json"
     words = [str(tmp_path / "a.npy")] * 2 + ["--extractor", "classifier", "--out", str(out)]
-    with pytest.warns((RuntimeWarning, FewSamplesWarning)):
-        assert main([*words, "--subsets", "2"]) == 1
+    assert main([*words, "--subsets", "2"]) == 1
     printed = capsys.readouterr()
     assert not printed.out
     assert printed.err.startswith("error: squared distances of samples and reference overflow")
     assert not out.exists()
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch, extractor):
+    """A folder of photos of several sizes, and a table of images in their final size."""
+    monkeypatch.setattr("jaxgen.metrics.classifier.train_classifier", lambda *_, **__: extractor)
+    images = digits("test").arrays["image"][:12]
+    (tmp_path / "photos").mkdir()
+    for index, image in enumerate(images):
+        size = (16, 16 + index % 3)
+        Image.fromarray(image[..., 0]).resize(size).save(tmp_path / "photos" / f"{index}.png")
+    np.savez(tmp_path / "samples.npz", samples=images)
+    return str(tmp_path / "photos"), str(tmp_path / "samples.npz")
+
+
+@FEW
+def test_command_resizes_whichever_side_is_a_folder(photos, capsys):
+    folder, table = photos
+    words = ["--extractor", "classifier", "--resize", "8", "--subsets", "2"]
+    for pair in ((folder, table), (table, folder)):
+        assert main([*pair, *words]) == 0
+        assert json.loads(capsys.readouterr().out)["metrics"]["FD-classifier"] >= 0
+    assert main([table, table, *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --resize is for folders of images, but neither ")
+    assert main([table, folder, *words[:2]]) == 2
+    assert "give --resize to crop and resize all to one size" in capsys.readouterr().err
+    assert main([table, table, *words[:2], "--subsets", "0"]) == 2
+    assert capsys.readouterr().err.startswith("error: --subsets ")
+    assert main([table, table, *words[:2], "--k", "20"]) == 2
+    assert capsys.readouterr().err.startswith("error: --k must be between 1 and")
