@@ -251,7 +251,7 @@ def main() -> None:
     options = parser.parse_args()
     setup = TorchSetup()
     print(f"{machine()}; {setup}")
-    rows = {}
+    rows: dict[str, dict[str, float]] = {}
     for model in options.model or sorted(SIZES):
         result = measure(model, SIZES[model], setup, options.repeats)
         print(f"{model}: compiled in {result['compiled']:.1f} s")

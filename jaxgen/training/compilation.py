@@ -5,6 +5,7 @@ import hashlib
 import os
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -30,8 +31,9 @@ def keep_programs(directory: str | Path | None = None) -> Path | None:
     Returns:
         The directory in use; None where it cannot be written, and nothing is kept.
     """
-    if jax.config.jax_compilation_cache_dir is not None:
-        return Path(jax.config.jax_compilation_cache_dir)
+    config: Any = jax.config  # its attributes are made when JAX is loaded
+    if config.jax_compilation_cache_dir is not None:
+        return Path(config.jax_compilation_cache_dir)
     root = (cache_directory() / "xla" if directory is None else Path(directory)).expanduser()
     path = root / _machine()
     try:
@@ -41,9 +43,9 @@ def keep_programs(directory: str | Path | None = None) -> Path | None:
         return None
     if not os.access(path, os.W_OK):
         return None
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    config.update("jax_compilation_cache_dir", str(path))
+    config.update("jax_persistent_cache_min_compile_time_secs", _LEAST_SECONDS)
+    config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return path
 
 

@@ -49,12 +49,12 @@ def convolutions(precision: str) -> dict[str, Any]:
     """
     dtype = jnp.dtype(precision)
     return _verdict(
-        {name: _convolution(*case, dtype) for name, case in CONVOLUTIONS.items()}, precision
+        {name: _convolution(dtype, *case) for name, case in CONVOLUTIONS.items()}, precision
     )
 
 
 def _convolution(
-    size, kernel, channels, features, strides, padding, spacing, dilation, groups, dtype
+    dtype, size, kernel, channels, features, strides, padding, spacing, dilation, groups
 ) -> float:
     keys = jax.random.split(jax.random.key(0), 2)
     x = jax.random.normal(keys[0], (4, *size, channels), dtype)
@@ -92,7 +92,7 @@ def relative(a: Any, b: Any) -> float:
     a, b = (np.asarray(x, np.float64) for x in (a, b))
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return float("inf")
-    return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-30))
+    return float(np.linalg.norm(a - b)) / max(float(np.linalg.norm(b)), 1e-30)
 
 
 def _verdict(rows: dict[str, Any], precision: str) -> dict[str, Any]:

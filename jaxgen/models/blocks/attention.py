@@ -1,5 +1,7 @@
 """Attention between positions, in the form that suits the backend."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -38,7 +40,7 @@ def dot_product_attention(
 
 
 def _library(query: Array, key: Array, value: Array) -> Array:
-    implementation = "cudnn" if _is_fused_by_cudnn(query) else None
+    implementation: Literal["cudnn"] | None = "cudnn" if _is_fused_by_cudnn(query) else None
     return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
 
 
