@@ -16,7 +16,7 @@ import tyro
 
 from jaxgen.core import Variables
 from jaxgen.files import held_alone
-from jaxgen.training import evaluation, loop, runs
+from jaxgen.training import evaluation, loop, runs, states
 from jaxgen.training.checkpoint import CheckpointError, check_directory
 from jaxgen.training.compilation import keep_programs
 from jaxgen.training.config import RunConfig
@@ -139,7 +139,7 @@ class _Invocation:
         """
         default = self.recipe.config
         flags = self._parse(verb, default)
-        check_directory(loop.checkpoint_directory(flags.config))
+        check_directory(states.checkpoint_directory(flags.config))
         saved = runs.load_config(Path(flags.config.run_dir), self.name, default)
         if flags.config.distributed:
             _join_processes()
@@ -307,7 +307,7 @@ def _restore(
     fixed = experiment.family.fixed
     runs.check_fixed(Path(flags.config.run_dir), fixed)
     runs.check_data(Path(flags.config.run_dir), experiment, flags.config)
-    state = loop.restore(experiment, flags.config, strategy, step=flags.step)
+    state = states.restore(experiment, flags.config, strategy, step=flags.step)
     placed = strategy.put_replicated(fixed)
     variables = evaluation.variables_of(state, experiment.averages, placed, flags.average)
     return int(state.step), variables

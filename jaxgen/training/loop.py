@@ -12,9 +12,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from jaxgen.core import Batch, PyTree, State, Variables
+from jaxgen.core import PyTree, State, Variables
 from jaxgen.data.sources import check_alike
-from jaxgen.training import evaluation
+from jaxgen.training import evaluation, states
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment
@@ -22,7 +22,7 @@ from jaxgen.training.guard import guarded_names
 from jaxgen.training.pace import Pace
 from jaxgen.training.program import is_resident, make_program
 from jaxgen.training.signals import StoppedError, StopSignals
-from jaxgen.training.step import init_state, max_repeats
+from jaxgen.training.step import max_repeats
 from jaxgen.training.strategies import MOST_STEPS, JitStrategy, Report, make_strategy
 from jaxgen.training.tables import read_rows
 from jaxgen.training.tally import Tally
@@ -68,7 +68,7 @@ def train(
     check_alike(experiment.pipeline.source, experiment.held_out)
     with (
         Checkpoints(
-            checkpoint_directory(config),
+            states.checkpoint_directory(config),
             keep=config.keep,
             best_metric="loss" if config.evaluate_every else None,
         ) as checkpoints,
@@ -82,14 +82,9 @@ def train(
     ):
         for name, reason in experiment.left_out.items():
             writers.note(f"the picture {name!r} is left out: {reason}")
-        state = start(experiment, config, strategy, checkpoints, writers.note)
+        state = states.start(experiment, config, strategy, checkpoints, writers.note)
         loop = _Loop(experiment, config, strategy, checkpoints, writers, stop, state)
         return loop.run(state)
-
-
-def checkpoint_directory(config: RunConfig) -> Path:
-    """The directory of a run's checkpoints."""
-    return Path(config.run_dir) / "checkpoints"
 
 
 def grid_of(experiment: Experiment) -> tuple[int, int]:
@@ -119,103 +114,6 @@ def check_batch(experiment: Experiment, config: RunConfig, strategy: JitStrategy
             f"{config.accumulate} micro-batches x {max_repeats(experiment.family)} updates a "
             f"phase), got {config.batch_size}"
         )
-
-
-def start(
-    experiment: Experiment,
-    config: RunConfig,
-    strategy: JitStrategy,
-    checkpoints: Checkpoints,
-    note: Callable[[str], None],
-) -> State:
-    """The newest checkpoint's state, or a new one.
-
-    Args:
-        experiment: Model and data.
-        config: Flags of the run.
-        strategy: Strategy that places the state on devices.
-        checkpoints: Checkpoints of the run.
-        note: Function that prints a message.
-
-    Raises:
-        ValueError: If the checkpoint is of another model, or its parameters cannot be used.
-        CheckpointError: If there are checkpoints, but none that can be used.
-    """
-    restored = checkpoints.restore(abstract_state(experiment, config, strategy))
-    if restored is None:
-        return new_state(experiment, config, strategy)
-    step, state = restored
-    experiment.family.check(state.params)
-    note(f"resuming {config.run_dir} at step {step}")
-    return state
-
-
-def new_state(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> State:
-    """The state before the first step, a function of the seed.
-
-    Args:
-        experiment: Model and data.
-        config: Flags of the run.
-        strategy: Strategy that places the state on devices.
-    """
-    init, args = _initializer(experiment, config, strategy)
-    return strategy.init(init, *args)
-
-
-def restore(
-    experiment: Experiment, config: RunConfig, strategy: JitStrategy, *, step: int | None = None
-) -> State:
-    """The state of a run's checkpoint without its optimizer, for sampling and evaluation.
-
-    Args:
-        experiment: Experiment of the run.
-        config: Flags of the run, `run_dir` among them.
-        strategy: Strategy that places the state on devices.
-        step: Step of the checkpoint; the newest by default.
-
-    Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If the checkpoint is of another model, or its parameters cannot be used.
-        CheckpointError: If the checkpoint is damaged.
-    """
-    target = abstract_state(experiment, config, strategy)
-    directory = checkpoint_directory(config)
-    if directory.is_dir():
-        with Checkpoints(directory, read_only=True) as checkpoints:
-            restored = checkpoints.restore(target._replace(opt_state={}), step=step, partial=True)
-        if restored is not None:
-            experiment.family.check(restored[1].params)
-            return restored[1]
-    raise FileNotFoundError(f"{config.run_dir} has no checkpoint yet: train on for a while")
-
-
-def abstract_state(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> State:
-    """The shapes and shardings of a state, which is not computed."""
-    init, args = _initializer(experiment, config, strategy)
-    shapes = jax.eval_shape(init, *args)
-    return jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        shapes,
-        strategy.shardings(shapes),
-    )
-
-
-def _initializer(experiment: Experiment, config: RunConfig, strategy: JitStrategy):
-    """`init(key, raw batch, fixed) -> State` and its arguments."""
-
-    def init(key: jax.Array, raw: Batch, fixed: PyTree) -> State:
-        prepare_key, init_key = jax.random.split(key)
-        batch = experiment.prepare(prepare_key, raw, False)
-        return init_state(
-            experiment.family, init_key, batch, averages=experiment.averages, fixed=fixed
-        )
-
-    pipeline = experiment.pipeline
-    raw = pipeline.host_batch(
-        0, process_index=jax.process_index(), process_count=jax.process_count()
-    )
-    fixed = strategy.put_replicated(experiment.family.fixed)
-    return init, (jax.random.key(config.seed), strategy.put_global(raw), fixed)
 
 
 class _Loop:

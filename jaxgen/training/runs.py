@@ -14,7 +14,7 @@ from jaxgen.core import Family, PyTree, Variables
 from jaxgen.data.sources import Source, check_alike
 from jaxgen.files import LOCK, is_temporary
 from jaxgen.training import config as configs
-from jaxgen.training import loop
+from jaxgen.training import states
 from jaxgen.training.config import RunConfig
 from jaxgen.training.evaluation import variables_of
 from jaxgen.training.experiment import Experiment
@@ -93,7 +93,7 @@ def open_run(
     check_fixed(run_dir, experiment.family.fixed)
     check_data(run_dir, experiment, new)
     strategy = strategy or make_strategy("jit")
-    state = loop.restore(experiment, new, strategy, step=step)
+    state = states.restore(experiment, new, strategy, step=step)
     fixed = strategy.put_replicated(experiment.family.fixed)
     variables = variables_of(state, experiment.averages, fixed, average)
     family = experiment.family

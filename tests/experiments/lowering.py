@@ -12,7 +12,7 @@ from jax import export
 import experiments
 from jaxgen.data import sources
 from jaxgen.data.sources import ArraySource, digits
-from jaxgen.training import evaluation, loop, pictures, program
+from jaxgen.training import evaluation, pictures, program, states
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
 
@@ -51,7 +51,7 @@ class Lowered:
         config = dataclasses.replace(module.recipe.config, **changes)
         experiment = module.recipe.build(config)
         strategy = make_strategy("jit", jax.devices()[:1])
-        state = loop.abstract_state(experiment, config, strategy)
+        state = states.abstract_state(experiment, config, strategy)
         fixed = jax.tree.map(_shape, experiment.family.fixed)
         raw = jax.tree.map(
             _shape,

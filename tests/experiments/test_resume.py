@@ -10,7 +10,8 @@ import numpy as np
 from recipes import launch
 
 from experiments import vae_digits
-from jaxgen.training import loop, runs
+from jaxgen.training import runs, states
+from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.strategies import make_strategy
 
 STEPS, EVERY = 2000, 100
@@ -25,8 +26,8 @@ def final_state(run_dir):
     recipe, strategy = vae_digits.recipe, make_strategy("jit", jax.devices()[:1])
     saved = runs.load_config(Path(run_dir), "experiments.vae_digits", recipe.config)
     experiment = recipe.build(saved)
-    target = loop.abstract_state(experiment, saved, strategy)
-    with loop.Checkpoints(loop.checkpoint_directory(saved), read_only=True) as checkpoints:
+    target = states.abstract_state(experiment, saved, strategy)
+    with Checkpoints(states.checkpoint_directory(saved), read_only=True) as checkpoints:
         return jax.device_get(checkpoints.restore(target, step=STEPS)[1])
 
 

@@ -14,7 +14,6 @@ import toys
 from quick import xla_flags
 from test_cli import Config
 
-from jaxgen.training import loop
 from jaxgen.training.strategies import make_strategy
 
 PROGRAM = """
@@ -89,7 +88,7 @@ def test_two_processes_equal_one(tmp_path, strategy, data):
     for name in ("one", "two"):
         config = Config(run_dir=str(tmp_path / name))
         strategy_here = make_strategy("jit", jax.devices()[:1])
-        states.append(loop.restore(toys.experiment(config), config, strategy_here))
+        states.append(states.restore(toys.experiment(config), config, strategy_here))
         assert int(states[-1].step) == 8
     if strategy == "jit":
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)

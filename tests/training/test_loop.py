@@ -14,7 +14,7 @@ import pytest
 from toys import experiment
 
 from jaxgen.data.transforms import to_uint8
-from jaxgen.training import loop
+from jaxgen.training import loop, states
 from jaxgen.training.checkpoint import CheckpointWarning
 from jaxgen.training.config import DataConfig, RunConfig
 from jaxgen.training.experiment import IMAGES
@@ -281,7 +281,7 @@ def test_a_lost_cause_stops_with_its_name_and_nothing_lost(tmp_path, capsys):
     with pytest.raises(loop.NonFiniteError, match="the loss of phase 'fit' is not finite"):
         run(tmp_path, poison=0, max_nonfinite=3)
     flags = config(tmp_path)
-    state = loop.restore(experiment(flags), flags, make_strategy("jit", jax.devices()[:1]))
+    state = states.restore(experiment(flags), flags, make_strategy("jit", jax.devices()[:1]))
     assert np.isfinite(state.params["net"]["mean"]).all()
     assert "step 0: the loss of phase 'fit' is not finite" in capsys.readouterr().out
 
@@ -309,4 +309,4 @@ def test_batches_that_do_not_fit(tmp_path):
 def test_restore_wants_a_checkpoint(tmp_path):
     flags = config(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="has no checkpoint yet"):
-        loop.restore(experiment(flags), flags, make_strategy("jit", jax.devices()[:1]))
+        states.restore(experiment(flags), flags, make_strategy("jit", jax.devices()[:1]))

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy.io import wavfile
 
 from jaxgen.core import State
-from jaxgen.training import loop
+from jaxgen.training import states
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.program import is_resident, make_program
 from jaxgen.training.strategies import JitStrategy, make_strategy
@@ -69,9 +69,9 @@ def build(name: str, changes: Changes, *, shrunk: bool, data: str | None = None)
         data: Directory of the made data, or None where the recipe's own are embedded.
     """
     recipe = importlib.import_module(f"experiments.{name}").recipe
-    made = {} if data is None else {"data.name": "folder", "data.dir": data}
+    place = {} if data is None else {"data.name": "folder", "data.dir": data}
     small = RECIPES[name].shrunk if shrunk else {}
-    config = replaced(recipe.config, {**made, **small, **changes})
+    config = replaced(recipe.config, {**place, **small, **changes})
     return config, recipe.build(config)
 
 
@@ -131,7 +131,7 @@ class Training(NamedTuple):
 def prepare(config: Any, experiment: Experiment, devices: Any) -> Training:
     """The training of an experiment on some devices; nothing is compiled but its first state."""
     strategy = make_strategy("jit", devices)
-    state = loop.new_state(experiment, config, strategy)
+    state = states.new_state(experiment, config, strategy)
     if is_resident(experiment, config):
         data = strategy.put_replicated(experiment.pipeline.arrays)
     else:
