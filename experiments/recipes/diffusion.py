@@ -94,6 +94,8 @@ class DiffusionConfig:
     """Number of steps of the chain."""
     schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
     """Schedule of the betas."""
+    zero_terminal_snr: bool = False
+    """Move the schedule so that its last level is noise alone; with prediction v or x0."""
     prediction: Literal["eps", "x0", "v"] = "eps"
     """Prediction of the network: the noise, the data, or v."""
     weighting: Literal["simple", "snr", "snr_plus_one", "truncated_snr", "min_snr"] = "simple"
@@ -216,6 +218,12 @@ def make_family(config: Config, train: Source) -> Family:
 
 
 def make_betas(process: DiffusionConfig) -> np.ndarray:
+    """The betas of the flags."""
+    betas = _scheduled(process)
+    return chains.zero_terminal_snr(betas) if process.zero_terminal_snr else betas
+
+
+def _scheduled(process: DiffusionConfig) -> np.ndarray:
     """The betas of the chosen schedule; the linear ones scaled to the chain's length."""
     num_steps = process.num_timesteps
     if process.schedule == "cosine":

@@ -54,6 +54,8 @@ class ModelConfig:
     """Least side of the innermost image of dcgan."""
     latent_dim: int = 100
     """Width of the latents."""
+    batch_norm: bool = True
+    """Batch normalization of dcgan's discriminator; a gradient penalty needs it without."""
     spectral_norm: bool = False
     """Spectral normalization of the residual discriminator."""
     pool: Literal["sum", "mean"] = "sum"
@@ -215,7 +217,12 @@ def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
         dcgan.levels(height, model.min_size)
         return (
             dcgan.Generator(min_size=model.min_size, **of_generator),
-            dcgan.Discriminator(min_size=model.min_size, axis_name=axis_name, **of_discriminator),
+            dcgan.Discriminator(
+                min_size=model.min_size,
+                batch_norm=model.batch_norm,
+                axis_name=axis_name,
+                **of_discriminator,
+            ),
         )
     resnet_gan.generator_channels(height, model.generator_channels)
     return (

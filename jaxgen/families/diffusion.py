@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
@@ -101,7 +102,8 @@ def diffusion(
         bound_variance: Variance of the reverse steps in the bound, where it is not learned.
 
     Raises:
-        ValueError: An argument is out of its range, or there is dropout or guidance of a condition
+        ValueError: An argument is out of its range, EPS is predicted of a chain that ends in noise
+            alone, or there is dropout or guidance of a condition
             that the network does not take.
     """
     if len(image_shape) != 3 or min(image_shape) < 1:
@@ -110,6 +112,11 @@ def diffusion(
         raise ValueError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
     if condition_dropout and conditioning is None:
         raise ValueError("condition_dropout needs a conditioning to leave out")
+    if parametrization is EPS and not np.min(np.asarray(chain.alphas_cumprod)) > 0:
+        raise ValueError(
+            "a chain that ends in noise alone (zero terminal SNR) needs parametrization V or X0: "
+            "of EPS nothing follows about the data there"
+        )
     if learns_variance:
         bound_variance = learned_variance
 

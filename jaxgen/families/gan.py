@@ -104,8 +104,9 @@ def gan(
         generator: Module `generator(z, condition, train=...) -> images`, with the attributes
             `latent_dim`, and `momentum` and `axis_name` of its batch statistics.
         discriminator: Module `discriminator(images, condition, train=...) -> Verdict`, with the
-            attribute `mixes_examples`: whether a verdict depends on the batch. If not, real and
-            fake images go through it together.
+            attributes `mixes_examples`, whether a verdict depends on the batch (if not, real and
+            fake images go through it together), and `batch_statistics`, whether by batch
+            normalization, which no penalty allows.
         generator_optimizer: Transformation of the generator's gradients.
         discriminator_optimizer: Transformation of the discriminator's gradients; another learning
             rate than the generator's is TTUR (Heusel et al. 2017).
@@ -128,8 +129,8 @@ def gan(
         standing_batches: Batches of the standing statistics; 0 for the running statistics.
 
     Raises:
-        ValueError: An argument is out of its range, the penalty needs a discriminator that judges
-            each image by itself, or the auxiliary classifier has no classes.
+        ValueError: An argument is out of its range, the penalty needs a discriminator without
+            batch normalization, or the auxiliary classifier has no classes.
     """
     _check_arguments(
         discriminator,
@@ -323,10 +324,12 @@ def _check_arguments(
             raise ValueError(f"{name} must be at least {least}, got {value}")
     if penalty is None and penalty_every > 1:
         raise ValueError(f"penalty_every must be 1 without a penalty, got {penalty_every}")
-    if penalty is not None and discriminator.mixes_examples:
+    # Minibatch deviation mixes examples too, but its penalty is StyleGAN2's: of the summed logits.
+    by_batch = getattr(discriminator, "batch_statistics", discriminator.mixes_examples)
+    if penalty is not None and by_batch:
         raise ValueError(
-            "penalty needs a discriminator without batch statistics: the gradient for one image "
-            "must not depend on the others"
+            "penalty needs a discriminator without batch statistics (dcgan's has batch_norm=False):"
+            " normalized by the batch, the gradient for one image is that of all"
         )
     if auxiliary is not None and getattr(discriminator, "num_classes", None) is None:
         raise ValueError("auxiliary needs a discriminator with num_classes")

@@ -161,9 +161,10 @@ def gradient_penalty(
         >>> penalty = gradient_penalty(lambda x: model.apply(params, x), real, fake, key)
 
     Args:
-        critic: Function from images [B, ...] to logits [B]. It must not mix examples, as batch
-            normalization and minibatch statistics do: the gradients are those of the sum of the
-            logits. It must be twice differentiable in reverse mode.
+        critic: Function from images [B, ...] to logits [B], twice differentiable in reverse mode.
+            The gradients are those of the sum of the logits: where it mixes examples, by a
+            minibatch standard deviation, each has what the others' logits add (as in StyleGAN2).
+            Batch normalization makes the penalty meaningless.
         real: Data.
         fake: Samples, as many as data.
         key: Key that u is drawn with.

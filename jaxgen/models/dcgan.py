@@ -152,6 +152,8 @@ class Discriminator(nn.Module):
         stddev_group: Size of a group of `minibatch_stddev` before the last layer; 0 for none.
         num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
         min_size: Least side of the last image, see `levels`.
+        batch_norm: Normalize by the batch's statistics, as the paper does; without it, as a penalty
+            of the gradient needs, the convolutions have biases.
         momentum: Weight of the old running statistics in batch normalization.
         axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
         dtype: Type of the computation; parameters, statistics and verdicts are float32.
@@ -161,11 +163,20 @@ class Discriminator(nn.Module):
     stddev_group: int = 0
     num_classes: int | None = None
     min_size: int = 4
+    batch_norm: bool = True
     momentum: float = 0.9
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
 
-    mixes_examples = True  # by batch normalization: its verdicts on real and fake stay apart
+    @property
+    def mixes_examples(self) -> bool:
+        """Whether the verdict on one image depends on the others."""
+        return self.batch_norm or self.stddev_group > 0
+
+    @property
+    def batch_statistics(self) -> bool:
+        """Whether it normalizes by batch statistics."""
+        return self.batch_norm
 
     @nn.compact
     def __call__(
@@ -198,12 +209,12 @@ class Discriminator(nn.Module):
                 (4, 4),
                 strides=(2, 2),
                 padding=((1, 1), (1, 1)),
-                use_bias=level == 0,
+                use_bias=level == 0 or not self.batch_norm,
                 kernel_init=_normal,
                 dtype=self.dtype,
                 name=f"down{level + 1}",
             )(x)
-            if level:
+            if level and self.batch_norm:
                 x = ConditionalBatchNorm(
                     momentum=self.momentum,
                     scale_init=_around_one,

@@ -238,6 +238,8 @@ class Discriminator(nn.Module):
         """Whether the verdict on one image depends on the others."""
         return self.stddev_group > 0
 
+    batch_statistics = False
+
     @nn.compact
     def __call__(
         self,

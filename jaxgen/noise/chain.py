@@ -96,7 +96,8 @@ def large_variance(posterior: Posterior, denoised: Denoised) -> Float[Array, "ba
 
     At the last step, which leads to clean data, it is the small one, as in the authors' code.
     """
-    last = posterior.xt_coef == 0
+    # xt_coef is 0 too where x_t is noise alone, which is the first step, not the last.
+    last = (posterior.xt_coef == 0) & (posterior.added < 1)
     log_variance = jnp.where(last, posterior.log_variance, jnp.log(posterior.added))
     return expand(log_variance, denoised.x0.ndim)
 
@@ -217,6 +218,31 @@ def sigmoid_betas(
     return beta_start + (beta_end - beta_start) / (1 + np.exp(-u))
 
 
+def zero_terminal_snr(betas: Any) -> Float[np.ndarray, " num_steps"]:
+    """Betas of the same shape whose last level is noise alone (Lin et al. 2024, algorithm 1).
+
+    `sqrt(alphas_cumprod)` is moved and stretched so that its last value is 0 and its first stays:
+    the last beta is 1. The network must predict v or the data there, for of eps nothing follows
+    about them; samplers must start at T - 1 (`jaxgen.noise.spacing.trailing` or `linspace`).
+
+    Args:
+        betas: The betas [T] of another schedule, T at least 2, each in (0, 1).
+
+    Returns:
+        float64 [T], for `chain`.
+
+    Raises:
+        ValueError: if `betas` is not a vector of two or more numbers in (0, 1).
+    """
+    betas = np.asarray(betas, dtype=np.float64)
+    if betas.ndim != 1 or betas.size < 2 or not ((betas > 0) & (betas < 1)).all():
+        raise ValueError(f"betas must be two or more numbers in (0, 1), got {betas}")
+    root = np.exp(0.5 * np.cumsum(np.log1p(-betas)))
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    signal = np.square(root)
+    return np.concatenate([betas[:1], 1 - signal[1:] / signal[:-1]])
+
+
 def chain(betas: Any) -> Chain:
     """All constants of the chain with these betas.
 
@@ -224,28 +250,33 @@ def chain(betas: Any) -> Chain:
     to float32, so that every field is right to float32 precision at both ends of the chain.
 
     Args:
-        betas: The betas [T], one-dimensional, each in (0, 1).
+        betas: The betas [T], one-dimensional, each in (0, 1); the last may be 1, where `x_{T-1}` is
+            noise alone (`zero_terminal_snr`).
 
     Returns:
         The chain, of NumPy float32 arrays: no accelerator is touched until it is used.
 
     Raises:
-        ValueError: if `betas` is not a non-empty vector of finite numbers in (0, 1), or if float32
-            cannot hold the chain (the signal underflows).
+        ValueError: if `betas` is not a non-empty vector of such numbers, or if float32 cannot hold
+            the chain (the signal underflows).
     """
     betas = np.asarray(betas, dtype=np.float64)
     if betas.ndim != 1 or betas.size == 0:
         raise ValueError(f"betas must be a non-empty vector, got shape {betas.shape}")
     wrong = ~((betas > 0) & (betas < 1))  # also catches NaN
+    ends_in_noise = betas.size > 1 and betas[-1] == 1
+    wrong[-1] &= not ends_in_noise
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ValueError(f"betas must lie in (0, 1), got betas[{first}] = {betas[first]}")
-    log_alphas = np.log1p(-betas)
+    with np.errstate(divide="ignore"):
+        log_alphas = np.log1p(-betas)
     tiny = float(np.finfo(np.float32).tiny)
-    if log_alphas.sum() < math.log(tiny) or betas.min() < tiny:
+    log_signal = log_alphas[: len(betas) - ends_in_noise].sum()
+    if log_signal < math.log(tiny) or betas.min() < tiny:
         raise ValueError(
             "betas make a chain beyond float32: its last alphas_cumprod is "
-            f"exp({log_alphas.sum():.4g}) and its least beta {betas.min():.4g}, and both must be "
+            f"exp({log_signal:.4g}) and its least beta {betas.min():.4g}, and both must be "
             f"at least {tiny:.4g}; use fewer steps or other betas"
         )
     constants = _assemble(log_alphas, np.cumsum(log_alphas), np)

@@ -23,6 +23,7 @@ from jaxgen.noise.chain import (
     levels_of,
     linear_betas,
     small_variance,
+    zero_terminal_snr,
 )
 from jaxgen.noise.parametrization import EPS, V, denoiser
 from jaxgen.noise.process import q_sample
@@ -170,6 +171,26 @@ def test_a_sampler_is_a_value_free_to_change(key, sampler):
     bound, given, want = draw(key)
     np.testing.assert_allclose(bound, want, atol=1e-5)
     np.testing.assert_allclose(given, want, atol=1e-5)
+
+
+def test_a_chain_that_ends_in_noise_alone(key, batch):
+    """Of v the data follow at its last level too; of eps they do not, and it is refused."""
+    options = {"optimizer": optax.sgd(0.1), "image_shape": SHAPE}
+    ended = chain(zero_terminal_snr(linear_betas(20, 5e-3, 0.4)))
+    with pytest.raises(ValueError, match="ends in noise alone .* needs parametrization V or X0"):
+        diffusion(Linear(), ended, **options)
+    family = diffusion(Linear(), ended, parametrization=V, weighting=min_snr(5.0), **options)
+
+    @jax.jit
+    def run(key):
+        return [
+            family.sample(NOTHING, key, 3),
+            family.sample(NOTHING, key, 3, sampler=Sampler(ddim(0.5), 5)),
+            family.phases[0].loss(NOTHING, batch, key, NUM)[0],
+            family.log_prob(NOTHING, batch, key),
+        ]
+
+    assert all(np.isfinite(values).all() for values in run(key))
 
 
 def test_guidance_is_of_the_null_condition(key):

@@ -400,3 +400,22 @@ def test_bad_data():
         family.sample(variables, jax.random.key(0), 2)
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.2"):
         family.sample(variables, jax.random.key(0), 2, condition=jnp.array([0, 3]))
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_penalty_with_minibatch_deviation(every):
+    """StyleGAN2's: the gradient is that of the summed logits; only batch norm is refused."""
+    networks = (
+        dcgan.Generator(8, 1, 4, 4, min_size=4),
+        dcgan.Discriminator(4, stddev_group=2, min_size=4, batch_norm=False),
+    )
+    sgd = optax.sgd(0.1)
+    family = gan.gan(
+        *networks, sgd, sgd, penalty=gradient_penalty, penalty_every=every, standing_batches=0
+    )
+    real = {"image": jax.random.normal(jax.random.key(0), (4, 8, 8, 1))}
+    variables = jax.jit(family.init)(jax.random.key(1), real)
+    phase = family.phases[every - 1]
+    value, aux = jax.jit(phase.loss)(variables, real, jax.random.key(2), jnp.int32(0))
+    assert np.isfinite(value).all()
+    assert aux.metrics["penalty"].shape == (4,)

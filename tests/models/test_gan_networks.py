@@ -138,3 +138,17 @@ def test_condition_reaches_every_network(key):
 def test_bad_input(make, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         make()
+
+
+def test_dcgan_without_batch_norm():
+    """A bias in every layer, no statistics, and verdicts that do not depend on the batch."""
+    discriminator = dcgan.Discriminator(4, batch_norm=False)
+    assert not discriminator.mixes_examples
+    assert dcgan.Discriminator(4, batch_norm=False, stddev_group=2).mixes_examples
+    x = jax.random.normal(jax.random.key(0), (4, 16, 16, 1))
+    variables = jax.jit(partial(discriminator.init, train=True))(jax.random.key(1), x)
+    assert set(variables) == {"params", "spectral"} or set(variables) == {"params"}
+    assert all("bias" in variables["params"][f"down{level}"] for level in (1, 2))
+    whole = discriminator.apply(variables, x, train=False).logits
+    part = discriminator.apply(variables, x[:2], train=False).logits
+    np.testing.assert_allclose(whole[:2], part, atol=1e-5)

@@ -21,6 +21,7 @@ from jaxgen.noise.chain import (
     respace,
     sigmoid_betas,
     small_variance,
+    zero_terminal_snr,
 )
 from jaxgen.noise.parametrization import Denoised
 from jaxgen.noise.process import q_sample, reverse
@@ -120,6 +121,30 @@ def test_respaced_chain_is_the_chain_of_the_respaced_betas(name, num):
             continue  # a single step has no posterior variance; what stands in for it is arbitrary
         # 1 - betas[-1] of the cosine chain is 1e-3, which float32 betas hold to 3e-5.
         np.testing.assert_allclose(value[:num], expected, rtol=1e-4, atol=1e-6, err_msg=field)
+
+
+def test_zero_terminal_snr():
+    """Lin et al. 2024, algorithm 1: the last level is noise alone, the first stays."""
+    plain, ended = chain(linear_betas(1000)), chain(zero_terminal_snr(linear_betas(1000)))
+    root, first = np.sqrt(np.float64(plain.alphas_cumprod)), float(plain.alphas_cumprod[0]) ** 0.5
+    expected = np.square((root - root[-1]) * first / (first - root[-1]))
+    np.testing.assert_allclose(ended.alphas_cumprod, expected, rtol=1e-4, atol=1e-10)
+    assert ended.betas[-1] == 1
+    assert ended.alphas_cumprod[-1] == 0
+    assert ended.log_snr[-1] == -np.inf
+    of_others = [field for name, field in ended._asdict().items() if name != "log_snr"]
+    assert all(np.isfinite(field).all() for field in of_others)
+    noisy = Denoised(jnp.zeros((1, 2)))
+    first_step = ended.posterior(jnp.array([999]))
+    assert float(large_variance(first_step, noisy)[0, 0]) == 0  # log of the added 1
+    levels = levels_of(ended, 10)
+    assert float(levels.level.alpha[0]) == 0
+    assert all(np.isfinite(v).all() for v in jax.tree.map(lambda v: v[:10], levels.posterior))
+    for betas in ([0.5], [0.1, 1.0], [[0.1, 0.2]]):
+        with pytest.raises(ValueError, match=r"betas must be two or more numbers in \(0, 1\)"):
+            zero_terminal_snr(betas)
+    with pytest.raises(ValueError, match=r"betas\[0\] = 1.0"):
+        chain([1.0, 0.5])
 
 
 @pytest.mark.parametrize(
