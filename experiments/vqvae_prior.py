@@ -1,9 +1,9 @@
 """A prior over the codes of a trained VQ-VAE: its second stage (van den Oord et al. 2017, 3.3).
 
-A gated PixelCNN on the 8x8 codes of a finished run of `vqvae_cifar`, which stays as it is: its
-arrays are used, not trained, and a run refuses another first stage than the one it began with. The
-paper fits a PixelCNN to the codes of ImageNet and gives no figure for CIFAR-10 in two stages; the
-network's size is this package's choice. `evaluate` is the bound of log p(x) by both stages.
+A gated PixelCNN on the codes of a finished run of `vqvae_cifar`, 8 rows of 8x10, which stays as it
+is: its arrays are used, not trained, and a run refuses another first stage than the one it began
+with. The paper fits a PixelCNN to the codes of ImageNet and gives no figure for CIFAR-10 in two
+stages; the network's size is this package's choice. `evaluate` is the bound of log p(x) by both stages.
 
     python -m experiments.vqvae_cifar --data.dir DIR
     python -m experiments.vqvae_prior --first-stage runs/vqvae_cifar --data.dir DIR

@@ -44,14 +44,16 @@ class ModelConfig:
     """Number of vectors in the codebook."""
     code_dim: int = 64
     """Width of the vectors."""
+    codes_per_position: int = 1
+    """Number of codes at each position of the smallest image."""
     decay: float = 0.99
     """Decay of the averages that the codes are."""
     revive_below: float = 0.01
     """Part of an even share of the positions below which a code is drawn anew from the batch; 0 for
     never."""
     commitment_weight: float = 0.25
-    """Weight of the commitment, the squared distance summed over dimensions and positions: the
-    paper's beta."""
+    """Weight of the commitment, the squared distance summed over dimensions and averaged over
+    positions: the paper's beta."""
     likelihood: Likelihoods = "discretized_logistic"
     """Likelihood of a pixel, given the codes."""
 
@@ -79,6 +81,7 @@ def build(config: Config) -> Experiment:
         "channels": model.channels,
         "num_halvings": model.num_halvings,
         "num_res_blocks": model.num_res_blocks,
+        "codes_per_position": model.codes_per_position,
         "dtype": jnp.dtype(config.precision),
     }
     family = vq.vqvae(

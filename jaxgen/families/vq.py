@@ -53,8 +53,9 @@ def vqvae(
 ) -> Family:
     """The family of van den Oord et al. 2017, its codes moving averages of the encoder's outputs.
 
-    Training minimizes `-log p(x | e) + commitment_weight sum_positions |z_e - sg[e]|^2` (eq. 3),
-    both terms sums over what an example has, pixels or positions; e is the code nearest to z_e, and
+    Training minimizes `-log p(x | e) + commitment_weight mean_positions |z_e - sg[e]|^2` (eq. 3),
+    summed over pixels, but averaged over the codes of an example (section 3.2: "an average over N
+    terms, one for each latent"); e is the code nearest to z_e, and
     the decoder's gradient passes from e straight to z_e. The codebook lies in the state. It starts
     with outputs of the first batch, follows them by the averages of appendix A.1, and codes that
     hardly any position chooses are moved to outputs of the batch.
@@ -64,7 +65,7 @@ def vqvae(
     `evaluate`, and the negative of `log_prob`, are the bound `-log p(x | e) + h w log(num_codes)`
     of -log p(x) under a uniform prior, which a fitted one tightens.
 
-    Metrics: "reconstruction" (`-log p(x | e)`, nats), "commitment" (summed over positions,
+    Metrics: "reconstruction" (`-log p(x | e)`, nats), "commitment" (averaged over positions,
     unweighted), "mse" of the mean reconstruction (mean over pixels and channels), "perplexity" of
     the batch's codes and the share of codes that it uses, "usage"; in training "dead", the share of
     codes moved; of 8-bit data "bits_per_dim" of the bound. `watch` warns of a collapsed codebook.
@@ -139,7 +140,7 @@ def vqvae(
         bound = reconstruction + positions * math.log(num_codes)
         metrics = {
             "reconstruction": reconstruction,
-            "commitment": positions * commitment_loss(encoded, quantized),
+            "commitment": commitment_loss(encoded, quantized),
             "mse": jnp.square(likelihood.mean(pixels) - x).mean(axis=(1, 2, 3)),
             **_used(indices, num_codes, batch.get("weight")),
         }

@@ -14,6 +14,8 @@ Outputs = Float[Array, "batch rows columns dims"]
 Codes = Float[Array, "num_codes dims"]
 Indices = Int[Array, "batch rows columns"]
 
+_LEAST_SHARE = 1e-6  # of an even share: what a code that nobody chooses keeps
+
 
 class Encoder(nn.Module):
     """From images to a map of vectors: 4x4 convolutions of stride 2, then residual blocks.
@@ -25,6 +27,8 @@ class Encoder(nn.Module):
         channels: The channels of all hidden layers.
         num_halvings: The number of convolutions of stride 2.
         num_res_blocks: The number of blocks of ReLU, 3x3, ReLU, 1x1 with a shortcut.
+        codes_per_position: The number of vectors at each position, side by side in a row; the
+            paper has ten on CIFAR-10.
         dtype: The type of the computation; parameters and results are float32.
     """
 
@@ -32,15 +36,18 @@ class Encoder(nn.Module):
     channels: int = 256
     num_halvings: int = 2
     num_res_blocks: int = 2
+    codes_per_position: int = 1
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Outputs:
-        """`[B, H / 2^num_halvings, W / 2^num_halvings, code_dim]`.
+        """`[B, H / 2^num_halvings, W / 2^num_halvings codes_per_position, code_dim]`.
 
         Raises:
-            ValueError: If the height or width cannot be halved so often.
+            ValueError: If the height or width cannot be halved so often, or there is no code at a
+                position.
         """
+        num = _positive(self.codes_per_position)
         check_size(x.shape[1:3], self.num_halvings)
         h = x.astype(self.dtype)
         for level in range(self.num_halvings):
@@ -54,7 +61,8 @@ class Encoder(nn.Module):
             )
             h = nn.relu(down(h))
         h = _res_blocks(h, self.num_res_blocks, self.dtype)
-        return Conv(self.code_dim, (1, 1), dtype=self.dtype, name="out")(h).astype(jnp.float32)
+        h = Conv(num * self.code_dim, (1, 1), dtype=self.dtype, name="out")(h)
+        return h.reshape(*h.shape[:2], -1, self.code_dim).astype(jnp.float32)
 
 
 class Decoder(nn.Module):
@@ -65,6 +73,7 @@ class Decoder(nn.Module):
         channels: The channels of all hidden layers.
         num_halvings: The number of transposed convolutions of stride 2, the encoder's.
         num_res_blocks: The number of residual blocks, see `Encoder`.
+        codes_per_position: The number of vectors at each position, the encoder's.
         dtype: The type of the computation; parameters and results are float32.
     """
 
@@ -72,11 +81,22 @@ class Decoder(nn.Module):
     channels: int = 256
     num_halvings: int = 2
     num_res_blocks: int = 2
+    codes_per_position: int = 1
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, z: Outputs) -> Float[Array, "batch height width params"]:
-        """`[B, H, W, num_params]` of codes `[B, H / 2^num_halvings, ..., D]`."""
+        """`[B, H, W, num_params]` of codes `[B, H / 2^num_halvings, ..., D]`, the encoder's.
+
+        Raises:
+            ValueError: If the codes of a row are no multiple of those of a position.
+        """
+        num = _positive(self.codes_per_position)
+        if z.shape[2] % num:
+            raise ValueError(
+                f"codes_per_position must divide the {z.shape[2]} codes of a row, got {num}"
+            )
+        z = z.reshape(*z.shape[:2], z.shape[2] // num, num * z.shape[3])
         h = Conv(self.channels, (3, 3), dtype=self.dtype, name="in")(z.astype(self.dtype))
         h = _res_blocks(h, self.num_res_blocks, self.dtype)
         for level in range(1, self.num_halvings + 1):
@@ -180,6 +200,9 @@ def update(
 ) -> Codebook:
     """The moving averages after a batch: `a <- decay a + (1 - decay) (the batch's)`.
 
+    A code that is never chosen stays where it is, as long as it may: both of its averages shrink
+    alike, down to a least share from which they do not vanish.
+
     Args:
         codebook: The averages before.
         encoded: The encoder's outputs; no gradient flows.
@@ -187,7 +210,7 @@ def update(
         decay: The decay of the averages, 0.99 in the paper.
         weight: Weight of each example; None for 1.
     """
-    encoded = jax.lax.stop_gradient(encoded)
+    encoded, codebook = jax.lax.stop_gradient(encoded), _held(codebook)
     chosen = jax.nn.one_hot(indices, codebook.shares.shape[0])
     if weight is not None:
         chosen = chosen * weight.reshape(-1, 1, 1, 1)
@@ -197,6 +220,16 @@ def update(
     return Codebook(
         decay * codebook.shares + (1 - decay) * chosen.sum(axis=(0, 1, 2)),
         decay * codebook.sums + (1 - decay) * sums,
+    )
+
+
+def _held(codebook: Codebook) -> Codebook:
+    """The same codes, none of so small a share that it would underflow, and the code with it."""
+    least = _LEAST_SHARE / codebook.shares.shape[0]
+    idle = codebook.shares < least
+    return Codebook(
+        jnp.where(idle, least, codebook.shares),
+        jnp.where(idle[:, None], codebook.codes * least, codebook.sums),
     )
 
 
@@ -220,6 +253,12 @@ def revive(codebook: Codebook, replacements: Codes, least_share: float) -> tuple
     return Codebook(
         jnp.where(dead, even, codebook.shares), jnp.where(dead[:, None], fresh, codebook.sums)
     ), dead
+
+
+def _positive(codes_per_position: int) -> int:
+    if codes_per_position < 1:
+        raise ValueError(f"codes_per_position must be at least 1, got {codes_per_position}")
+    return codes_per_position
 
 
 def _res_blocks(h: Array, num_blocks: int, dtype: DTypeLike) -> Array:

@@ -49,9 +49,10 @@ def test_straight_through_gradients():
     value, grads = jax.jit(jax.value_and_grad(objective))(variables.params)
     squares = np.square(codes - encoded).sum()
     constant = 0.5 * math.log(2 * math.pi) * encoded.size
-    assert value == pytest.approx(0.5 * squares + constant + 0.25 * squares, rel=1e-5)
+    # The likelihood is summed over pixels, the commitment averaged over the four codes.
+    assert value == pytest.approx(0.5 * squares + constant + 0.25 * squares / 4, rel=1e-5)
     at_decoder = (codes - encoded).sum(axis=(0, 1, 2))  # of |code + b - x|^2 / 2
-    commitment = 0.25 * 2 * (encoded - codes).sum(axis=(0, 1, 2))
+    commitment = 0.25 * 2 * (encoded - codes).sum(axis=(0, 1, 2)) / 4
     np.testing.assert_allclose(grads["decoder"]["b"], at_decoder, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(grads["encoder"]["b"], at_decoder + commitment, rtol=1e-4, atol=1e-4)
 

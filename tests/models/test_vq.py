@@ -25,6 +25,27 @@ def test_networks(key):
     assert variables["params"]["block2_1x1"]["kernel"].shape == (1, 1, 256, 256)
 
 
+def test_several_codes_at_a_position(key):
+    """The paper's ten on CIFAR-10: 8x8x10 vectors, 640 log 512 nats. Each is seen by its pixels."""
+    x = jax.random.normal(key, (2, 8, 8, 3))
+    encoder = vq.Encoder(4, 8, codes_per_position=10)
+    encoded, _ = jax.jit(encoder.init_with_output)(key, x)
+    assert encoded.shape == (2, 2, 20, 4)
+    decoder = vq.Decoder(3, 8, 2, 0, codes_per_position=10)
+    params = jax.jit(decoder.init)(key, encoded)
+    decode = jax.jit(decoder.apply)
+    whole = decode(params, encoded)
+    assert whole.shape == (2, 8, 8, 3)
+    for code in (0, 9, 10, 19):
+        moved = decode(params, encoded.at[0, 0, code].add(1.0))
+        assert not np.allclose(moved[0], whole[0])
+        np.testing.assert_array_equal(moved[1], whole[1])
+    with pytest.raises(ValueError, match="must divide the 15 codes of a row, got 10"):
+        decoder.apply(params, encoded[:, :, :15])
+    with pytest.raises(ValueError, match="codes_per_position must be at least 1, got 0"):
+        vq.Encoder(4, 8, codes_per_position=0).init(key, x)
+
+
 def test_residual_blocks_have_their_shortcut(key):
     """With the blocks' last kernels at zero the blocks do nothing."""
     x = jax.random.normal(key, (1, 4, 4, 1))
@@ -86,6 +107,23 @@ def test_update_is_the_moving_average(key):
     ]
     np.testing.assert_allclose(new.shares, shares, rtol=1e-5)
     np.testing.assert_allclose(new.codes, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_code_that_nobody_chooses_stays(key):
+    """Both of its averages fade alike: not to the origin, when they are gone."""
+    encoded = outputs(key)
+    start = vq.draw_codebook(key, encoded, 4)
+    indices = jnp.zeros(encoded.shape[:3], jnp.int32)
+
+    @jax.jit
+    def many(book):
+        return jax.lax.fori_loop(
+            0, 20_000, lambda _, book: vq.update(book, encoded, indices, 0.99), book
+        )
+
+    end = many(start)
+    np.testing.assert_allclose(end.codes[1:], start.codes[1:], rtol=1e-3)
+    np.testing.assert_allclose(end.codes[0], encoded.mean(axis=(0, 1, 2)), rtol=1e-4, atol=1e-5)
 
 
 def test_update_is_linear_in_the_batch(key):
