@@ -24,6 +24,7 @@ recipe = Recipe(
         steps=50_000,
         batch_size=320,  # 5 times 64
         data=DataConfig(name="cifar10"),
+        spread_bytes=True,
         model=ModelConfig(
             network="resnet",
             generator_channels=256,

@@ -5,9 +5,11 @@ The recipes are `dcgan_digits`, `dcgan_mnist`, `sngan_cifar`, `wgan_gp_cifar`, `
 """
 
 import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import jax
 import jax.numpy as jnp
 
 from experiments.recipes.images import load_splits
@@ -47,9 +49,11 @@ class ModelConfig:
     """Kind of networks: DCGAN's convolutions, or the residual pair of SNGAN and WGAN-GP (32, 64 or
     128 pixels)."""
     generator_channels: int = 128
-    """Channels of the generator's last hidden layer (resnet on 32 pixels: of all)."""
+    """Channels of the generator's last hidden layer (dcgan); of all of them (resnet on 32 pixels;
+    on 64 and 128 a quarter of it in the last and four times as many in the first)."""
     discriminator_channels: int = 128
-    """Channels of the discriminator's first layer (resnet on 32 pixels: of all)."""
+    """Channels of the discriminator's first layer (dcgan); of all of them (resnet on 32 pixels; on
+    64 and 128 half of it in the first and eight times as many in the last)."""
     min_size: int = 4
     """Least side of the innermost image of dcgan."""
     latent_dim: int = 100
@@ -127,6 +131,9 @@ class Config(RunConfig):
 
     flip: bool = False
     """Mirror half of the training images left to right."""
+    spread_bytes: bool = False
+    """Bytes u as u / 128 - 1 plus noise of U[0, 1 / 128), spread over their bins, in the place of
+    2 u / 255 - 1."""
     model: ModelConfig = ModelConfig()
     game: GameConfig = GameConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -151,7 +158,7 @@ def build(config: Config) -> Experiment:
         family=family,
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
+        prepare=make_prepare(config),
         medium=IMAGES if sweep is None else IMAGES._replace(grid=(len(sweep), 8)),
         averages=make_averages(config.average, config.batch_size, of=(GENERATOR,)),
         pictures={"interpolation_linear": _linear_interpolation(family)},
@@ -159,9 +166,22 @@ def build(config: Config) -> Experiment:
             held_out,
             loss=f"the discriminator's {config.game.loss} loss on held-out images and fakes; "
             "no measure of the samples",
-            preprocessing="2 u / 255 - 1",
+            preprocessing="u / 128 - 1 + U[0, 1 / 128)" if config.spread_bytes else "2 u / 255 - 1",
         ),
     )
+
+
+def make_prepare(config: Config) -> Callable[..., dict[str, Any]]:
+    """`(key, raw batch, train) -> batch` of the flags."""
+    plain = prepare_images(flip=config.flip)
+
+    def spread(key: Any, raw: Mapping[str, Any], train: bool) -> dict[str, Any]:
+        batch = plain(key, raw, train)
+        image = batch["image"]
+        noise = jax.random.uniform(jax.random.fold_in(key, 1), (image.size,)).reshape(image.shape)
+        return {**batch, "image": (image + 1) * (127.5 / 128) - 1 + noise / 128}
+
+    return spread if config.spread_bytes else plain
 
 
 def make_family(config: Config, source: Source) -> Family:
@@ -224,7 +244,10 @@ def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
                 **of_discriminator,
             ),
         )
-    resnet_gan.generator_channels(height, model.generator_channels)
+    resnet_gan.generator_channels(height, model.generator_channels)  # refuses other sizes
+    if height > 32:  # the network's own count is that at full size: 64 where 256 and 128 are given
+        of_generator["channels"] = max(1, model.generator_channels // 4)
+        of_discriminator["channels"] = max(1, model.discriminator_channels // 2)
     return (
         resnet_gan.Generator(attention_size=model.attention_size, **of_generator),
         resnet_gan.Discriminator(

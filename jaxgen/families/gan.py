@@ -84,8 +84,9 @@ def gan(
     """The family of Goodfellow et al. 2014: a generator and a discriminator, in turns.
 
     A step is `discriminator_repeats` updates of the discriminator, each on its own slice of the
-    batch, then one of the generator, on fakes for the conditions of the first slice. The latents
-    are `N(0, I)`. `evaluate` is the discriminator's loss on held-out images and fresh fakes: not a
+    batch, on fakes for the conditions of the slice, then one of the generator, on fakes for classes
+    drawn afresh (for the conditions of the first slice, where they are no classes). The latents are
+    `N(0, I)`. `evaluate` is the discriminator's loss on held-out images and fresh fakes: not a
     measure of the samples' quality, but an overfitted discriminator shows.
 
     A `penalty` is part of the discriminator's loss; with `penalty_every` = n > 1 it is *lazy*
@@ -252,7 +253,7 @@ def _generator_loss(
 ) -> LossFn:
     def generator_loss(variables: Variables, batch: Batch, key: Key[Array, ""], step: Step):
         real, condition = batch["image"], players.encode(variables, batch)
-        several = conditions.repeat(condition, fakes_per_real)
+        several, label = players.ask(variables, batch, jax.random.fold_in(key, 3), fakes_per_real)
         key_z, key_fake, key_real = jax.random.split(key, 3)
         fake, state = players.generate(variables, key_z, real.shape[0] * fakes_per_real, several)
         groups = [players.shown(key_fake, fake)]
@@ -264,7 +265,7 @@ def _generator_loss(
             real_logits = jnp.repeat(on_real.logits, fakes_per_real)
         value = losses.adversarial(loss).generator(on_fake.logits, real_logits)
         if auxiliary is not None:
-            entropy, _ = _classified(on_fake, jnp.repeat(batch["label"], fakes_per_real))
+            entropy, _ = _classified(on_fake, label)
             value = value + auxiliary.generator * entropy
         value = value.reshape(real.shape[0], fakes_per_real).mean(axis=1)
         return value, Aux({}, {**variables.state, GENERATOR: state})

@@ -26,6 +26,9 @@ class Players(NamedTuple):
 
     Attributes:
         encode: `(variables, batch) -> Condition | None` of a batch.
+        ask: `(variables, batch, key, repeats) -> (condition, label)`, what the generator's own turn
+            asks of it, `repeats` for each example of the batch: classes drawn afresh, all alike
+            likely (the label is None where there are no classes: then the batch's conditions).
         generate: `(variables, key, num, condition) -> (images, the generator's new state)`, with
             batch statistics of these images.
         judge: `(variables, groups of images, condition, train=...) -> (a verdict of each group, the
@@ -34,6 +37,7 @@ class Players(NamedTuple):
     """
 
     encode: Callable[[Variables, Batch], Condition | None]
+    ask: Callable[..., tuple[Condition | None, Array | None]]
     generate: Callable[[Variables, Key[Array, ""], int, Condition | None], tuple[Images, PyTree]]
     judge: Callable[..., tuple[list[Any], PyTree]]
     shown: Augment
@@ -60,6 +64,13 @@ def make_players(
     def encode(variables: Variables, batch: Batch) -> Condition | None:
         return conditions.encode_batch(conditioning, variables, batch)
 
+    def ask(variables: Variables, batch: Batch, key: Key[Array, ""], repeats: int):
+        if conditioning is None or conditioning.num_classes is None:
+            return conditions.repeat(encode(variables, batch), repeats), None
+        shape = (repeats * len(batch["image"]),)
+        label = jax.random.randint(key, shape, 0, conditioning.num_classes)
+        return conditions.encode(conditioning, variables, label), label
+
     def generate(variables: Variables, key: Key[Array, ""], num: int, condition: Condition | None):
         z = normal_latents(key, num, generator.latent_dim)
         return _apply(generator, GENERATOR, variables, z, condition, train=True)
@@ -68,7 +79,7 @@ def make_players(
         given = None if names_class else condition
         return _judge(discriminator, variables, groups, given, train=train)
 
-    return Players(encode, generate, judge, augment or (lambda key, images: images))
+    return Players(encode, ask, generate, judge, augment or (lambda key, images: images))
 
 
 def make_init(

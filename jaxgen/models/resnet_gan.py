@@ -116,9 +116,9 @@ class _DownBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        def conv(x: Array, size: int, name: str) -> Array:
+        def conv(x: Array, size: int, name: str, features: int = self.features) -> Array:
             layer = SpectralConv(
-                self.features,
+                features,
                 size,
                 normalize=self.normalize,
                 kernel_init=_glorot if size == 1 else _he_like,
@@ -127,7 +127,9 @@ class _DownBlock(nn.Module):
             )
             return layer(x, train=train)
 
-        y = conv(x if self.first else nn.relu(x), 3, "conv1")
+        # As in the authors' code: but for the first block the width changes in the second layer.
+        hidden = self.features if self.first else x.shape[-1]
+        y = conv(x if self.first else nn.relu(x), 3, "conv1", hidden)
         y = conv(nn.relu(y), 3, "conv2")
         if self.halves:
             y = _downsample(y)

@@ -4,6 +4,7 @@ import csv
 import json
 from dataclasses import replace
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +21,7 @@ from experiments import (
 from experiments.recipes import gan as gan_flags
 from experiments.recipes.gan import GameConfig
 from experiments.recipes.shared import AdamConfig
+from jaxgen.data.sources import ArraySource
 from jaxgen.training.config import DataConfig
 
 RESNET = (
@@ -114,6 +116,33 @@ def test_residual_recipes(recipe, tmp_path, capsys):
 )
 def test_bad_input(recipe, flags, message, tmp_path, capsys):
     assert message in fails(capsys, recipe, "--run-dir", str(tmp_path / "run"), *flags)
+
+
+def test_residual_networks_of_larger_images():
+    """At 64 and 128 pixels the recipe's channels make the paper's networks, of 64 at full size."""
+    config = sngan_cifar.recipe.config
+    for size in (64, 128):
+        image = np.zeros((1, size, size, 3), np.uint8)
+        networks = gan_flags.make_networks(config, ArraySource({"image": image}))
+        assert [network.channels for network in networks] == [64, 64]
+    networks = gan_flags.make_networks(
+        config, ArraySource({"image": np.zeros((1, 32, 32, 3), "u1")})
+    )
+    assert [network.channels for network in networks] == [256, 128]
+
+
+def test_bytes_are_spread_over_their_bins(key):
+    """u / 128 - 1 plus a share of 1 / 128, as SNGAN's and WGAN-GP's code have them."""
+    prepare = gan_flags.make_prepare(sngan_cifar.recipe.config)
+    image = jnp.arange(256, dtype=jnp.uint8).reshape(16, 4, 4, 1)
+    x = prepare(key, {"image": image}, True)["image"]
+    share = 128 * (np.asarray(x, np.float64) + 1) - np.asarray(image)
+    assert -1e-4 <= share.min() < 0.05
+    assert 0.95 < share.max() <= 1 + 1e-4
+    plain = gan_flags.make_prepare(replace(sngan_cifar.recipe.config, spread_bytes=False))
+    np.testing.assert_allclose(
+        plain(key, {"image": image}, True)["image"], image / 127.5 - 1, atol=1e-6
+    )
 
 
 def test_a_penalty_every_few_steps():

@@ -11,12 +11,12 @@ import pytest
 from devices import equal_on_one_and_eight
 
 from jaxgen.augmentation.diff_augment import diff_augment
-from jaxgen.conditioning.attributes import attributes
+from jaxgen.conditioning.attributes import attributes, embeddings
 from jaxgen.conditioning.base import NAME, Condition, vector_of
 from jaxgen.conditioning.labels import labels
 from jaxgen.core import Variables
 from jaxgen.families import gan
-from jaxgen.families.gan_players import DISCRIMINATOR, GENERATOR
+from jaxgen.families.gan_players import DISCRIMINATOR, GENERATOR, make_players
 from jaxgen.losses.gan import gradient_penalty
 from jaxgen.models import dcgan, resnet_gan
 from jaxgen.models.blocks.gan_layers import Verdict
@@ -419,3 +419,20 @@ def test_a_penalty_with_minibatch_deviation(every):
     value, aux = jax.jit(phase.loss)(variables, real, jax.random.key(2), jnp.int32(0))
     assert np.isfinite(value).all()
     assert aux.metrics["penalty"].shape == (4,)
+
+
+def test_the_generator_is_asked_for_fresh_classes(key):
+    """In its own turn, all classes alike, whatever the batch's are; other conditions stay."""
+    real = {"image": jnp.zeros((500, 8, 8, 1)), "label": jnp.zeros(500, jnp.int32)}
+    players = make_players(*networks("plain"), labels(4), None, names_class=False)
+    condition, label = players.ask(Variables({}), real, key, 2)
+    assert condition.vector.shape == (1000, 4)
+    np.testing.assert_array_equal(condition.vector.argmax(axis=1), label)
+    np.testing.assert_allclose(np.bincount(label) / 1000, 0.25, atol=0.06)
+    batch = {**real, "embedding": jax.random.normal(key, (500, 3))}
+    players = make_players(*networks("plain"), embeddings(3), None, names_class=False)
+    condition, label = players.ask(Variables({}), batch, key, 2)
+    assert label is None
+    np.testing.assert_array_equal(condition.vector[::2], batch["embedding"])
+    players = make_players(*networks("plain"), None, None, names_class=False)
+    assert players.ask(Variables({}), real, key, 2) == (None, None)

@@ -47,6 +47,22 @@ def test_resnets_at_the_papers_size():
     assert count(shapes(resnet_gan.Discriminator(), x)) == expected
 
 
+def test_discriminators_of_larger_images_at_the_papers_size():
+    """A block's first layer keeps the width, as in the authors' code: 64 pixels, 10,141,441."""
+    x = jnp.zeros((2, 64, 64, 3))
+    assert count(shapes(resnet_gan.Discriminator(64), x)) == 10_141_441
+
+    def block(a, b):
+        return 9 * a * a + a + 9 * a * b + b + (a * b + b)
+
+    first = 9 * 3 * 64 + 64 + 9 * 64 * 64 + 64 + 3 * 64 + 64
+    widths = [64, 128, 256, 512, 1024]
+    blocks = first + sum(block(a, b) for a, b in itertools.pairwise(widths))
+    last = 2 * (9 * 1024 * 1024 + 1024)  # at 128 pixels one more, which neither widens nor halves
+    x = jnp.zeros((2, 128, 128, 3))
+    assert count(shapes(resnet_gan.Discriminator(64), x)) == blocks + last + 1025
+
+
 @pytest.mark.parametrize("size", [32, 64, 128])
 def test_resnet_sizes(size):
     z, x = jnp.zeros((2, 16)), jnp.zeros((2, size, size, 3))
