@@ -3,7 +3,8 @@
 A gated PixelCNN on the codes of a finished run of `vqvae_cifar`, 8 rows of 8x10, which stays as it
 is: its arrays are used, not trained, and a run refuses another first stage than the one it began
 with. The paper fits a PixelCNN to the codes of ImageNet and gives no figure for CIFAR-10 in two
-stages; the network's size is this package's choice. `evaluate` is the bound of log p(x) by both stages.
+stages; the network's size is this package's choice. `evaluate` is the bound of log p(x) by both
+stages.
 
     python -m experiments.vqvae_cifar --data.dir DIR
     python -m experiments.vqvae_prior --first-stage runs/vqvae_cifar --data.dir DIR
@@ -81,8 +82,8 @@ def make_family(config: Config, first: Run) -> Family:
     if config.model.network == "pixelcnnpp":
         raise ValueError("--model.network must have a softmax over codes: gated or pixelcnn")
     height, width, _ = first.experiment.held_out.spec["image"][0]
-    halvings = 2**first.config.model.num_halvings
-    shape = (height // halvings, width // halvings, 1)
+    halvings, several = 2**first.config.model.num_halvings, first.config.model.codes_per_position
+    shape = (height // halvings, width // halvings * several, 1)
     second = autoregressive(
         make_network(config.model, shape, num_codes, config.precision),
         make_adam(config.optimizer),

@@ -265,6 +265,7 @@ def _generator_loss(
             real_logits = jnp.repeat(on_real.logits, fakes_per_real)
         value = losses.adversarial(loss).generator(on_fake.logits, real_logits)
         if auxiliary is not None:
+            assert label is not None
             entropy, _ = _classified(on_fake, label)
             value = value + auxiliary.generator * entropy
         value = value.reshape(real.shape[0], fakes_per_real).mean(axis=1)
