@@ -237,14 +237,14 @@ class _Block(nn.Module):
         # Near zero at first, so that a block begins as the identity.
         h = conv(2 * self.features, size, name="conv2", init_scale=0.1, **shared)(h, at)
         if e is not None:
-            told = nn.Dense(
+            shift = nn.Dense(
                 2 * self.features,
                 use_bias=False,
                 kernel_init=nn.initializers.normal(0.05),  # as the authors' of their labels
                 dtype=self.dtype,
                 name="told",
             )
-            h = h + told(e)[:, None, None]
+            h = h + shift(e)[:, None, None]
         value, gate = jnp.split(h, 2, axis=-1)
         return x + value * nn.sigmoid(gate)
 
