@@ -1,6 +1,7 @@
 """The command line of every experiment: train (the default), sample, evaluate."""
 
 import dataclasses
+import math
 import os
 import signal
 import sys
@@ -279,6 +280,7 @@ def _evaluate(invocation: _Invocation) -> int:
     likelihood = evaluation.held_out_likelihood(experiment, metrics)
     environment = describe_environment()
     average = flags.average or next(iter(experiment.averages), None)
+    bad = sorted(name for name, value in metrics.items() if not math.isfinite(value))
     result = {
         "experiment": invocation.name,
         "step": step,
@@ -297,7 +299,9 @@ def _evaluate(invocation: _Invocation) -> int:
         append_json_line(Path(flags.config.run_dir) / "evaluations.jsonl", result)
     except OSError as error:
         print(f"warning: the result is printed but not kept: {error}", file=sys.stderr)
-    return 0
+    if bad:
+        print(f"error: not finite, so null in the result: {', '.join(bad)}", file=sys.stderr)
+    return 1 if bad else 0
 
 
 def _restore(

@@ -1,7 +1,6 @@
 """Samples, pictures and held-out metrics from a model's variables, wherever these are placed."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +20,7 @@ from jaxgen.training.likelihood import HeldOutLikelihood, likelihood
 from jaxgen.training.step import Metrics
 from jaxgen.training.strategies import JitStrategy
 
-_SQUARES = "squares of the loss"
+_SPREAD = "squared deviations from the batch's mean loss"
 
 
 def variables_of(
@@ -201,7 +200,8 @@ def evaluate_program(experiment: Experiment, strategy: JitStrategy) -> Callable[
         loss, metrics = experiment.family.evaluate(variables, batch, loss_key)
         values = {"loss": loss, **metrics}
         if experiment.family.bound is not None:
-            values[_SQUARES] = jnp.square(loss)
+            total, count = weighted_sum(loss, weight)
+            values[_SPREAD] = jnp.square(loss - total / jnp.maximum(count, 1))
         return {k: weighted_sum(v, weight) for k, v in values.items()}
 
     return jax.jit(totals, out_shardings=strategy.replicated)
@@ -227,7 +227,7 @@ def make_evaluate(
     compiled = evaluate_program(experiment, strategy)
 
     def evaluate(variables: Variables) -> dict[str, float]:
-        sums: Metrics = {}
+        rows = []
         batches = eval_batches(
             experiment.held_out,
             size,
@@ -237,17 +237,22 @@ def make_evaluate(
         )
         for index, raw in enumerate(batches):
             key = jax.random.fold_in(jax.random.key(seed), index)
-            pairs = compiled(variables, strategy.put_global(raw), key)
-            sums = pairs if not sums else jax.tree.map(jnp.add, sums, pairs)
-        count = float(sums["loss"][1])
-        means = {name: float(total) / float(weight) for name, (total, weight) in sums.items()}
-        if _SQUARES in means:
-            variance = max(0.0, means.pop(_SQUARES) - means["loss"] ** 2)
-            if count > 1:
-                means["standard_error"] = math.sqrt(variance / (count - 1))
-        return means
+            rows.append(compiled(variables, strategy.put_global(raw), key))
+        return _means(jax.device_get(rows))
 
     return evaluate
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The means over all batches, added in float64, and the standard error of the loss."""
+    sums = {name: np.sum([row[name] for row in rows], axis=0, dtype=np.float64) for name in rows[0]}
+    within, count = sums.pop(_SPREAD, (None, 0.0))
+    means = {name: float(total / weight) for name, (total, weight) in sums.items()}
+    if within is not None and count > 1:
+        totals, weights = np.array([row["loss"] for row in rows], np.float64).T
+        between = np.square(totals / np.maximum(weights, 1) - means["loss"]) @ weights
+        means["standard_error"] = float(np.sqrt((within + between) / count / (count - 1)))
+    return means
 
 
 def held_out_likelihood(

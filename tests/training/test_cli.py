@@ -181,6 +181,18 @@ def test_sample(run, trained, tmp_path):
     assert "exists and is not overwritten" in err
 
 
+def test_a_result_that_is_not_finite_is_null_and_a_failure(run, trained, monkeypatch):
+    """Valid JSON, the metric's name, exit code 1."""
+    nan = float("nan")
+    metrics = {"loss": nan, "error": 0.5, "standard_error": nan}
+    monkeypatch.setattr(cli.evaluation, "make_evaluate", lambda *_: lambda _: metrics)
+    code, out, err = run("evaluate", "--run-dir", str(trained))
+    assert code == 1
+    assert "not finite, so null in the result: loss, standard_error" in err
+    result = json.loads(out.strip().splitlines()[-1])
+    assert (result["loss"], result["error"]) == (None, 0.5)
+
+
 def test_evaluate_prints_and_keeps_one_json_line(run, trained):
     code, out, _ = run("evaluate", "--run-dir", str(trained))
     assert code == 0

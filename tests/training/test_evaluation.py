@@ -46,6 +46,29 @@ def test_likelihood(num_evaluated):
     assert found.data == digits("test").protocol
 
 
+def test_the_error_where_the_mean_is_large():
+    """The spread is measured about the mean: squares of 10,000 would leave nothing of it."""
+    made = experiment(Bound("exact", 64, True))
+
+    def far(variables, batch, key):
+        return brightness(variables, batch, key)[0] + 1e4, {}
+
+    made = made._replace(family=made.family._replace(evaluate=far))
+    metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
+    values = (digits("test").arrays["image"] / 127.5 - 1).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(metrics["standard_error"], values.std(ddof=1) / 297**0.5, rtol=1e-2)
+
+
+def test_what_is_not_finite_stays_so():
+    """No NaN becomes a standard error of 0."""
+    made = experiment(Bound("exact", 64, True))
+    nothing = lambda variables, batch, key: (batch["image"].sum((1, 2, 3)) * np.nan, {})  # noqa: E731
+    made = made._replace(family=made.family._replace(evaluate=nothing))
+    metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
+    assert np.isnan(metrics["loss"])
+    assert np.isnan(metrics["standard_error"])
+
+
 def test_of_one_example_there_is_no_error():
     made = experiment(Bound("exact", 64, True), 1)
     metrics = make_evaluate(made, make_strategy("jit"), 0)(VARIABLES)
