@@ -86,9 +86,8 @@ def _sources(args: argparse.Namespace) -> list[Source]:
 def _in_flags(error: Exception) -> str:
     """An error's message, with the command's flags in the place of arguments."""
     names = "|".join(_FLAGS)
-    return re.sub(
-        rf"\b({names})(=| (?=must))", lambda m: _FLAGS[m[1]] + m[2].strip("="), str(error)
-    )
+    text = re.sub(r" \(--data\.\w+\)", "", str(error))  # what recipes call it
+    return re.sub(rf"\b({names})(=| (?=must))", lambda m: _FLAGS[m[1]] + m[2].strip("="), text)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -142,6 +142,7 @@ def _train(options: argparse.Namespace, flags: Sequence[str]) -> bool:
             1200,
             run_dir=str(run_dir),
             num=num,
+            num_reference=256 if is_cpu else 10_000,
             num_evaluated=256 if is_cpu else 2000,
             grid_path=str(grid),
         )

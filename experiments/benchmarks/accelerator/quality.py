@@ -22,7 +22,6 @@ from jaxgen.training.images import grid, save_png
 from jaxgen.training.runs import open_run
 from jaxgen.training.strategies import make_strategy
 
-REFERENCE = 10_000
 SAVING = 60.0  # seconds that a run may take to stop
 
 
@@ -55,7 +54,9 @@ def train_for(recipe: str, seconds: float, run_dir: Path, flags: Sequence[str]) 
     return {"command": command[1:], "seconds": time.monotonic() - begin}
 
 
-def measure_run(run_dir: str, num: int, num_evaluated: int, grid_path: str) -> dict[str, Any]:
+def measure_run(
+    run_dir: str, num: int, num_reference: int, num_evaluated: int, grid_path: str
+) -> dict[str, Any]:
     """Losses, held-out figures, samples and their distance to real images, of a run.
 
     The distance is FD-lite0 where its weights are installed, of samples to training images; beside
@@ -64,14 +65,17 @@ def measure_run(run_dir: str, num: int, num_evaluated: int, grid_path: str) -> d
     Args:
         run_dir: Directory of the run.
         num: Number of samples, drawn by the recipe's quick sampler where it has one.
+        num_reference: Number of training images that they are compared with.
         num_evaluated: Number of held-out examples to evaluate.
         grid_path: New file for a picture of the first samples.
     """
     strategy = make_strategy("jit")
     run = open_run(run_dir, strategy=strategy)
     experiment = run.experiment._replace(num_evaluated=num_evaluated)
-    with open(Path(run_dir) / "metrics.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = []  # none before the first one is due
+    if (table := Path(run_dir) / "metrics.csv").exists():
+        with table.open(newline="") as file:
+            rows = list(csv.DictReader(file))
     result: dict[str, Any] = {
         "recipe": run.name,
         "steps": run.step,
@@ -88,10 +92,13 @@ def measure_run(run_dir: str, num: int, num_evaluated: int, grid_path: str) -> d
     result["sampling_seconds"] = time.monotonic() - begin
     save_png(Path(grid_path), grid(images[:64], 8))
     result["grid"] = grid_path
-    return {**result, **_distances(images, run.experiment.pipeline.source, experiment.held_out)}
+    train = experiment.pipeline.source
+    return {**result, **_distances(images, train, experiment.held_out, num_reference)}
 
 
-def _distances(images: np.ndarray, train: Source, held_out: Source) -> dict[str, Any]:
+def _distances(
+    images: np.ndarray, train: Source, held_out: Source, num_reference: int
+) -> dict[str, Any]:
     try:
         extractor = load_extractor("lite0")
     except (ImportError, OSError, ValueError) as error:
@@ -102,11 +109,12 @@ def _distances(images: np.ndarray, train: Source, held_out: Source) -> dict[str,
         part = ArraySource({"image": source[rows]["image"]}, protocol=f"{source.protocol}, {name}")
         return image_statistics(extractor, part)
 
-    real = statistics(train, REFERENCE, f"the first {REFERENCE}")
+    real = statistics(train, num_reference, f"the first {num_reference}")
     samples = image_statistics(extractor, ArraySource({"image": images}, protocol="samples"))
     floor = statistics(held_out, len(images), f"the first {len(images)}")
     return {
         "samples": len(images),
+        "reference": num_reference,
         "distance": compare_images(samples, real, extractor).metrics,
         "floor": compare_images(floor, real, extractor).metrics,
     }

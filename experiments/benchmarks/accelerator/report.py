@@ -202,13 +202,13 @@ def _reached(results: Mapping[str, Result], _: Result | None) -> list[str]:
                 f"{r['examples_seen']:,}",
                 f"{float(r['training']['loss']):.4g}" if r["training"] else "-",
                 f"{r['held_out']['loss']:.4g}",
-                f"{distance} ({floor})" if distance else "-",
+                f"{distance} ({floor}; {r['samples']} to {r['reference']})" if distance else "-",
                 r["machine"],
             ]
         )
     head = [
         "recipe", "minutes", "steps", "examples seen", "training loss", "held-out loss",
-        "FD-lite0 (floor)", "machine",
+        "FD-lite0 (floor; samples to real)", "machine",
     ]  # fmt: skip
     return table(head, rows)
 
