@@ -245,11 +245,13 @@ def make_evaluate(
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The means over all batches, added in float64, and the standard error of the loss."""
-    sums = {name: np.sum([row[name] for row in rows], axis=0, dtype=np.float64) for name in rows[0]}
-    within, count = sums.pop(_SPREAD, (None, 0.0))
-    means = {name: float(total / weight) for name, (total, weight) in sums.items()}
-    if within is not None and count > 1:
-        totals, weights = np.array([row["loss"] for row in rows], np.float64).T
+    pairs = {name: np.array([row[name] for row in rows], np.float64) for name in rows[0]}
+    sums = {name: values.sum(axis=0) for name, values in pairs.items()}
+    spread = sums.pop(_SPREAD, None)
+    means = {name: float(total[0] / total[1]) for name, total in sums.items()}
+    if spread is not None and spread[1] > 1:
+        within, count = float(spread[0]), float(spread[1])
+        totals, weights = pairs["loss"].T
         between = np.square(totals / np.maximum(weights, 1) - means["loss"]) @ weights
         means["standard_error"] = float(np.sqrt((within + between) / count / (count - 1)))
     return means
