@@ -8,7 +8,7 @@ import pytest
 
 from jaxgen.checks import check_batch, check_broadcast, check_choice, check_memory, check_same_shape
 from jaxgen.distributions import elementwise, likelihoods, logistic
-from jaxgen.losses import autoregressive, diffusion, flow, gan, reduce, vae, vq
+from jaxgen.losses import autoregressive, diffusion, flow, gan, perceptual, reduce, vae, vq
 from jaxgen.noise.chain import Posterior, chain, linear_betas, posterior_mean
 from jaxgen.noise.parametrization import EPS, Denoised, ask, interpret, to_eps
 from jaxgen.noise.process import Level, q_sample
@@ -83,7 +83,7 @@ OF_IMAGES = {
     "posterior_mean": lambda w: posterior_mean(Posterior(TWO, TWO, TWO, TWO), X, w),
     "gaussian_kl_to_standard": lambda w: vae.gaussian_kl_to_standard(X, w),
     "gaussian_kl_by_sample": lambda w: vae.gaussian_kl_by_sample(X, X, w),
-    "perceptual_loss": lambda w: vae.perceptual_loss(X, w),
+    "perceptual_loss": lambda w: perceptual.perceptual_loss(X, w),
     "commitment_loss": lambda w: vq.commitment_loss(X, w),
     "vector_quantization_loss": lambda w: vq.vector_quantization_loss(X, w),
     "gradient_penalty": lambda w: gan.gradient_penalty(lambda x: x.sum(axis=(1, 2, 3)), X, w, KEY),

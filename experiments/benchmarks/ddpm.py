@@ -9,7 +9,6 @@ with 50 steps, in both by diffusers' formula.
 """
 
 import argparse
-import time
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
 from experiments.benchmarks.torch_peer import TorchSetup
 from experiments.benchmarks.unet_reference import build, to_params
 from jaxgen.core import Variables
@@ -151,9 +150,7 @@ def measure(size: Size, name: str, setup: TorchSetup, repeats: int = 5) -> dict[
     size = replace(size, model=size.model.clone(dtype=jnp.dtype(setup.precision)))
     train, sample = jax_sides(size, net)
     torch_train, torch_sample = torch_sides(size, net, setup)
-    begin = time.perf_counter()
-    jax.block_until_ready(train())
-    compiled = time.perf_counter() - begin
+    compiled = first_call(train)
     times = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
     rows = {
         f"train step, {name}, batch {size.batch}": {

@@ -11,7 +11,6 @@ that the discriminator sees.
 
 import argparse
 import itertools
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -22,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
 from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.families.gan import gan
 from jaxgen.families.gan_players import GENERATOR
@@ -232,9 +231,7 @@ def measure(model: str, size: Size, setup: TorchSetup, repeats: int = 5) -> dict
         seconds of our first call.
     """
     ours = jax_side(model, size, setup.precision)
-    begin = time.perf_counter()
-    jax.block_until_ready(ours())
-    compiled = time.perf_counter() - begin
+    compiled = first_call(ours)
     times = interleaved(
         {"torch": torch_side(model, size, setup), "jaxgen": ours}, repeats, warmup=1
     )

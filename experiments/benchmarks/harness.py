@@ -42,6 +42,17 @@ def interleaved(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
+def first_call(fn: Callable[[], object]) -> float:
+    """Seconds of a function's first call: what it compiles, and one run of it.
+
+    Args:
+        fn: Function of no arguments, whose result is waited for.
+    """
+    begin = time.perf_counter()
+    jax.block_until_ready(fn())
+    return time.perf_counter() - begin
+
+
 def timed(fn: Callable[[], object], repeats: int = 5) -> float:
     """Median seconds of a call, after a first one that may compile.
 

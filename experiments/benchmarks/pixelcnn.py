@@ -10,7 +10,6 @@ and the time of all H W stands for them; the cached sampler draws whole images.
 """
 
 import argparse
-import time
 from typing import Any, NamedTuple
 
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 
 from experiments.benchmarks import pixelcnn_reference as reference
-from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
 from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.families.autoregressive import autoregressive
@@ -121,11 +120,7 @@ def measure(size: Size, setup: TorchSetup, repeats: int = 5, passes: int = 1) ->
     data = (np.random.default_rng(0).integers(0, 256, shape) / 127.5 - 1).astype(np.float32)
     train, cached, naive = jax_sides(size, data, setup.precision)
     torch_train, torch_pass = torch_sides(size, data, setup)
-    first = {}
-    for name, fn in (("training step", train), ("cached sampler", cached)):
-        begin = time.perf_counter()
-        jax.block_until_ready(fn())
-        first[name] = time.perf_counter() - begin
+    first = {"training step": first_call(train), "cached sampler": first_call(cached)}
     training = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
     times = interleaved(
         {

@@ -10,7 +10,6 @@ is of 100 images with K = 1000, ours in one compiled call, in both in chunks of 
 
 import argparse
 import math
-import time
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
 from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.distributions import likelihoods
@@ -182,9 +181,7 @@ def measure(size: str, setup: TorchSetup, repeats: int = 5, batch: int = BATCH) 
     data = np.where(rng.random((batch, 28, 28, 1)) < 0.2, 1.0, -1.0).astype(np.float32)
     torch_train, torch_bound = torch_sides(size, data, setup)
     train, bound = jax_sides(size, data, setup.precision)
-    begin = time.perf_counter()
-    jax.block_until_ready(train())
-    compiled = time.perf_counter() - begin
+    compiled = first_call(train)
     times = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
     rows = {
         f"train step, {size}, batch {batch}": {

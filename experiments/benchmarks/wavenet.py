@@ -11,7 +11,6 @@ samples a second would be real time.
 """
 
 import argparse
-import time
 from typing import Any
 
 import jax
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.harness import interleaved, machine, print_table
+from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
 from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.families.wavenet import wavenet
@@ -172,9 +171,7 @@ def measure(size: str, setup: TorchSetup, repeats: int = 5) -> dict[str, Any]:
     data = np.random.default_rng(0).integers(0, 256, (batch, window)).astype(np.int32)
     train, naive, cached, receptive_field = jax_sides(size, data, setup.precision)
     torch_train, torch_naive = torch_sides(size, data, receptive_field, setup)
-    begin = time.perf_counter()
-    jax.block_until_ready(train())
-    compiled = time.perf_counter() - begin
+    compiled = first_call(train)
     training = interleaved({"torch": torch_train, "jaxgen": train}, repeats, warmup=1)
     samplers = {"torch": torch_naive, "jaxgen naive": naive}
     drawn = dict.fromkeys(samplers, NAIVE_SAMPLES)

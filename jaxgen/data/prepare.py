@@ -4,18 +4,12 @@ CIFAR-10, MNIST and Fashion-MNIST are prepared here; any other set of TFDS is le
 On the command line: `python -m jaxgen.data prepare cifar10`.
 """
 
-import gzip
 import hashlib
 import http.client
 import importlib.util
 import io
-import math
-import pickle
-import struct
-import tarfile
 import tempfile
 import urllib.request
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,22 +18,10 @@ import numpy as np
 from PIL import Image
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from jaxgen.checks import check_memory
+from jaxgen.data.archives import Contents, read_cifar10, read_mnist
 
 _TIMEOUT_SECONDS = 30
 _CHUNK_BYTES = 1 << 18
-
-
-class Contents(NamedTuple):
-    """The contents of an archive.
-
-    Attributes:
-        splits: Split -> (uint8 [N, H, W, C], integer labels [N]).
-        label_names: Names of the classes, where TFDS takes them from the archive.
-    """
-
-    splits: Mapping[str, tuple[np.ndarray, np.ndarray]]
-    label_names: Sequence[str] | None = None
 
 
 class Preparation(NamedTuple):
@@ -212,141 +194,6 @@ def _prepare_with_tensorflow(name: str, root: Path, archives: Sequence[str | Pat
     return tfds.prepare_with_tensorflow(name, root)
 
 
-def _read_mnist(paths: Mapping[str, Path]) -> Contents:
-    def split(prefix: str) -> tuple[np.ndarray, np.ndarray]:
-        images = _read_idx(paths[f"{prefix}-images-idx3-ubyte.gz"], 3)
-        labels = _read_idx(paths[f"{prefix}-labels-idx1-ubyte.gz"], 1)
-        if images.shape[1:] != (28, 28) or len(images) != len(labels):
-            raise ValueError(
-                f"the {prefix} files must hold 28x28 images, a label each; they hold images "
-                f"{images.shape} and labels {labels.shape}"
-            )
-        return images[..., None], labels
-
-    return Contents({"train": split("train"), "test": split("t10k")})
-
-
-def _read_idx(path: Path, ndim: int) -> np.ndarray:
-    """An idx file of bytes: 0, 0, 8 and the rank, then big-endian sizes, then the values."""
-    start = 4 + 4 * ndim
-    try:
-        with gzip.open(path) as file:
-            head = file.read(start)
-            shape = np.frombuffer(head[4:], ">u4").tolist()
-            if head[:4] != bytes((0, 0, 8, ndim)) or len(shape) != ndim:
-                raise ValueError(f"{path} is not an idx file of {ndim}-dimensional bytes")
-            check_memory(str(path), math.prod(shape))
-            raw = file.read(math.prod(shape) + 1)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a valid gzip file: {error}") from error
-    if len(raw) != math.prod(shape):
-        raise ValueError(f"{path} is not an idx file of {ndim}-dimensional bytes {shape}")
-    return np.frombuffer(raw, np.uint8).reshape(shape)
-
-
-def _read_cifar10(paths: Mapping[str, Path]) -> Contents:
-    (path,) = paths.values()
-    try:
-        with tarfile.open(path, "r:*") as tar:
-            members = {Path(m.name).name: m for m in tar.getmembers() if m.isfile()}
-
-            def read(name: str) -> bytes:
-                check_memory(f"the member {name}", members[name].size)
-                return tar.extractfile(members[name]).read()  # type: ignore[union-attr]
-
-            return (_cifar_binary if "test_batch.bin" in members else _cifar_python)(read)
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{path} is not a valid tar file: {error}") from error
-    except (
-        ArithmeticError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        MemoryError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-        struct.error,
-    ) as error:
-        raise ValueError(f"{path} is not a CIFAR-10 archive: {error}") from error
-
-
-def _cifar_binary(read: Callable[[str], bytes]) -> Contents:
-    """The binary version: records of one byte of label and a 3x32x32 image."""
-
-    def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
-        records = np.frombuffer(b"".join(map(read, names)), np.uint8).reshape(-1, 1 + 3072)
-        return _to_nhwc(records[:, 1:]), _checked_labels(records[:, 0])
-
-    names = read("batches.meta.txt").decode().split()
-    train = batches(*(f"data_batch_{i}.bin" for i in range(1, 6)))
-    return Contents({"train": train, "test": batches("test_batch.bin")}, names)
-
-
-def _cifar_python(read: Callable[[str], bytes]) -> Contents:
-    """The Python version: batches as pickled dictionaries of Python 2."""
-
-    def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_Unpickler(io.BytesIO(read(name)), encoding="bytes").load() for name in names]
-        images = np.concatenate([_bytes_array(part[b"data"]) for part in parts])
-        return _to_nhwc(images), _checked_labels([int(n) for p in parts for n in p[b"labels"]])
-
-    meta = _Unpickler(io.BytesIO(read("batches.meta")), encoding="bytes").load()
-    train = batches(*(f"data_batch_{i}" for i in range(1, 6)))
-    names = [name.decode() for name in meta[b"label_names"]]
-    return Contents({"train": train, "test": batches("test_batch")}, names)
-
-
-def _to_nhwc(flat: np.ndarray) -> np.ndarray:
-    return flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-
-
-def _checked_labels(labels: Any) -> np.ndarray:
-    labels = np.asarray(labels)
-    if labels.size and not 0 <= labels.min() <= labels.max() < 10:
-        raise ValueError(f"its labels must be 0 to 9, got {labels.min()} to {labels.max()}")
-    return labels
-
-
-class _Recorded:
-    """What stands for NumPy's arrays and dtypes while a pickle is read: what it says of them.
-
-    No pickle can build an array itself: its state would decide which bytes are pointers.
-    """
-
-    def __init__(self, *args: Any):
-        self.args = args
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads plain containers, and notes of NumPy arrays; refuses what could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] != "numpy" or name not in ("_reconstruct", "ndarray", "dtype"):
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        return _Recorded
-
-
-def _bytes_array(value: Any) -> np.ndarray:
-    """The array of bytes that a pickle describes.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    state = value.state if isinstance(value, _Recorded) else None
-    if not isinstance(state, tuple) or len(state) != 5:
-        raise ValueError(f"it has no array where one should be, but {type(value).__name__}")
-    _, shape, dtype, is_fortran, data = state
-    kind = dtype.args[:1] if isinstance(dtype, _Recorded) else None
-    if kind not in ((b"u1",), ("u1",)) or not isinstance(data, bytes):
-        raise ValueError(f"it has an array of {kind}, not of bytes")
-    return np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")
-
-
 # The SHA-256 that TFDS records for each file; that of cifar-10-python.tar.gz is Keras's.
 PREPARATIONS: Mapping[str, Preparation] = {
     "cifar10": Preparation(
@@ -361,7 +208,7 @@ PREPARATIONS: Mapping[str, Preparation] = {
                 "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"
             )
         },
-        _read_cifar10,
+        read_cifar10,
         has_id=True,
     ),
     "mnist": Preparation(
@@ -381,7 +228,7 @@ PREPARATIONS: Mapping[str, Preparation] = {
             ),
         },
         {},
-        _read_mnist,
+        read_mnist,
     ),
     "fashion_mnist": Preparation(
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -400,6 +247,6 @@ PREPARATIONS: Mapping[str, Preparation] = {
             ),
         },
         {},
-        _read_mnist,
+        read_mnist,
     ),
 }

@@ -37,6 +37,7 @@ from jaxgen.families.autoencoder import (
     init_networks,
 )
 from jaxgen.losses import vae as losses
+from jaxgen.losses.perceptual import perceptual_loss
 from jaxgen.losses.reduce import bits_per_dim, weighted_mean
 from jaxgen.sampling.latent import normal_latents, normal_space
 
@@ -168,7 +169,7 @@ def vae(
             value = value + mmd_weight * mmd
         if perceptual is not None:
             rebuilt = likelihood.mean(pixels[0])
-            metrics["perceptual"] = losses.perceptual_loss(perceptual(rebuilt), perceptual(x))
+            metrics["perceptual"] = perceptual_loss(perceptual(rebuilt), perceptual(x))
             value = value + perceptual_weight * metrics["perceptual"]
         return value, Aux(with_bits(metrics, metrics["negative_elbo"]))
 

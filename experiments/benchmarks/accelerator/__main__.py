@@ -89,8 +89,7 @@ def _ask(options: argparse.Namespace) -> bool:
         chosen.keys() - done, key=lambda name: (name in results, list(chosen).index(name))
     )
     if options.list:
-        for name in chosen:
-            print(f"{name}{' (done)' if name in done else ''}")
+        print("\n".join(f"{name} (done)" if name in done else name for name in chosen))
         return False
     end, failed, worker = time.monotonic() + 60 * options.minutes, [], Worker()
     try:

@@ -59,7 +59,9 @@ RECIPES = {
 }
 
 
-def build(name: str, changes: Changes, *, shrunk: bool, data: str | None = None) -> tuple[Any, Any]:
+def build(
+    name: str, changes: Changes, *, shrunk: bool, data: str | None = None, num_devices: int = 1
+) -> tuple[Any, Any]:
     """The config and the experiment of a recipe on made data.
 
     Args:
@@ -67,11 +69,13 @@ def build(name: str, changes: Changes, *, shrunk: bool, data: str | None = None)
         changes: Changes of its config.
         shrunk: Whether to take the sizes for a CPU.
         data: Directory of the made data, or None where the recipe's own are embedded.
+        num_devices: Number of devices, each with the recipe's batch.
     """
     recipe = importlib.import_module(f"experiments.{name}").recipe
     place = {} if data is None else {"data.name": "folder", "data.dir": data}
     small = RECIPES[name].shrunk if shrunk else {}
     config = replaced(recipe.config, {**place, **small, **changes})
+    config = replaced(config, {"batch_size": config.batch_size * num_devices})
     return config, recipe.build(config)
 
 

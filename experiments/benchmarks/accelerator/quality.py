@@ -48,10 +48,19 @@ def train_for(recipe: str, seconds: float, run_dir: Path, flags: Sequence[str]) 
         code = process.wait(seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGTERM)
-        code = process.wait(seconds + SAVING)
+        code = _wait_or_kill(process)
     if code not in (0, 128 + signal.SIGTERM):
         raise RuntimeError(f"{' '.join(command)} failed with exit code {code}")
     return {"command": command[1:], "seconds": time.monotonic() - begin}
+
+
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> int:
+    """The exit code of a command that was told to stop, which has a while to save."""
+    try:
+        return process.wait(SAVING)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def measure_run(

@@ -11,7 +11,7 @@ from experiments.benchmarks.accelerator.programs import build, make_data, prepar
 from experiments.benchmarks.flops import count_flops
 from experiments.benchmarks.harness import timed
 from jaxgen.training import evaluation, pictures
-from jaxgen.training.strategies import MOST_STEPS, make_strategy
+from jaxgen.training.strategies import MOST_STEPS
 from jaxgen.training.tally import Tally
 
 REPEATS = 5
@@ -31,10 +31,9 @@ def training_speed(
         num_devices: Number of devices; the batch grows with it.
     """
     with make_data(name) as data:
-        changes: dict[str, Any] = {"precision": precision}
-        config, _ = build(name, changes, shrunk=shrunk, data=data)
-        changes["batch_size"] = config.batch_size * num_devices
-        config, experiment = build(name, changes, shrunk=shrunk, data=data)
+        config, experiment = build(
+            name, {"precision": precision}, shrunk=shrunk, data=data, num_devices=num_devices
+        )
         training = prepare(config, experiment, jax.devices()[:num_devices])
     begin = time.perf_counter()
     lowered = training.run.lower(training.state, *training.arguments, np.int32(1))
@@ -114,8 +113,7 @@ def sampling_speed(name: str, precision: str, shrunk: bool, *, num: int = 64) ->
     with make_data(name) as data:
         config, experiment = build(name, changes, shrunk=shrunk, data=data)
         training = prepare(config, experiment, jax.devices()[:1])
-    strategy = make_strategy("jit", jax.devices()[:1])
-    draw = evaluation.sample_program(experiment, strategy)
+    draw = evaluation.sample_program(experiment, training.strategy)
     variables = evaluation.variables_of(training.state, experiment.averages, training.arguments[0])
     condition = pictures.in_turn(experiment.family, num)
     begin = time.perf_counter()

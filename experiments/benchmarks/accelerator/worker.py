@@ -1,7 +1,6 @@
 """A process that does one piece of work after another, each within its time."""
 
 import multiprocessing
-import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -38,8 +37,7 @@ class Worker:
             self._start()
         assert self._pipe is not None
         self._pipe.send((function, arguments))
-        deadline = time.monotonic() + seconds
-        if not self._pipe.poll(max(0.0, deadline - time.monotonic())):
+        if not self._pipe.poll(seconds):
             self.stop()
             raise PieceError(f"took longer than its {seconds:.0f} s")
         try:
