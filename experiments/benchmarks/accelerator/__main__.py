@@ -27,6 +27,7 @@ from experiments.benchmarks.accelerator.worker import PieceError, Worker
 from jaxgen.training.writers import write_json
 
 SLOWER = 4  # a CPU's time limits, in an accelerator's
+LEAST_SAMPLES = 10  # the inception score's parts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
 def _check(options: argparse.Namespace, flags: Sequence[str]) -> None:
     if options.minutes <= 0:
         raise ValueError(f"--minutes must be positive, got {options.minutes:g}")
-    if options.num is not None and options.num < 2:
-        raise ValueError(f"--num must be at least 2, got {options.num}")
+    if options.num is not None and options.num < LEAST_SAMPLES:
+        raise ValueError(f"--num must be at least {LEAST_SAMPLES}, got {options.num}")
     if flags and options.train is None:
         raise ValueError(f"flags after -- are for --train RECIPE, got {' '.join(flags)}")
     for name in options.only or ():

@@ -1,6 +1,7 @@
 """The accelerator's numbers beside the CPU's, for the same parameters, data and keys."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks.accelerator.programs import Changes, build, prepare
+from jaxgen.models.blocks.attention import dot_product_attention
 from jaxgen.models.conv.layers import conv_general_dilated
 from jaxgen.training import evaluation, pictures
 
@@ -40,6 +42,13 @@ CONVOLUTIONS: dict[str, tuple[Any, ...]] = {
     "one dimension": ((256,), (2,), 32, 64, (1,), ((8, 0),), (1,), (8,), 1),
 }
 
+# heads, width of a head, queries, keys
+ATTENTIONS: dict[str, tuple[int, int, int, int]] = {
+    "one wide head": (1, 256, 256, 256),
+    "four heads": (4, 64, 256, 256),
+    "to text": (8, 40, 64, 77),
+}
+
 
 def convolutions(precision: str) -> dict[str, Any]:
     """Every form of convolution and its gradients, of both orders, beside the CPU.
@@ -48,9 +57,7 @@ def convolutions(precision: str) -> dict[str, Any]:
         precision: Type of the inputs.
     """
     dtype = jnp.dtype(precision)
-    return _verdict(
-        {name: _convolution(dtype, *case) for name, case in CONVOLUTIONS.items()}, precision
-    )
+    return _each(CONVOLUTIONS, partial(_convolution, dtype), precision)
 
 
 def _convolution(
@@ -74,6 +81,47 @@ def _convolution(
         return convolve(x, w), jax.grad(penalty, (0, 1))(x, w)
 
     return _difference(everything, (x, w))
+
+
+def attentions(precision: str) -> dict[str, Any]:
+    """Attention and its gradients beside the CPU.
+
+    Args:
+        precision: Type of the inputs.
+    """
+    dtype = jnp.dtype(precision)
+    return _each(ATTENTIONS, partial(_attention, dtype), precision)
+
+
+def _each(
+    cases: Mapping[str, tuple[Any, ...]], compare: Callable[..., float], precision: str
+) -> dict[str, Any]:
+    """The difference of each case; one that raises costs only its own."""
+    rows, errors = {}, {}
+    for name, case in cases.items():
+        try:
+            rows[name] = compare(*case)
+        except Exception as error:
+            rows[name] = float("inf")
+            errors[name] = f"{type(error).__name__}: {error}"
+    return {**_verdict(rows, precision), "errors": errors}
+
+
+def _attention(dtype, heads, width, queries, keys) -> float:
+    rngs = jax.random.split(jax.random.key(0), 3)
+    lengths = (queries, keys, keys)
+    inputs = [
+        jax.random.normal(rng, (4, length, heads, width), dtype)
+        for rng, length in zip(rngs, lengths, strict=True)
+    ]
+
+    def loss(*inputs):
+        return jnp.sin(dot_product_attention(*inputs).astype(jnp.float32)).sum()
+
+    def everything(*inputs):
+        return dot_product_attention(*inputs), jax.grad(loss, (0, 1, 2))(*inputs)
+
+    return _difference(everything, inputs)
 
 
 def _difference(function: Callable[..., Any], arguments: Any) -> float:

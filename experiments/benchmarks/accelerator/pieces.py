@@ -47,13 +47,16 @@ def _correctness(precision: str) -> dict[str, Piece]:
     named = {
         f"convolutions-{precision}": Piece(
             partial(correctness.convolutions, precision), 90, takes_size=False
-        )
+        ),
+        f"attentions-{precision}": Piece(
+            partial(correctness.attentions, precision), 60, takes_size=False
+        ),
     }
     if precision == "float32":
         named["devices"] = Piece(correctness.devices_agree, 60, takes_size=False)
     for name in correctness.FAMILIES:
         ask = partial(correctness.family, name, precision)
-        named[f"family-{name}-{precision}"] = Piece(ask, 60, takes_size=False)
+        named[f"family-{name}-{precision}"] = Piece(ask, 120, takes_size=False)
     return named
 
 
@@ -66,4 +69,4 @@ def _sampling(name: str, precision: str) -> Piece:
 
 
 def _torch(name: str, precision: str) -> Piece:
-    return Piece(partial(peers.beside_torch, name, precision), 240)
+    return Piece(partial(peers.beside_torch, name, precision), 420)  # PyTorch compiles slowly

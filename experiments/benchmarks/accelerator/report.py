@@ -93,14 +93,18 @@ def _correctness(results: Mapping[str, Result], _: Result | None) -> list[str]:
     for name, result in results.items():
         if "differences" not in result:
             continue
-        worst = max(result["differences"], key=lambda k: result["differences"][k])
+        differences = {  # JSON has null for what is not finite
+            name: float("inf") if value is None else value
+            for name, value in result["differences"].items()
+        }
+        worst = max(differences, key=lambda k: differences[k])
         itself = ", the CPU beside itself" if result.get("backend") == "cpu" else ""
         verdict = "all within" if not result["failed"] else f"beyond: {', '.join(result['failed'])}"
         rows.append(
             [
                 f"`{name}`",
-                len(result["differences"]),
-                f"{result['differences'][worst]:.2g} ({worst})",
+                len(differences),
+                f"{differences[worst]:.2g} ({worst})",
                 f"{verdict} ({result['tolerance']:g}; samples 0.01){itself}",
             ]
         )
@@ -201,16 +205,22 @@ def _reached(results: Mapping[str, Result], _: Result | None) -> list[str]:
                 f"{r['steps']:,}",
                 f"{r['examples_seen']:,}",
                 f"{float(r['training']['loss']):.4g}" if r["training"] else "-",
-                f"{r['held_out']['loss']:.4g}",
+                _held_out(r["held_out"]),
                 f"{distance} ({floor}; {r['samples']} to {r['reference']})" if distance else "-",
                 r["machine"],
             ]
         )
     head = [
-        "recipe", "minutes", "steps", "examples seen", "training loss", "held-out loss",
+        "recipe", "minutes", "steps", "examples seen", "training loss", "held out",
         "FD-lite0 (floor; samples to real)", "machine",
     ]  # fmt: skip
     return table(head, rows)
+
+
+def _held_out(metrics: Mapping[str, float]) -> str:
+    if "bits_per_dim" in metrics:
+        return f"{metrics['bits_per_dim']:.4g} bits/dim"
+    return f"loss {metrics['loss']:.4g}"
 
 
 def _frechet(metrics: Mapping[str, float] | None) -> str | None:

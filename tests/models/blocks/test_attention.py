@@ -62,12 +62,18 @@ def test_fused_form_is_for_16_bits_and_narrow_heads(monkeypatch):
 
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "devices", lambda: [Card()])
-    fits = attention._is_fused_by_cudnn
-    assert fits(jnp.zeros((1, 4, 2, 128), jnp.bfloat16))
-    assert fits(jnp.zeros((1, 4, 2, 64), jnp.float16))
-    assert not fits(jnp.zeros((1, 4, 2, 128), jnp.float32))
-    assert not fits(jnp.zeros((1, 4, 1, 256), jnp.bfloat16))
-    assert not fits(jnp.zeros((1, 4, 2, 20), jnp.bfloat16))
+
+    def fits(shape, dtype, keys=4):
+        query = jnp.zeros(shape, dtype)
+        return attention._is_fused_by_cudnn(query, jnp.zeros((1, keys, *shape[2:]), dtype))
+
+    assert fits((1, 4, 2, 128), jnp.bfloat16)
+    assert fits((1, 4, 2, 64), jnp.float16)
+    assert not fits((1, 4, 2, 128), jnp.float32)
+    assert not fits((1, 4, 1, 256), jnp.bfloat16)
+    assert not fits((1, 4, 2, 20), jnp.bfloat16)
+    assert not fits((1, 4, 2, 64), jnp.bfloat16, keys=77)  # an H200: Unsupported sequence length
+    assert not fits((1, 3, 2, 64), jnp.bfloat16)
     for other in ("7.5", "gfx90a"):
         Card.compute_capability = other
-        assert not fits(jnp.zeros((1, 4, 2, 64), jnp.bfloat16))
+        assert not fits((1, 4, 2, 64), jnp.bfloat16)
