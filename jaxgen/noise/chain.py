@@ -17,8 +17,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Integer
 
 from jaxgen.checks import check_batch, check_same_shape
+from jaxgen.noise.levels import Levels, Posterior
 from jaxgen.noise.parametrization import Denoised
-from jaxgen.noise.process import Level, Levels, Posterior, expand
+from jaxgen.noise.process import Level, expand
 from jaxgen.noise.spacing import NumSteps, Spacing, trailing
 
 

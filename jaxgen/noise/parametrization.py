@@ -1,4 +1,9 @@
-"""What a network predicts, as a value: eps, x0, v; and the denoiser that a network then is.
+"""What a network predicts, as a value, and the denoiser that a network then is.
+
+    EPS, X0, V                 the noise, the data, v (of a variance-preserving process)
+    SCORE, NEGATIVE_EPS        the score, and the score times sigma
+    velocity(process)          the velocity of the path from data to noise (flow matching)
+    edm(sigma_data)            EDM's, whose inputs and targets have unit variance at every level
 
 A parametrization says how the data follow from a network F: `x0 = skip x + out F(scale_in x, time)`
 (Karras et al. 2022, EDM, eq. 7), where all four are functions of the level. A denoiser is what
@@ -7,6 +12,7 @@ losses and solvers see of it:
     denoise(x: f32[B, ..., C], level: Level of [B], condition) -> Denoised(x0, extra)
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from jaxgen.checks import check_batch, check_same_shape
-from jaxgen.noise.process import Level, expand
+from jaxgen.noise.process import Level, Process, expand, log_snr_of, slope
 
 Coefficient = Callable[[Level], Float[Array, " batch"]]
 
@@ -95,6 +101,97 @@ V = Parametrization(
 )
 """`v = alpha eps - sigma x0` (Salimans & Ho 2022), of a variance-preserving process: `x0 = alpha x
 - sigma F`."""
+
+SCORE = Parametrization(
+    skip=lambda level: 1 / level.alpha,
+    out=lambda level: jnp.square(level.sigma) / level.alpha,
+    scale_in=_one,
+    time=_time,
+    target=lambda x0, eps, level: -eps / expand(level.sigma, eps.ndim),
+)
+"""The score of the noisy data (Song & Ermon 2019): `x0 = (x + sigma^2 F) / alpha` (Tweedie)."""
+
+NEGATIVE_EPS = Parametrization(
+    skip=lambda level: 1 / level.alpha,
+    out=lambda level: level.sigma / level.alpha,
+    scale_in=_one,
+    time=_time,
+    target=lambda x0, eps, level: -eps,
+)
+"""`sigma` times the score, as the networks of Song et al. 2021 (SDE) say it: `x0 = (x + sigma F) /
+alpha`."""
+
+
+def velocity(process: Process) -> Parametrization:
+    """The velocity of a path, `v = alpha' x0 + sigma' eps` (Lipman et al. 2023, flow matching).
+
+    `x0 = (sigma' x - sigma v) / (sigma' alpha - sigma alpha')`; on straight lines it is `v = eps -
+    x0` and `x0 = x - t v`. Time runs from data to noise here.
+
+    Args:
+        process: The process, whose time the level must know.
+    """
+
+    def divisor(level: Level) -> tuple[Array, Array, Array]:
+        alpha_rate, sigma_rate = slope(process, level.time)
+        return alpha_rate, sigma_rate, sigma_rate * level.alpha - level.sigma * alpha_rate
+
+    def skip(level: Level) -> Array:
+        _, sigma_rate, whole = divisor(level)
+        return sigma_rate / whole
+
+    def target(x0: Array, eps: Array, level: Level) -> Array:
+        alpha_rate, sigma_rate = slope(process, level.time)
+        return expand(alpha_rate, x0.ndim) * x0 + expand(sigma_rate, x0.ndim) * eps
+
+    return Parametrization(
+        skip=skip,
+        out=lambda level: -level.sigma / divisor(level)[2],
+        scale_in=_one,
+        time=_time,
+        target=target,
+    )
+
+
+def edm(sigma_data: float = 0.5) -> Parametrization:
+    """EDM's preconditioning (Karras et al. 2022, table 1), here of any process.
+
+    With the variance `w = sigma^2 + alpha^2 sigma_data^2` of a noisy example: `skip = alpha
+    sigma_data^2 / w`, `out = sigma sigma_data / sqrt(w)`, `scale_in = 1 / sqrt(w)`, and the network
+    is told `log(sigma / alpha) / 4`. A weight of 1 of the network's error, `losses.simple`, is the
+    paper's weight of the data's.
+
+    Args:
+        sigma_data: The deviation of the data, positive.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+    if not 0 < sigma_data < math.inf:
+        raise ValueError(f"sigma_data must be positive and finite, got {sigma_data}")
+
+    def variance(level: Level) -> Array:
+        return jnp.square(level.sigma) + jnp.square(level.alpha * sigma_data)
+
+    def skip(level: Level) -> Array:
+        return level.alpha * sigma_data**2 / variance(level)
+
+    def out(level: Level) -> Array:
+        return level.sigma * sigma_data / jnp.sqrt(variance(level))
+
+    def target(x0: Array, eps: Array, level: Level) -> Array:
+        # (x0 - skip x) / out of x = alpha x0 + sigma eps, without what cancels or divides by 0
+        root = sigma_data * jnp.sqrt(variance(level))
+        noisy = expand(level.sigma / root, x0.ndim)
+        return noisy * x0 - expand(level.alpha * sigma_data**2 / root, x0.ndim) * eps
+
+    return Parametrization(
+        skip=skip,
+        out=out,
+        scale_in=lambda level: 1 / jnp.sqrt(variance(level)),
+        time=lambda level: -log_snr_of(level) / 8,
+        target=target,
+    )
 
 
 def ask(

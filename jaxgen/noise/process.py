@@ -1,9 +1,17 @@
-r"""Noise levels, the processes that provide them, and the levels that a sampler visits.
+r"""Noise levels, and the processes that provide them.
 
 A noisy example at a level is `x_t = alpha x0 + sigma eps`, eps standard Gaussian. A `Process`
-gives the level of each time. Where it preserves variance, `alpha^2 + sigma^2 = 1`, its log
-signal-to-noise ratio says all of it: `vp(log_snr_cosine)`. The discrete chain of DDPM is in
-`jaxgen.noise.chain`.
+gives the level of each time, t rising from data to noise:
+
+    vp(log_snr)       alpha^2 + sigma^2 = 1, by its log signal-to-noise ratio (`noise.log_snr`)
+    ve()              alpha = 1, sigma from 0.01 to 50 in geometric progression
+    edm()             alpha = 1, sigma = t
+    sub_vp()          alpha as `vp(log_snr_linear)`, sigma = 1 - alpha^2
+    rectified()       alpha = 1 - t, sigma = t: straight lines
+    trigonometric()   alpha = cos(pi t / 2), sigma = sin(pi t / 2)
+
+The discrete chain of DDPM is in `jaxgen.noise.chain`, the levels that a sampler visits in
+`jaxgen.noise.levels`.
 """
 
 import math
@@ -12,8 +20,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Num, Shaped
+from jaxtyping import Array, Float, Num, Shaped
 
 from jaxgen.checks import check_batch, check_same_shape
 
@@ -38,51 +45,12 @@ class Process(NamedTuple):
     Attributes:
         at: `times -> Level` of arrays of their shape.
         prior_std: The deviation of `x_t` at the last time, where sampling starts.
+        last_time: The time of the noisiest level.
     """
 
     at: Callable[[Num[Array, "*levels"]], Level]
     prior_std: float
-
-
-class Posterior(NamedTuple):
-    """`q(x_s | x_t, x0) = N(x0_coef x0 + xt_coef x_t, e^log_variance)`, s less noisy than t.
-
-    With `added = sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2`, the variance that noise brings on
-    the way from s to t, it is `x0_coef = alpha_s added / sigma_t^2`, `xt_coef = (alpha_t / alpha_s)
-    sigma_s^2 / sigma_t^2` and `e^log_variance = added sigma_s^2 / sigma_t^2` (Ho et al. 2020,
-    eq. 6-7, where s = t - 1).
-
-    Attributes:
-        x0_coef: The factor of the data.
-        xt_coef: The factor of the noisy example; 0 where s is clean data.
-        log_variance: The log of the variance; where s is clean data, and the variance 0, whatever
-            the provider puts in its place.
-        added: The variance that noise brings; `beta_t` of a chain.
-    """
-
-    x0_coef: Float[Array, "*levels"]
-    xt_coef: Float[Array, "*levels"]
-    log_variance: Float[Array, "*levels"]
-    added: Float[Array, "*levels"]
-
-
-class Levels(NamedTuple):
-    """The N noise levels that a sampler visits after its start, in its order: a pytree.
-
-    Only the first `num_steps` of the N intervals count; what the arrays hold beyond them has no
-    meaning. So the number of steps can be traced, and changes without a new compilation.
-
-    Attributes:
-        level: The levels, arrays [N + 1].
-        posterior: The posterior of each interval, arrays [N]; None where the levels rise.
-        num_steps: The number of intervals.
-        complete: Whether these are all levels of a discrete chain.
-    """
-
-    level: Level
-    posterior: Posterior | None
-    num_steps: int | np.integer | Int[Array, ""]
-    complete: bool | Bool[Array, ""] = False
+    last_time: float = 1.0
 
 
 def expand(values: Shaped[Array, " batch"], ndim: int) -> Shaped[Array, "batch *ones"]:
@@ -132,136 +100,143 @@ def vp(log_snr: Callable[[Array], Array]) -> Process:
     return Process(at, 1.0)
 
 
-def levels_at(process: Process, times: Float[Array, " points"]) -> Levels:
-    """The levels of a process at times, for a sampler to visit in their order.
+def ve(sigma_min: float = 0.01, sigma_max: float = 50.0) -> Process:
+    """The variance-exploding process, `sigma = sigma_min (sigma_max / sigma_min)^t`, t in [0, 1].
 
-    The constants of the posterior are float32 and lose digits where steps are many and short: those
-    of a chain, `jaxgen.noise.chain.levels_of`, do not.
+    Song et al. 2021 (SDE), eq. 31; `sigma_max` should be near the greatest distance of two data.
+
+    Args:
+        sigma_min: The deviation at t = 0, positive.
+        sigma_max: The deviation at t = 1, greater.
+
+    Raises:
+        ValueError: if they are not in that order.
+    """
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"0 < sigma_min < sigma_max must hold and both be finite, got {sigma_min}, {sigma_max}"
+        )
+
+    def at(times: Num[Array, "*levels"]) -> Level:
+        sigma = sigma_min * jnp.exp(math.log(sigma_max / sigma_min) * times)
+        return Level(jnp.ones_like(sigma), sigma, times)
+
+    return Process(at, sigma_max)
+
+
+def edm(sigma_max: float = 80.0) -> Process:
+    """The process whose time is the deviation of its noise, `alpha = 1, sigma = t`.
+
+    Karras et al. 2022 (EDM), section 3: the probability-flow ODE is straight near data and noise.
+
+    Args:
+        sigma_max: The deviation, and the time, where sampling starts; positive.
+
+    Raises:
+        ValueError: if it is not positive and finite.
+    """
+    if not 0 < sigma_max < math.inf:
+        raise ValueError(f"sigma_max must be positive and finite, got {sigma_max}")
+    return Process(lambda t: Level(jnp.ones_like(t), t, t), sigma_max, sigma_max)
+
+
+def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Process:
+    """The sub-VP process, `alpha^2 = e^-B(t), sigma = 1 - alpha^2`, t in [0, 1].
+
+    Its variance is below the VP process's at every time; B is that of `log_snr_linear` (Song et al.
+    2021, SDE, eq. 29).
+
+    Args:
+        beta_min: The rate at t = 0, positive.
+        beta_max: The rate at t = 1, at least that.
+
+    Raises:
+        ValueError: if they are not in that order.
+    """
+    if not 0 < beta_min <= beta_max < math.inf:
+        raise ValueError(
+            f"0 < beta_min <= beta_max must hold and both be finite, got {beta_min}, {beta_max}"
+        )
+
+    def at(times: Num[Array, "*levels"]) -> Level:
+        integral = times * beta_min + jnp.square(times) * (0.5 * (beta_max - beta_min))
+        return Level(jnp.exp(-0.5 * integral), -jnp.expm1(-integral), times)
+
+    return Process(at, 1.0)
+
+
+def rectified() -> Process:
+    """Straight lines between data and noise, `alpha = 1 - t, sigma = t`, t in [0, 1].
+
+    Rectified flow (Liu et al. 2023), and the conditional optimal-transport path of flow matching
+    (Lipman et al. 2023) with `sigma_min = 0`; there time runs from noise to data.
+    """
+    return Process(lambda t: Level(1 - t, jnp.asarray(t), t), 1.0)
+
+
+def trigonometric() -> Process:
+    """The quarter circle, `alpha = cos(pi t / 2), sigma = sin(pi t / 2)`, t in [0, 1].
+
+    It preserves the variance (Albergo & Vanden-Eijnden 2023; GVP in SiT, Ma et al. 2024).
+    """
+
+    def at(times: Num[Array, "*levels"]) -> Level:
+        angle = 0.5 * math.pi * times
+        # cos from the far end: exactly 0 there
+        return Level(jnp.sin(0.5 * math.pi - angle), jnp.sin(angle), times)
+
+    return Process(at, 1.0)
+
+
+def slope(
+    process: Process, times: Float[Array, "*levels"]
+) -> tuple[Float[Array, "*levels"], Float[Array, "*levels"]]:
+    """The derivatives `d alpha / dt, d sigma / dt` of a process at times.
 
     Args:
         process: The process.
-        times: The times [K + 1] of K steps, each less noisy than the one before.
-
-    Raises:
-        ValueError: if there are fewer than two times.
+        times: Times within its range.
     """
-    if times.shape[0] < 2:
-        raise ValueError(f"times must be two or more, got {times.shape[0]}")
-    level = process.at(times)
-    start, end = jax.tree.map(lambda v: v[:-1], level), jax.tree.map(lambda v: v[1:], level)
-    # added / sigma_t^2, and e^x - 1 of the difference: nothing cancels but the ratios themselves.
-    share = -jnp.expm1(log_snr_of(start) - log_snr_of(end))
-    added = share * jnp.square(start.sigma)
-    log_variance = jnp.log(share) + 2 * jnp.log(end.sigma)
-    posterior = Posterior(
-        x0_coef=end.alpha * share,
-        xt_coef=start.alpha / end.alpha * jnp.square(end.sigma / start.sigma),
-        log_variance=jnp.where(end.sigma > 0, log_variance, jnp.log(added)),
-        added=added,
-    )
-    return Levels(level, posterior, times.shape[0] - 1)
+    times = jnp.asarray(times, jnp.float32)
+    _, rates = jax.jvp(lambda t: process.at(t)[:2], (times,), (jnp.ones_like(times),))
+    return rates
 
 
-def reverse(levels: Levels) -> Levels:
-    """The same levels from the last to the first: a deterministic solver inverts itself on them.
+def sde(
+    process: Process, times: Float[Array, "*levels"]
+) -> tuple[Float[Array, "*levels"], Float[Array, "*levels"]]:
+    """The forward SDE `dx = f x dt + g dw` whose marginals are a process's: `f` and `g^2`.
 
-    Returns:
-        Levels that rise, and so have no posterior.
-    """
-    points = jnp.arange(levels.level.alpha.shape[0])
-    order = jnp.maximum(levels.num_steps - points, 0)
-    level = jax.tree.map(lambda values: jnp.asarray(values)[order], levels.level)
-    return Levels(level, None, levels.num_steps, levels.complete)
-
-
-def log_snr_linear(
-    t: Float[Array, "*dims"],
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
-    log_snr_min: float = -20.0,
-    log_snr_max: float = 20.0,
-) -> Float[Array, "*dims"]:
-    """The continuous form of `linear_betas`: `log_snr = -log(expm1(B(t)))`, decreasing in t.
-
-    `B(t) = t beta_min + t^2 (beta_max - beta_min) / 2` is the integral of beta (Song et al. 2021,
-    SDE, eq. 33; in terms of log-SNR, Kingma et al. 2021), so `alpha^2 = sigmoid(log_snr) = e^-B`.
+    `f = alpha' / alpha` and `g^2 = 2 sigma sigma' - 2 f sigma^2` (Kingma et al. 2021, eq. 20-21);
+    `f` is infinite where nothing of the data is left.
 
     Args:
-        t: The time in [0, 1], 0 is data.
-        beta_min: The rate at t = 0; `T beta_start` of the discrete chain.
-        beta_max: The rate at t = 1; `T beta_end` of the discrete chain.
-        log_snr_min: The least result, to which it is clipped (t = 1).
-        log_snr_max: The greatest result, to which it is clipped (infinite otherwise at t = 0).
-
-    Returns:
-        The log signal-to-noise ratio at t, in nats.
+        process: The process.
+        times: Times within its range.
     """
-    integral = t * beta_min + jnp.square(t) * (0.5 * (beta_max - beta_min))
-    return _log_snr_of_integral(integral, log_snr_min, log_snr_max)
+    level, (alpha_rate, sigma_rate) = process.at(times), slope(process, times)
+    drift = alpha_rate / level.alpha
+    return drift, 2 * level.sigma * (sigma_rate - drift * level.sigma)
 
 
-def log_snr_cosine(
-    t: Float[Array, "*dims"],
-    s: float = 0.008,
-    log_snr_min: float = -20.0,
-    log_snr_max: float = 20.0,
-) -> Float[Array, "*dims"]:
-    """The continuous form of `cosine_betas`: `alpha(t) = cos(a(t)) / cos(a(0))`.
-
-    With `a(t) = (t + s) / (1 + s) * pi / 2` (Nichol & Dhariwal 2021, eq. 17); `s = 0` is the form
-    of progressive distillation, `log_snr = -2 log tan(pi t / 2)` (Salimans & Ho 2022).
+def time_of(
+    process: Process, log_snr: Float[Array, "*levels"], halvings: int = 60
+) -> Float[Array, "*levels"]:
+    """The times at which a process has these log signal-to-noise ratios, by bisection.
 
     Args:
-        t: The time in [0, 1], 0 is data.
-        s: The offset, at least 0.
-        log_snr_min: The least result, to which it is clipped (minus infinity otherwise at t = 1).
-        log_snr_max: The greatest result, to which it is clipped (infinite otherwise at t = 0).
-
-    Returns:
-        The log signal-to-noise ratio at t, in nats.
+        process: The process.
+        log_snr: Ratios in nats; beyond those of the process the nearest end is the answer.
+        halvings: Number of halvings of the range.
     """
-    quarter = 0.5 * math.pi / (1 + s)
-    # cos a(t) from the far end, and cos^2 a(0) - cos^2 a(t) as a product of sines: no cancellation.
-    log_alpha = _safe_log(jnp.sin(quarter * (1 - t)))
-    log_noise = _safe_log(jnp.sin(quarter * t)) + _safe_log(jnp.sin(quarter * (t + 2 * s)))
-    return jnp.clip(2 * log_alpha - log_noise, log_snr_min, log_snr_max)
+    ratio = jnp.asarray(log_snr, jnp.float32)
 
+    def halve(_, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = ends
+        middle = 0.5 * (low + high)
+        cleaner = log_snr_of(process.at(middle)) > ratio  # so the time is later
+        return jnp.where(cleaner, middle, low), jnp.where(cleaner, high, middle)
 
-def log_snr_sigmoid(
-    t: Float[Array, "*dims"],
-    beta_min: float = 0.1,
-    beta_max: float = 20.0,
-    log_snr_min: float = -20.0,
-    log_snr_max: float = 20.0,
-) -> Float[Array, "*dims"]:
-    """The continuous form of `sigmoid_betas`: `log_snr = -log(expm1(B(t)))`.
-
-    `B(t) = t beta_min + (beta_max - beta_min) (softplus(12 t - 6) - softplus(-6)) / 12` is the
-    integral of `beta_min + (beta_max - beta_min) sigmoid(12 t - 6)`.
-
-    Args:
-        t: The time in [0, 1], 0 is data.
-        beta_min: The lower limit of the rate; `T beta_start` of the discrete chain.
-        beta_max: The upper limit of the rate; `T beta_end` of the discrete chain.
-        log_snr_min: The least result, to which it is clipped (t = 1).
-        log_snr_max: The greatest result, to which it is clipped (infinite otherwise at t = 0).
-
-    Returns:
-        The log signal-to-noise ratio at t, in nats.
-    """
-    # softplus(12t - 6) - softplus(-6) = log(1 + expm1(12t) sigmoid(-6)), exact where t is small.
-    risen = jnp.log1p(jnp.expm1(12 * t) * (1 / (1 + math.exp(6))))
-    integral = t * beta_min + risen * ((beta_max - beta_min) / 12)
-    return _log_snr_of_integral(integral, log_snr_min, log_snr_max)
-
-
-def _log_snr_of_integral(
-    integral: Float[Array, "*dims"], log_snr_min: float, log_snr_max: float
-) -> Float[Array, "*dims"]:
-    """`-log(expm1(B))` without overflow: with alpha^2 = e^-B it is logit(alpha^2)."""
-    return jnp.clip(-integral - _safe_log(-jnp.expm1(-integral)), log_snr_min, log_snr_max)
-
-
-def _safe_log(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
-    """A log whose value and gradient stay finite at and below 0; the caller clips it away."""
-    return jnp.log(jnp.maximum(x, 1e-30))
+    ends = jnp.zeros_like(ratio), jnp.full_like(ratio, process.last_time)
+    low, high = jax.lax.fori_loop(0, halvings, halve, ends)
+    return 0.5 * (low + high)

@@ -11,6 +11,9 @@ are visited is in `Levels`; so any of them changes without the others:
         key_start, key = jax.random.split(key)
         x = chain.prior_std * jax.random.normal(key_start, (16, 32, 32, 3))
         return solve(clip_x0(denoiser(network, EPS)), levels, ddim(), key, x)
+
+Methods of higher order for the ODE are in `jaxgen.sampling.ode_solvers`, those of the reverse SDE
+in `jaxgen.sampling.sde_solvers`, the adaptive one in `jaxgen.sampling.probability_flow`.
 """
 
 from collections.abc import Callable
@@ -18,7 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from jaxgen.core import PyTree
 from jaxgen.distributions.elementwise import standard_normal
@@ -29,8 +32,9 @@ from jaxgen.noise.chain import (
     posterior_mean,
     small_variance,
 )
+from jaxgen.noise.levels import Levels, Posterior
 from jaxgen.noise.parametrization import Denoise, Denoised, to_eps
-from jaxgen.noise.process import Level, Levels, Posterior, expand
+from jaxgen.noise.process import Level, expand
 
 _MOST_NOISE = 4  # times the variance of a level's noise: what a step to it brings at most
 
@@ -43,12 +47,16 @@ class Step(NamedTuple):
         end: The level that it is to reach, [B].
         posterior: The posterior of the interval, [B]; None where levels rise.
         complete: Whether it is of a sampler that visits all levels of a discrete chain.
+        index: The number of steps before it.
+        left: The number of steps from it on, itself among them.
     """
 
     start: Level
     end: Level
     posterior: Posterior | None
     complete: bool | Bool[Array, ""]
+    index: Int[Array, ""]
+    left: Int[Array, ""]
 
 
 class Solver(NamedTuple):
@@ -110,6 +118,8 @@ def solve(
             end=at(levels.level, i + 1),
             posterior=at(levels.posterior, i),
             complete=levels.complete,
+            index=i,
+            left=levels.num_steps - i,
         )
         # By the number of steps to go, so that the last steps draw alike however many there are.
         step_key = jax.random.fold_in(key, levels.num_steps - 1 - i)
@@ -139,8 +149,8 @@ def ancestral(variance: Variance | None = None) -> Solver:
     """
 
     def step(denoise, step: Step, x: Array, state: PyTree, key: Key[Array, ""]):
-        if step.posterior is None:
-            raise ValueError("levels must fall for ancestral sampling, got reversed ones")
+        check_falling(step, "ancestral sampling")
+        assert step.posterior is not None
         denoised = denoise(x, step.start)
         mean = posterior_mean(step.posterior, denoised.x0, x)
         if variance is None:
@@ -188,11 +198,7 @@ def ddim(eta: float | int | Float[Array, ""] = 0.0) -> Solver:
 
     def step(denoise, step: Step, x: Array, state: PyTree, key: Key[Array, ""]):
         start, end = step.start, step.end
-        clean = start.sigma == 0
-        asked = jax.tree.map(lambda there, here: jnp.where(clean, there, here), end, start)
-        x0 = denoise(x, asked).x0
-        eps = to_eps(x0, x, asked)
-        x0 = jnp.where(expand(clean, x.ndim), x, x0)
+        x0, eps = data_and_noise(denoise, x, step)
         signal, noise = expand(end.alpha, x.ndim) * x0, expand(end.sigma, x.ndim)
         if fixed and eta == 0:  # spares the draw
             return signal + noise * eps, state
@@ -204,6 +210,50 @@ def ddim(eta: float | int | Float[Array, ""] = 0.0) -> Solver:
         return signal + kept * eps + noise * jnp.sqrt(share) * fresh, state
 
     return Solver(_no_state, step)
+
+
+def euler() -> Solver:
+    """Euler's method for the probability-flow ODE, `x <- x + d_alpha x0 + d_sigma eps`.
+
+    The ODE of any process is `dx = x0 dalpha + eps dsigma`, with the data x0 that the denoiser
+    expects and the noise eps that leads from them to x (Song et al. 2021, SDE, eq. 13; Lipman et
+    al. 2023); its Euler step is `ddim` without noise, `alpha_s x0 + sigma_s eps`.
+    """
+    return ddim()
+
+
+def data_and_noise(
+    denoise: Callable[[Array, Level], Denoised], x: Float[Array, "batch *dims"], step: Step
+) -> tuple[Float[Array, "batch *dims"], Float[Array, "batch *dims"]]:
+    """The data that a denoiser expects of x at the start of a step, and the noise in x.
+
+    Clean data, where a step starts from them, are what they are; the noise is asked for at the
+    level that the step leads to.
+
+    Args:
+        denoise: The denoiser, which has its condition.
+        x: What the solver has.
+        step: The step.
+    """
+    clean = step.start.sigma == 0
+    asked = jax.tree.map(lambda there, here: jnp.where(clean, there, here), step.end, step.start)
+    x0 = denoise(x, asked).x0
+    eps = to_eps(x0, x, asked)
+    return jnp.where(expand(clean, x.ndim), x, x0), eps
+
+
+def check_falling(step: Step, name: str) -> None:
+    """Refuses levels that rise, for a solver that leads to data alone.
+
+    Args:
+        step: A step of it.
+        name: Name of the solver.
+
+    Raises:
+        ValueError: if they rise.
+    """
+    if step.posterior is None:
+        raise ValueError(f"levels must fall for {name}, got reversed ones")
 
 
 def _no_state(x: Float[Array, "batch *dims"]) -> PyTree:

@@ -23,8 +23,9 @@ from jaxgen.noise.chain import (
     small_variance,
     zero_terminal_snr,
 )
+from jaxgen.noise.levels import reverse
 from jaxgen.noise.parametrization import Denoised
-from jaxgen.noise.process import q_sample, reverse
+from jaxgen.noise.process import q_sample
 from jaxgen.noise.spacing import leading, linspace, quadratic, trailing
 
 BETAS = {

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from jaxgen.distributions.elementwise import standard_normal
+from jaxgen.noise import parametrization
+from jaxgen.noise import process as processes
 from jaxgen.noise.chain import (
     chain,
     cosine_betas,
@@ -15,6 +17,7 @@ from jaxgen.noise.chain import (
     posterior_mean,
     small_variance,
 )
+from jaxgen.noise.log_snr import log_snr_linear
 from jaxgen.noise.parametrization import (
     EPS,
     X0,
@@ -195,3 +198,56 @@ def test_a_step_is_that_of_diffusers(
 def test_standard_normal_is_jax_normal():
     key, shape = jax.random.key(3), (3, 4, 5, 2)
     np.testing.assert_array_equal(standard_normal(key, shape), jax.random.normal(key, shape))
+
+
+@pytest.mark.parametrize(
+    ("made", "process"),
+    [
+        (parametrization.SCORE, processes.vp(log_snr_linear)),
+        (parametrization.NEGATIVE_EPS, processes.ve()),
+        (parametrization.velocity(processes.rectified()), processes.rectified()),
+        (parametrization.velocity(processes.trigonometric()), processes.trigonometric()),
+        (parametrization.velocity(processes.vp(log_snr_linear)), processes.vp(log_snr_linear)),
+        (parametrization.edm(0.5), processes.edm()),
+        (parametrization.edm(0.5), processes.rectified()),
+    ],
+)
+def test_a_perfect_prediction_gives_back_the_data_of_any_process(key, made, process):
+    x0 = jax.random.uniform(key, SHAPE, minval=-1, maxval=1)
+    eps = jax.random.normal(jax.random.key(1), SHAPE)
+    level = process.at(jnp.array([0.02, 0.3, 0.6, 0.9]) * process.last_time)
+    x = q_sample(x0, eps, level)
+    denoise = denoiser(lambda *_: made.target(x0, eps, level), made)
+    np.testing.assert_allclose(denoise(x, level).x0, x0, atol=3e-4)
+
+
+def test_the_velocity_of_straight_lines_is_noise_less_data(key):
+    process = processes.rectified()
+    x0, eps = jax.random.normal(key, (2, *SHAPE))
+    level = process.at(jnp.array([0.0, 0.3, 0.6, 1.0]))
+    made = parametrization.velocity(process)
+    np.testing.assert_allclose(made.target(x0, eps, level), eps - x0, rtol=1e-6)
+    denoise = denoiser(lambda *_: eps - x0, made)
+    np.testing.assert_allclose(denoise(q_sample(x0, eps, level), level).x0, x0, atol=1e-6)
+
+
+def test_edm_preconditioning_is_the_papers(key):
+    """Table 1 in float64, and unit variance of inputs and targets at every level."""
+    sigma = np.array([0.002, 0.5, 3.0, 80.0])
+    level = processes.edm().at(jnp.float32(sigma))
+    made = parametrization.edm(0.5)
+    np.testing.assert_allclose(made.skip(level), 0.25 / (sigma**2 + 0.25), rtol=1e-5)
+    np.testing.assert_allclose(made.out(level), sigma * 0.5 / np.sqrt(sigma**2 + 0.25), rtol=1e-5)
+    np.testing.assert_allclose(made.scale_in(level), 1 / np.sqrt(sigma**2 + 0.25), rtol=1e-5)
+    np.testing.assert_allclose(made.time(level), np.log(sigma) / 4, atol=1e-6)
+    x0 = 0.5 * jax.random.normal(key, (4, 4000))
+    eps = jax.random.normal(jax.random.key(1), x0.shape)
+    seen = made.scale_in(level)[:, None] * q_sample(x0, eps, level)
+    np.testing.assert_allclose(seen.std(1), 1, rtol=0.05)
+    np.testing.assert_allclose(made.target(x0, eps, level).std(1), 1, rtol=0.05)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("inf")])
+def test_bad_deviation_of_the_data(value):
+    with pytest.raises(ValueError, match="sigma_data must be positive and finite, got"):
+        parametrization.edm(value)

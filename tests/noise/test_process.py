@@ -5,20 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.noise import log_snr as curves
 from jaxgen.noise import process
 from jaxgen.noise.chain import chain, cosine_betas, levels_of, linear_betas, sigmoid_betas
-from jaxgen.noise.process import (
-    Level,
-    Process,
-    levels_at,
-    log_snr_cosine,
-    log_snr_linear,
-    log_snr_of,
-    log_snr_sigmoid,
-    q_sample,
-    reverse,
-    vp,
-)
+from jaxgen.noise.levels import levels_at, reverse
+from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear, log_snr_sigmoid
+from jaxgen.noise.process import Level, Process, log_snr_of, q_sample, vp
 
 T = np.linspace(0.002, 0.998, 499)
 
@@ -57,7 +49,7 @@ def test_continuous_forms_are_accurate_in_float32():
 
 @pytest.mark.parametrize("name", ["linear", "cosine", "sigmoid"])
 def test_continuous_forms_decrease_between_finite_limits(name):
-    log_snr = getattr(process, f"log_snr_{name}")
+    log_snr = getattr(curves, f"log_snr_{name}")
     t = jnp.linspace(0, 1, 1001)
     value = log_snr(t)
     assert value[0] == 20
@@ -134,3 +126,71 @@ def test_reversed_levels_run_from_the_last_to_the_first():
 def test_levels_need_two_times():
     with pytest.raises(ValueError, match="times must be two or more, got 1"):
         levels_at(vp(log_snr_linear), jnp.ones(1))
+
+
+PROCESSES = {
+    "vp": process.vp(log_snr_linear),
+    "cosine": process.vp(log_snr_cosine),
+    "ve": process.ve(),
+    "edm": process.edm(),
+    "sub-vp": process.sub_vp(),
+    "straight": process.rectified(),
+    "quarter circle": process.trigonometric(),
+}
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_slopes_are_finite_differences(name):
+    made = PROCESSES[name]
+    t = np.array([0.1, 0.4, 0.8]) * made.last_time
+    alpha_rate, sigma_rate = process.slope(made, jnp.float32(t))
+    width = 1e-2 * made.last_time
+    up, down = made.at(jnp.float32(t + width)), made.at(jnp.float32(t - width))
+    np.testing.assert_allclose(alpha_rate, (up.alpha - down.alpha) / (2 * width), atol=0.02)
+    np.testing.assert_allclose(sigma_rate, (up.sigma - down.sigma) / (2 * width), rtol=0.02)
+
+
+def test_the_sde_of_the_famous_processes():
+    """Song et al. 2021: VE without drift, VP with -beta/2 and beta, sub-VP with beta (1 - a^4)."""
+    t = jnp.array([0.05, 0.3, 0.9])
+    drift, spread = process.sde(process.ve(), t)
+    sigma = 0.01 * 5000**t
+    np.testing.assert_allclose(drift, 0, atol=1e-7)
+    np.testing.assert_allclose(spread, 2 * sigma**2 * np.log(5000), rtol=1e-4)
+    beta = 0.1 + 19.9 * t
+    drift, spread = process.sde(process.vp(log_snr_linear), t)
+    np.testing.assert_allclose(drift, -beta / 2, rtol=1e-3)
+    np.testing.assert_allclose(spread, beta, rtol=1e-3)
+    drift, spread = process.sde(process.sub_vp(), t)
+    alpha = process.sub_vp().at(t).alpha
+    np.testing.assert_allclose(drift, -beta / 2, rtol=1e-3)
+    np.testing.assert_allclose(spread, beta * (1 - alpha**4), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_times_of_ratios(name):
+    made = PROCESSES[name]
+    t = jnp.array([0.05, 0.3, 0.7, 0.95]) * made.last_time
+    np.testing.assert_allclose(process.time_of(made, log_snr_of(made.at(t))), t, rtol=1e-3)
+
+
+def test_processes_end_where_they_say():
+    for name, made in PROCESSES.items():
+        level = made.at(jnp.float32(made.last_time))
+        assert level.sigma == pytest.approx(made.prior_std, rel=1e-3), name
+    assert process.trigonometric().at(jnp.float32(1)).alpha == 0
+    assert process.rectified().at(jnp.float32(0)).sigma == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: process.ve(0.0, 1.0), "0 < sigma_min < sigma_max must hold"),
+        (lambda: process.ve(2.0, 1.0), "got 2.0, 1.0"),
+        (lambda: process.edm(float("inf")), "sigma_max must be positive and finite, got inf"),
+        (lambda: process.sub_vp(0.0, 1.0), "0 < beta_min <= beta_max must hold"),
+    ],
+)
+def test_bad_processes(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

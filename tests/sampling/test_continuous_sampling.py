@@ -5,16 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.noise.levels import levels_at, reverse
+from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear
 from jaxgen.noise.parametrization import Denoised, to_eps
-from jaxgen.noise.process import (
-    Level,
-    Process,
-    levels_at,
-    log_snr_cosine,
-    log_snr_linear,
-    reverse,
-    vp,
-)
+from jaxgen.noise.process import Level, Process, vp
 from jaxgen.sampling.solvers import Solver, ancestral, ddim, solve
 
 MEAN, STD = 0.3, 0.5

@@ -14,10 +14,8 @@ from jaxgen.noise.chain import (
     linear_betas,
     small_variance,
 )
+from jaxgen.noise.levels import reverse
 from jaxgen.noise.parametrization import EPS, X0, V, denoiser
-from jaxgen.noise.process import (
-    reverse,
-)
 from jaxgen.noise.spacing import leading, linspace, quadratic, trailing
 from jaxgen.sampling.guidance import clip_x0, guided
 from jaxgen.sampling.solvers import ancestral, ddim, solve
