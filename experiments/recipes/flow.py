@@ -4,7 +4,7 @@ The recipes are `realnvp_digits`, `realnvp_cifar`, `glow_mnist` and `glow_cifar`
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -84,9 +84,10 @@ def build(config: Config) -> Experiment:
     train, held_out = load_splits(config.data)
     shape = train.spec["image"][0]
     family = flow(
-        make_model(config, shape),
+        make_model(replace(config, precision="float32"), shape),
         make_adam(config.optimizer),
         event_shape=shape,
+        training_model=make_model(config, shape),
         conditioning=make_conditioning(config.model.condition, train),
         temperature=config.temperature,
         round_trip=True,

@@ -52,6 +52,7 @@ def flow(
     optimizer: optax.GradientTransformation,
     *,
     event_shape: tuple[int, ...],
+    training_model: nn.Module | None = None,
     entry: str | None = None,
     conditioning: Conditioning | None = None,
     dequantizer: nn.Module | None = None,
@@ -73,6 +74,9 @@ def flow(
         model: A bijector (`jaxgen.models.bijectors.algebra`), initialized by the whole first batch.
         optimizer: The optimizer of all parameters.
         event_shape: Shape of an example: (H, W, C) of images, (D,) of vectors.
+        training_model: Bijector of the loss, with the parameters of `model` but networks of lower
+            precision; None for `model` itself. All else is computed by `model`: what bfloat16
+            rounds away would not come back from the inverse.
         entry: The batch's entry that holds the data; "image" or "vector" by default.
         conditioning: What the model is conditioned on, or None.
         dequantizer: A learned q(noise | u) for images, a network
@@ -105,7 +109,9 @@ def flow(
         params[NAME], state[NAME] = _split(model.init(key_flow, x, condition))
         return Variables(params, state, fixed)
 
-    def likelihood(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
+    def likelihood(
+        variables: Variables, batch: Batch, key: Array, model: nn.Module = model
+    ) -> tuple[Values, Metrics]:
         x = _data(batch, entry, event_shape)
         condition = conditions.encode_batch(conditioning, variables, batch)
 
@@ -123,7 +129,7 @@ def flow(
         return nats, {"bits_per_dim": bits_per_dim(nats, width), **terms}
 
     def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
-        nats, metrics = likelihood(variables, batch, key)
+        nats, metrics = likelihood(variables, batch, key, training_model or model)
         return nats, Aux(metrics)
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:

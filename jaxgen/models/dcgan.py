@@ -62,7 +62,8 @@ class Generator(nn.Module):
         min_size: Least side of the first image, see `levels`.
         momentum: Weight of the old running statistics in batch normalization.
         axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
-        dtype: Type of the computation; parameters and statistics are float32.
+        dtype: Type of the computation; parameters, statistics, the first and the last layer are
+            float32.
 
     Example:
         >>> generator = Generator(image_size=8, out_channels=1, channels=8)
@@ -124,7 +125,7 @@ class Generator(nn.Module):
             base * base * features,
             use_bias=False,
             kernel_init=_normal,
-            dtype=self.dtype,
+            dtype=jnp.float32,
             name="project",
         )(x)
         x = norm_relu(x.reshape(-1, base, base, features), "norm0")
@@ -136,12 +137,12 @@ class Generator(nn.Module):
                 strides=(2, 2),
                 use_bias=last,
                 kernel_init=_normal,
-                dtype=self.dtype,
+                dtype=jnp.float32 if last else self.dtype,
                 name=f"up{level}",
             )(x)
             if not last:
                 x = norm_relu(x, f"norm{level}")
-        return jnp.tanh(x.astype(jnp.float32))
+        return jnp.tanh(x)
 
 
 class Discriminator(nn.Module):
@@ -156,7 +157,8 @@ class Discriminator(nn.Module):
             of the gradient needs, the convolutions have biases.
         momentum: Weight of the old running statistics in batch normalization.
         axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
-        dtype: Type of the computation; parameters, statistics and verdicts are float32.
+        dtype: Type of the computation; parameters, statistics, the first layer and verdicts are
+            float32.
     """
 
     channels: int = 128
@@ -202,7 +204,6 @@ class Discriminator(nn.Module):
         if height != width:
             raise ValueError(f"images must be square, got {height}x{width}")
         _, doublings = levels(height, self.min_size)
-        x = x.astype(self.dtype)
         for level in range(doublings):
             x = Conv(
                 self.channels * 2**level,
@@ -211,9 +212,9 @@ class Discriminator(nn.Module):
                 padding=((1, 1), (1, 1)),
                 use_bias=level == 0 or not self.batch_norm,
                 kernel_init=_normal,
-                dtype=self.dtype,
+                dtype=self.dtype if level else jnp.float32,
                 name=f"down{level + 1}",
-            )(x)
+            )(x).astype(self.dtype)
             if level and self.batch_norm:
                 x = ConditionalBatchNorm(
                     momentum=self.momentum,
@@ -225,7 +226,5 @@ class Discriminator(nn.Module):
             x = nn.leaky_relu(x, 0.2)
         if self.stddev_group:
             x = minibatch_stddev(x, self.stddev_group)
-        head = VerdictHead(
-            self.num_classes, normalize=False, kernel_init=_normal, dtype=self.dtype, name="head"
-        )
+        head = VerdictHead(self.num_classes, normalize=False, kernel_init=_normal, name="head")
         return head(x.reshape(x.shape[0], -1), e, train=train)

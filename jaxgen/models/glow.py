@@ -52,7 +52,7 @@ def glow(
         lu: Whether the 1x1 convolutions are kept as LU products.
         bound: Greatest size of the log-scales, see `Affine`.
         remat: Whether to recompute within steps for the gradient, to save memory.
-        dtype: Type of the networks' computation; None for the data's.
+        dtype: Type of the networks' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector from images, whose sides 2^L divides, to a tuple of L latents.
@@ -73,7 +73,6 @@ def glow(
         raise ValueError(f"coupling must be 'affine' or 'additive', got {coupling!r}")
     transform: Transform = Affine(bound) if coupling == "affine" else Additive()
     network = partial(ConvNet, width=width, dtype=dtype)
-    prior = partial(_SplitPrior, dtype=dtype)
 
     def level() -> tuple[Bijector, ...]:
         step = chain(ActNorm(), InvertibleLinear(lu), Coupling(network, transform))
@@ -81,7 +80,7 @@ def glow(
 
     levels = [chain(*level()) for _ in range(num_levels - 1)]
     levels.append(chain(*level(), LearnedPrior(Affine(bound))))
-    splits = tuple(Split(prior, Affine(bound)) for _ in levels[1:])
+    splits = tuple(Split(_SplitPrior, Affine(bound)) for _ in levels[1:])
     return MultiScale(tuple(levels), splits)
 
 
@@ -89,9 +88,7 @@ class _SplitPrior(nn.Module):
     """One 3x3 convolution, which starts at 0: the prior of a level's latents, given the rest."""
 
     features: int
-    dtype: DTypeLike | None = None
 
     @nn.compact
     def __call__(self, x, condition=None):
-        init = nn.initializers.zeros
-        return Conv(self.features, (3, 3), kernel_init=init, dtype=self.dtype, name="conv")(x)
+        return Conv(self.features, (3, 3), kernel_init=nn.initializers.zeros, name="conv")(x)

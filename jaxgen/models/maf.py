@@ -37,7 +37,7 @@ def maf(
         shuffle: Whether the orders are random; otherwise each layer's is the reverse of the one
             before it.
         remat: Whether to recompute within layers for the gradient, to save memory.
-        dtype: Type of the networks' computation; None for the data's.
+        dtype: Type of the networks' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector of f32[B, D].
@@ -71,7 +71,7 @@ def iaf(
         shuffle: Whether the orders are random; otherwise each layer's is the reverse of the one
             before it.
         remat: Whether to recompute within layers for the gradient, to save memory.
-        dtype: Type of the networks' computation; None for the data's.
+        dtype: Type of the networks' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector of f32[B, D].

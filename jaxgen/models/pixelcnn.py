@@ -89,7 +89,7 @@ class PixelCNN(nn.Module):
         features: Features of the residual blocks.
         num_layers: Number of residual blocks.
         head_features: Features of the last two layers.
-        dtype: Type of the computation; logits are float32.
+        dtype: Type of the computation; the first layers and the logits are float32.
     """
 
     channels: int
@@ -131,16 +131,18 @@ class PixelCNN(nn.Module):
             raise ValueError("PixelCNN takes no condition: use GatedPixelCNN")
         shared: dict[str, Any] = {"num_groups": self.channels, "dtype": self.dtype}
         half = self.features // 2
-        h = MaskedConv(self.features, (7, 7), kind="A", name="first", **shared)(x, at)
+        exact = {**shared, "dtype": jnp.float32}
+        h = MaskedConv(self.features, (7, 7), kind="A", name="first", **exact)(x, at)
         if at is not None and at.column is None:
             return None
+        h = h.astype(self.dtype)
         for i in range(self.num_layers):
             y = MaskedConv(half, name=f"in{i}", **shared)(nn.relu(h), at)
             y = MaskedConv(half, (3, 3), name=f"mid{i}", **shared)(nn.relu(y), at)
             h = h + MaskedConv(self.features, name=f"out{i}", **shared)(nn.relu(y), at)
         for i in range(2):
             h = MaskedConv(self.head_features, name=f"head{i}", **shared)(nn.relu(h), at)
-        return _logits(nn.relu(h), at, self.channels, self.num_values, shared)
+        return _logits(nn.relu(h), at, self.channels, self.num_values, exact)
 
 
 class GatedPixelCNN(nn.Module):
@@ -161,7 +163,7 @@ class GatedPixelCNN(nn.Module):
         kernel_size: Kernel size of the layers but the first, odd; the first has 7.
         head_features: Features of the last hidden layer.
         dropout: Rate of dropout after the horizontal stack's gates; the paper has none.
-        dtype: Type of the computation; logits are float32.
+        dtype: Type of the computation; the first layers and the logits are float32.
     """
 
     channels: int
@@ -213,15 +215,23 @@ class GatedPixelCNN(nn.Module):
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         sizes = [7] + [self.kernel_size] * (self.num_layers - 1)
         common: dict[str, Any] = {"dtype": self.dtype}
+        exact: dict[str, Any] = {"dtype": jnp.float32}
         self.shared = {"num_groups": self.channels, **common}
         double = 2 * self.features
         # The first vertical layer's input is shifted, so that its last row is the one above.
         self.vertical = [
-            DownShiftedConv(double, (n // 2 + (i > 0), n), **common) for i, n in enumerate(sizes)
+            DownShiftedConv(double, (n // 2 + (i > 0), n), **(common if i else exact))
+            for i, n in enumerate(sizes)
         ]
         self.across = [nn.Dense(double, **common) for _ in sizes]
         self.horizontal = [
-            MaskedConv(double, (1, n), kind="B" if i else "A", parts=2, **self.shared)
+            MaskedConv(
+                double,
+                (1, n),
+                kind="B" if i else "A",
+                parts=2,
+                **{**self.shared, **(common if i else exact)},
+            )
             for i, n in enumerate(sizes)
         ]
         self.conditions_down = [
@@ -235,14 +245,14 @@ class GatedPixelCNN(nn.Module):
         self.residual = [MaskedConv(self.features, **self.shared) for _ in sizes]
         self.drop = nn.Dropout(self.dropout)
         self.head = MaskedConv(self.head_features, **self.shared)
-        self.logits = MaskedConv(self.channels * self.num_values, **self.shared)
+        self.logits = MaskedConv(self.channels * self.num_values, **{**self.shared, **exact})
 
     def _down(self, x: Array, e: Vectors | None, at: At | None) -> list[Array]:
         features = []
         for layer, across, condition in zip(
             self.vertical, self.across, self.conditions_down, strict=True
         ):
-            y = layer(x, at)
+            y = layer(x, at).astype(self.dtype)
             features.append(across(y))
             x = _gated(y, condition, e)
         return features
@@ -254,8 +264,9 @@ class GatedPixelCNN(nn.Module):
         for i, (layer, residual, condition) in enumerate(
             zip(self.horizontal, self.residual, self.conditions_across, strict=True)
         ):
-            y = layer(x if i == 0 else h, at) + here(features[i], at)
-            out = residual(self.drop(_gated(y, condition, e), deterministic=not train), at)
+            y = layer(x if i == 0 else h, at).astype(self.dtype) + here(features[i], at)
+            y = _gated(y, condition, e).astype(jnp.float32)  # dropout scales in float32
+            out = residual(self.drop(y, deterministic=not train), at)
             h = out if i == 0 else h + out
         h = nn.relu(self.head(nn.relu(h), at))
         return _split(self.logits(h, at), self.channels)
@@ -283,7 +294,7 @@ def _logits(h: Array, at: At | None, channels: int, num_values: int, shared: Any
 def _split(y: Array, channels: int) -> Logits:
     # Feature i is of channel i mod channels, as the masks have it.
     y = y.reshape(*y.shape[:-1], -1, channels)
-    return jnp.swapaxes(y, -1, -2).astype(jnp.float32)
+    return jnp.swapaxes(y, -1, -2)
 
 
 def _check_images(x: Array, channels: int) -> None:

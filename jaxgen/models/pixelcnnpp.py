@@ -56,7 +56,8 @@ class PixelCNNPP(nn.Module):
         num_levels: Number of resolutions; the sides must be divisible by `2 ** (num_levels - 1)`.
         num_mixtures: Number of logistics of a pixel's mixture.
         dropout: Rate of dropout within the blocks.
-        dtype: Type of the computation; parameters of the mixtures are float32.
+        dtype: Type of the computation; the first layers and the parameters of the mixtures are
+            float32.
     """
 
     channels: int
@@ -73,7 +74,7 @@ class PixelCNNPP(nn.Module):
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
-        shared: dict[str, Any] = {"weight_norm": True, "dtype": self.dtype}
+        shared: dict[str, Any] = {"weight_norm": True, "dtype": jnp.float32}
         self.first_vertical = DownShiftedConv(self.features, (2, 3), **shared)
         self.first_row = DownShiftedConv(self.features, (1, 3), **shared)
         self.first_column = DownRightShiftedConv(self.features, (2, 1), **shared)
@@ -122,7 +123,8 @@ class PixelCNNPP(nn.Module):
         return self._across(left, features, vector_of(condition), at, False)
 
     def _down(self, above: Array, e: Vectors | None, at: At | None, train: bool) -> Any:
-        _, levels = self.vertical(self.first_vertical(above, at), None, e, at, train)
+        x = self.first_vertical(above, at).astype(self.dtype)
+        _, levels = self.vertical(x, None, e, at, train)
         return self.first_row(above, at), levels
 
     def _across(
@@ -130,9 +132,9 @@ class PixelCNNPP(nn.Module):
     ) -> Params:
         first, levels = features
         x = here(first, at) + self.first_column(left, at)
-        h, _ = self.horizontal(x, levels, e, at, train)
+        h, _ = self.horizontal(x.astype(self.dtype), levels, e, at, train)
         y = self.head(nn.elu(h), at)
-        return y.reshape(*y.shape[:-1], self.rows, self.num_mixtures).astype(jnp.float32)
+        return y.reshape(*y.shape[:-1], self.rows, self.num_mixtures)
 
 
 class _Stream(nn.Module):
@@ -233,7 +235,8 @@ class _Block(nn.Module):
         h = conv(self.features, size, name="conv1", **shared)(_concat_elu(x), at)
         if guide is not None:
             h = h + conv(self.features, name="guide", **shared)(_concat_elu(guide), at)
-        h = nn.Dropout(self.dropout, deterministic=not train)(_concat_elu(h))
+        h = _concat_elu(h).astype(jnp.float32)  # dropout scales in float32
+        h = nn.Dropout(self.dropout, deterministic=not train)(h).astype(self.dtype)
         # Near zero at first, so that a block begins as the identity.
         h = conv(2 * self.features, size, name="conv2", init_scale=0.1, **shared)(h, at)
         if e is not None:

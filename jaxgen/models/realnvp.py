@@ -103,7 +103,7 @@ def nice(
         num_couplings: Number of couplings, 4 in the paper.
         hidden: Widths of each conditioner's hidden layers.
         remat: Whether to recompute within couplings for the gradient, to save memory.
-        dtype: Type of the conditioners' computation; None for the data's.
+        dtype: Type of the conditioners' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector of f32[B, D], D at least 2.
@@ -133,7 +133,7 @@ def realnvp(
         hidden: Widths of each conditioner's hidden layers.
         bound: Greatest size of the log-scales, see `Affine`.
         remat: Whether to recompute within couplings for the gradient, to save memory.
-        dtype: Type of the conditioners' computation; None for the data's.
+        dtype: Type of the conditioners' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector of f32[B, D], D at least 2.
@@ -171,7 +171,7 @@ def realnvp_image(
         num_last: Couplings of the last level, 4 in the paper.
         bound: Greatest size of the log-scales, see `Affine`.
         remat: Whether to recompute within couplings for the gradient, to save memory.
-        dtype: Type of the conditioners' computation; None for the data's.
+        dtype: Type of the conditioners' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector from images, whose sides 2^(num_levels - 1) divides, to a tuple of latents.

@@ -106,7 +106,10 @@ class _UpBlock(nn.Module):
 
 
 class _DownBlock(nn.Module):
-    """ReLU, 3x3, ReLU, 3x3, halved, beside a halved 1x1; the first block has no first ReLU."""
+    """ReLU, 3x3, ReLU, 3x3, halved, beside a halved 1x1.
+
+    The first block has no first ReLU, and float32 where it sees the image.
+    """
 
     features: int
     halves: bool
@@ -122,10 +125,10 @@ class _DownBlock(nn.Module):
                 size,
                 normalize=self.normalize,
                 kernel_init=_glorot if size == 1 else _he_like,
-                dtype=self.dtype,
+                dtype=jnp.float32 if self.first and name != "conv2" else self.dtype,
                 name=name,
             )
-            return layer(x, train=train)
+            return layer(x, train=train).astype(self.dtype)
 
         # As in the authors' code: but for the first block the width changes in the second layer.
         hidden = self.features if self.first else x.shape[-1]
@@ -151,7 +154,8 @@ class Generator(nn.Module):
         attention_size: Image size at which a `NonLocalBlock` stands (SAGAN), or None for none.
         momentum: Weight of the old running statistics in batch normalization.
         axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
-        dtype: Type of the computation; parameters and statistics are float32.
+        dtype: Type of the computation; parameters, statistics, the first and the last layer are
+            float32.
 
     Example:
         >>> generator = Generator(channels=8, latent_dim=4)
@@ -196,8 +200,8 @@ class Generator(nn.Module):
         if z.shape[-1] != self.latent_dim:
             raise ValueError(f"z must be [B, {self.latent_dim}], got {list(z.shape)}")
         first, *channels = generator_channels(self.image_size, self.channels)
-        project = nn.Dense(16 * first, kernel_init=_glorot, dtype=self.dtype, name="project")
-        x = project(z).reshape(-1, 4, 4, first)
+        project = nn.Dense(16 * first, kernel_init=_glorot, dtype=jnp.float32, name="project")
+        x = project(z).astype(self.dtype).reshape(-1, 4, 4, first)
         for index, features in enumerate(channels):
             block = _UpBlock(
                 features, self.momentum, self.axis_name, self.dtype, name=f"block{index + 1}"
@@ -206,12 +210,10 @@ class Generator(nn.Module):
             if x.shape[1] == self.attention_size:
                 attention = NonLocalBlock(normalize=False, dtype=self.dtype, name="attention")
                 x = attention(x, train=train)
-        norm = ConditionalBatchNorm(
-            momentum=self.momentum, axis_name=self.axis_name, dtype=self.dtype, name="norm"
-        )
+        norm = ConditionalBatchNorm(momentum=self.momentum, axis_name=self.axis_name, name="norm")
         x = nn.relu(norm(x, None, train=train))
-        out = Conv(self.out_channels, (3, 3), kernel_init=_glorot, dtype=self.dtype, name="out")
-        return jnp.tanh(out(x).astype(jnp.float32))
+        out = Conv(self.out_channels, (3, 3), kernel_init=_glorot, dtype=jnp.float32, name="out")
+        return jnp.tanh(out(x))
 
 
 class Discriminator(nn.Module):
@@ -224,7 +226,8 @@ class Discriminator(nn.Module):
         attention_size: Image size at which a `NonLocalBlock` stands (SAGAN), or None for none.
         stddev_group: Size of a group of `minibatch_stddev` before the last ReLU; 0 for none.
         num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
-        dtype: Type of the computation; parameters and verdicts are float32.
+        dtype: Type of the computation; parameters, the layers that see the image, and verdicts are
+            float32.
     """
 
     channels: int = 128
@@ -268,7 +271,6 @@ class Discriminator(nn.Module):
             raise ValueError(f"images must be square, got {height}x{width}")
         if self.pool not in ("sum", "mean"):
             raise ValueError(f"pool must be 'sum' or 'mean', got {self.pool!r}")
-        x = x.astype(self.dtype)
         for index, (features, halves) in enumerate(discriminator_channels(height, self.channels)):
             block = _DownBlock(
                 features, halves, index == 0, self.normalize, self.dtype, name=f"block{index + 1}"
@@ -281,5 +283,5 @@ class Discriminator(nn.Module):
             x = minibatch_stddev(x, self.stddev_group)
         h = nn.relu(x).astype(jnp.float32)
         h = h.sum(axis=(1, 2)) if self.pool == "sum" else h.mean(axis=(1, 2))
-        head = VerdictHead(self.num_classes, self.normalize, dtype=self.dtype, name="head")
+        head = VerdictHead(self.num_classes, self.normalize, name="head")
         return head(h, e, train=train)

@@ -34,7 +34,7 @@ class ResidualBlock(nn.Module):
             convolution.
         dropout: Rate of the dropout before the second convolution.
         deterministic: Whether there is no dropout.
-        dtype: Type of the computation.
+        dtype: Type of the convolutions; the time's linear map is float32.
     """
 
     channels: int
@@ -50,10 +50,10 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Applies the block. `embedding` has had its nonlinearity."""
         conv = partial(Conv, self.channels, kernel_init=scaled_init, dtype=self.dtype)
-        dense = nn.Dense(self.channels, kernel_init=scaled_init, dtype=self.dtype, name="time")
+        dense = nn.Dense(self.channels, kernel_init=scaled_init, name="time")
         h = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
         h = conv(kernel_size=(3, 3), name="conv1")(h)
-        h = h + dense(embedding)[:, None, None]
+        h = h + dense(embedding).astype(self.dtype)[:, None, None]
         h = nn.silu(GroupNorm(dtype=self.dtype, name="norm2")(h))
         h = Dropout(self.dropout, self.deterministic)(h)
         h = conv(kernel_size=(3, 3), kernel_init=near_zero_init, name="conv2")(h)
@@ -80,8 +80,8 @@ class UNet(nn.Module):
         num_heads: Number of attention heads.
         out_channels: Channels of the output: None for as many as the image has; twice that for a
             learned variance.
-        dtype: Type of the computation. Parameters, normalization statistics, softmax and output are
-            float32.
+        dtype: Type of the computation. Parameters, embeddings, the first and the last convolution,
+            normalization statistics, softmax and output are float32.
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
 
@@ -167,8 +167,8 @@ class UNet(nn.Module):
             remat(ResidualBlock), dropout=self.dropout, deterministic=not train, dtype=self.dtype
         )
         attention = partial(remat(SelfAttention), self.num_heads, dtype=self.dtype)
-        dense = partial(nn.Dense, 4 * self.channels, kernel_init=scaled_init, dtype=self.dtype)
-        conv = partial(Conv, kernel_size=(3, 3), dtype=self.dtype)
+        dense = partial(nn.Dense, 4 * self.channels, kernel_init=scaled_init)
+        conv = partial(Conv, kernel_size=(3, 3))
 
         embedding = dense(name="time1")(timestep_embedding(t, self.channels))
         embedding = dense(name="time2")(nn.silu(embedding))
@@ -177,7 +177,7 @@ class UNet(nn.Module):
             embedding = embedding + embed(name="condition")(vector)
         embedding = nn.silu(embedding)  # every block begins with it; the paper's has it inside
 
-        h = conv(self.channels, kernel_init=scaled_init, name="conv_in")(x)
+        h = conv(self.channels, kernel_init=scaled_init, name="conv_in")(x).astype(self.dtype)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.num_res_blocks):
@@ -202,6 +202,5 @@ class UNet(nn.Module):
             if level > 0:
                 h = Upsample(self.dtype, name=f"up{level}_upsample")(h)
 
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm_out")(h))
-        h = conv(out_channels, kernel_init=near_zero_init, name="conv_out")(h)
-        return h.astype(jnp.float32)
+        h = nn.silu(GroupNorm(name="norm_out")(h))
+        return conv(out_channels, kernel_init=near_zero_init, name="conv_out")(h)

@@ -3,7 +3,8 @@
 Encoders turn images into the mean and log-variance of a Gaussian over latents, decoders turn
 latents into the numbers that a likelihood of images needs. Both take a condition by one vector an
 example (`jaxgen.conditioning`), appended to what they flatten. There is no batch normalization: the
-bound of one example must not depend on the others.
+bound of one example must not depend on the others. The first and the last layer are float32
+whatever `dtype` is.
 """
 
 import math
@@ -60,9 +61,8 @@ class DenseEncoder(nn.Module):
             ValueError: If `latent_dim` is below 1, or the condition has tokens.
         """
         e = vector_of(condition)
-        h = _beside(x.reshape(x.shape[0], -1).astype(self.dtype), e)
-        for i, features in enumerate(self.features):
-            h = self.activation(nn.Dense(features, dtype=self.dtype, name=f"hidden{i}")(h))
+        h = _beside(x.reshape(x.shape[0], -1), e)
+        h = _hidden(h, self.features, self.activation, self.dtype)
         return _PosteriorHead(self.latent_dim, self.stochastic, name="posterior")(h)
 
 
@@ -95,11 +95,9 @@ class DenseDecoder(nn.Module):
         """
         e = vector_of(condition)
         shape = (*self.image_size, self.num_params)
-        h = _beside(z.astype(self.dtype), e)
-        for i, features in enumerate(self.features):
-            h = self.activation(nn.Dense(features, dtype=self.dtype, name=f"hidden{i}")(h))
-        h = nn.Dense(math.prod(shape), dtype=self.dtype, name="pixels")(h)
-        return h.reshape(-1, *shape).astype(jnp.float32)
+        h = _hidden(_beside(z, e), self.features, self.activation, self.dtype)
+        h = nn.Dense(math.prod(shape), dtype=jnp.float32, name="pixels")(h)
+        return h.reshape(-1, *shape)
 
 
 class ConvEncoder(nn.Module):
@@ -136,17 +134,17 @@ class ConvEncoder(nn.Module):
         if height != width:
             raise ValueError(f"images must be square, got {height}x{width}")
         _, halvings = levels(height, self.min_size)
-        h = x.astype(self.dtype)
+        h = x
         for level in range(halvings):
             down = Conv(
                 self.channels * 2**level,
                 (4, 4),
                 strides=(2, 2),
                 padding=((1, 1), (1, 1)),
-                dtype=self.dtype,
+                dtype=self.dtype if level else jnp.float32,
                 name=f"down{level + 1}",
             )
-            h = self.activation(down(h))
+            h = self.activation(down(h).astype(self.dtype))
         h = _beside(h.reshape(h.shape[0], -1), e)
         h = self.activation(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h))
         return _PosteriorHead(self.latent_dim, self.stochastic, name="posterior")(h)
@@ -186,8 +184,8 @@ class ConvDecoder(nn.Module):
         e = vector_of(condition)
         base, doublings = levels(self.image_size, self.min_size)
         features = self.channels * 2 ** (doublings - 1)
-        h = _beside(z.astype(self.dtype), e)
-        h = self.activation(nn.Dense(self.hidden, dtype=self.dtype, name="hidden")(h))
+        h = nn.Dense(self.hidden, dtype=jnp.float32, name="hidden")(_beside(z, e))
+        h = self.activation(h.astype(self.dtype))
         h = self.activation(nn.Dense(base * base * features, dtype=self.dtype, name="project")(h))
         h = h.reshape(-1, base, base, features)
         for level in range(1, doublings + 1):
@@ -196,12 +194,12 @@ class ConvDecoder(nn.Module):
                 self.num_params if last else features // 2**level,
                 (4, 4),
                 strides=(2, 2),
-                dtype=self.dtype,
+                dtype=jnp.float32 if last else self.dtype,
                 name=f"up{level}",
             )(h)
             if not last:
                 h = self.activation(h)
-        return h.astype(jnp.float32)
+        return h
 
 
 class _PosteriorHead(nn.Module):
@@ -220,6 +218,14 @@ class _PosteriorHead(nn.Module):
             return mean, None
         raw = nn.Dense(self.latent_dim, name="log_variance")(h)
         return mean, _MAX_LOG_VARIANCE * jnp.tanh(raw / _MAX_LOG_VARIANCE)
+
+
+def _hidden(h: Array, widths: tuple[int, ...], activation: Any, dtype: DTypeLike) -> Array:
+    """Fully connected layers, the first of them in float32."""
+    for i, width in enumerate(widths):
+        layer = nn.Dense(width, dtype=dtype if i else jnp.float32, name=f"hidden{i}")
+        h = activation(layer(h).astype(dtype))
+    return h
 
 
 def _beside(h: Array, e: Array | None) -> Array:

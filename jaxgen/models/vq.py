@@ -1,4 +1,7 @@
-"""The networks and the codebook of the VQ-VAE (van den Oord et al. 2017)."""
+"""The networks and the codebook of the VQ-VAE (van den Oord et al. 2017).
+
+The first and the last layer of each network are float32 whatever `dtype` is.
+"""
 
 from typing import Any, NamedTuple
 
@@ -49,20 +52,20 @@ class Encoder(nn.Module):
         """
         num = _positive(self.codes_per_position)
         check_size(x.shape[1:3], self.num_halvings)
-        h = x.astype(self.dtype)
+        h = x
         for level in range(self.num_halvings):
             down = Conv(
                 self.channels,
                 (4, 4),
                 strides=(2, 2),
                 padding=((1, 1), (1, 1)),
-                dtype=self.dtype,
+                dtype=self.dtype if level else jnp.float32,
                 name=f"down{level + 1}",
             )
-            h = nn.relu(down(h))
+            h = nn.relu(down(h).astype(self.dtype))
         h = _res_blocks(h, self.num_res_blocks, self.dtype)
-        h = Conv(num * self.code_dim, (1, 1), dtype=self.dtype, name="out")(h)
-        return h.reshape(*h.shape[:2], -1, self.code_dim).astype(jnp.float32)
+        h = Conv(num * self.code_dim, (1, 1), dtype=jnp.float32, name="out")(h)
+        return h.reshape(*h.shape[:2], -1, self.code_dim)
 
 
 class Decoder(nn.Module):
@@ -97,20 +100,20 @@ class Decoder(nn.Module):
                 f"codes_per_position must divide the {z.shape[2]} codes of a row, got {num}"
             )
         z = z.reshape(*z.shape[:2], z.shape[2] // num, num * z.shape[3])
-        h = Conv(self.channels, (3, 3), dtype=self.dtype, name="in")(z.astype(self.dtype))
-        h = _res_blocks(h, self.num_res_blocks, self.dtype)
+        h = Conv(self.channels, (3, 3), dtype=jnp.float32, name="in")(z)
+        h = _res_blocks(h.astype(self.dtype), self.num_res_blocks, self.dtype)
         for level in range(1, self.num_halvings + 1):
             last = level == self.num_halvings
             h = ConvTranspose(
                 self.num_params if last else self.channels,
                 (4, 4),
                 strides=(2, 2),
-                dtype=self.dtype,
+                dtype=jnp.float32 if last else self.dtype,
                 name=f"up{level}",
             )(h)
             if not last:
                 h = nn.relu(h)
-        return h.astype(jnp.float32)
+        return h
 
 
 class Codebook(NamedTuple):

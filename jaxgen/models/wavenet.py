@@ -119,7 +119,7 @@ class WaveNet(nn.Module):
         upsample: Way from frames to samples: "repeat" each frame hop times, or "learned", a
             transposed convolution of stride and kernel size hop, by which each frame has features
             for its own samples.
-        dtype: Type of the computation; None for float32.
+        dtype: Type of the computation; None for float32, as the first and the last layer are.
 
     Example:
         >>> network = WaveNet(num_outputs=256, stacks=2, layers=4, channels=16)
@@ -165,10 +165,10 @@ class WaveNet(nn.Module):
 
     def setup(self) -> None:
         if self.num_values is None:
-            self.embed: nn.Module = nn.Dense(self.channels, dtype=self.dtype)
+            self.embed: nn.Module = nn.Dense(self.channels)
         else:
             unit = nn.initializers.normal(1.0)
-            self.embed = nn.Embed(self.num_values, self.channels, self.dtype, embedding_init=unit)
+            self.embed = nn.Embed(self.num_values, self.channels, embedding_init=unit)
         last = len(self.dilations) - 1
         self.residual = [
             GatedLayer(
@@ -177,7 +177,7 @@ class WaveNet(nn.Module):
             for i, dilation in enumerate(self.dilations)
         ]
         self.head = Conv(self.skip_channels, (1,), dtype=self.dtype)
-        self.out = Conv(self.num_outputs, (1,), dtype=self.dtype)
+        self.out = Conv(self.num_outputs, (1,), dtype=jnp.float32)
 
     def __call__(
         self, values: Values, condition: Condition | None = None, local: Frames | None = None
@@ -278,10 +278,11 @@ class WaveNet(nn.Module):
         if jnp.issubdtype(values.dtype, jnp.integer) != takes_classes:
             wanted = "classes (integers)" if takes_classes else "numbers (floating point)"
             raise TypeError(f"values must be {wanted}, got {values.dtype}")
-        return self.embed(values if takes_classes else values[..., None])
+        h: Array = self.embed(values if takes_classes else values[..., None])
+        return h.astype(self.dtype or jnp.float32)
 
     def _finish(self, total: Array) -> Array:
-        return self.out(nn.relu(self.head(nn.relu(total)))).astype(jnp.float32)
+        return self.out(nn.relu(self.head(nn.relu(total))))
 
     @nn.compact
     def _upsample(self, local: Array) -> Array:

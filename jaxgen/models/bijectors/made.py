@@ -55,7 +55,8 @@ class MADE(nn.Module):
     Attributes:
         num_params: Number of parameters of each output.
         hidden: Widths of the hidden layers.
-        dtype: Type of the computation; None for the input's.
+        dtype: Type of the layers between the first and the last; None for the input's. The first
+            and the last compute in the input's type.
     """
 
     num_params: int
@@ -68,18 +69,18 @@ class MADE(nn.Module):
     ) -> Float[Array, "batch params width"]:
         """The parameters of each variable, given the variables before it."""
         e = vector_of(condition)
-        width, dtype = x.shape[-1], self.dtype
+        width, given, dtype = x.shape[-1], x.dtype, self.dtype or x.dtype
         lowest = 0 if e is not None else min(1, width - 1)
         degrees = np.arange(1, width + 1)
         for i, size in enumerate(self.hidden):
             above = _degrees(size, lowest, width)
             mask = above[None] >= degrees[:, None]
-            x = MaskedDense(mask, dtype=dtype, name=f"dense_{i}")(x)
+            x = MaskedDense(mask, dtype=dtype if i else given, name=f"dense_{i}")(x).astype(dtype)
             if e is not None:
                 x = x + nn.Dense(size, use_bias=False, dtype=dtype, name=f"told_{i}")(e)
             x, degrees = nn.silu(x), above
         mask = np.tile(np.arange(1, width + 1)[None] > degrees[:, None], (1, self.num_params))
-        out = MaskedDense(mask, nn.initializers.zeros, dtype, name="out")(x)
+        out = MaskedDense(mask, nn.initializers.zeros, given, name="out")(x)
         return out.reshape(-1, self.num_params, width)
 
 
@@ -102,7 +103,7 @@ class MaskedAutoregressive(Bijector):
     Attributes:
         transform: Transform T of each variable.
         hidden: Widths of the network's hidden layers.
-        dtype: Type of the network's computation; None for the input's.
+        dtype: Type of the network's layers but the first and the last; None for the input's.
     """
 
     transform: Transform = Affine()

@@ -168,7 +168,7 @@ def neural_spline_flow(
         num_bins: Number of bins of each spline.
         bound: End of each spline's interval, in deviations of the normalized data.
         remat: Whether to recompute within steps for the gradient, to save memory.
-        dtype: Type of the conditioners' computation; None for the data's.
+        dtype: Type of the conditioners' layers but the first and the last; None for the data's.
 
     Returns:
         A bijector of f32[B, D], D at least 2.

@@ -214,19 +214,18 @@ class VerdictHead(nn.Module):
     """From pooled features to a verdict: realness, agreement with the condition, class.
 
     `w h + b + <V e, h>`: with a condition's vector e, the projection discriminator of Miyato &
-    Koyama 2018, eq. 4; with `num_classes`, the classifier of ACGAN (Odena et al. 2017).
+    Koyama 2018, eq. 4; with `num_classes`, the classifier of ACGAN (Odena et al. 2017). All of it
+    is float32.
 
     Attributes:
         num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
         normalize: Spectral normalization of all maps.
         kernel_init: Initializer of all maps.
-        dtype: Type of the computation; the verdict is float32.
     """
 
     num_classes: int | None = None
     normalize: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.glorot_uniform()
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -250,10 +249,9 @@ class VerdictHead(nn.Module):
                 use_bias=use_bias,
                 normalize=self.normalize,
                 kernel_init=self.kernel_init,
-                dtype=self.dtype,
                 name=name,
             )
-            return layer(x, train=train).astype(jnp.float32)
+            return layer(x, train=train)
 
         logits = linear("out", 1, h)[:, 0]
         if e is not None:

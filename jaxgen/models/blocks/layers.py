@@ -1,7 +1,8 @@
 """Blocks that several networks share: embeddings, group normalization, attention, resampling.
 
 Every layer takes images as `[batch, height, width, channels]`, keeps its parameters in float32 and
-computes in `dtype`; the statistics of norms and the softmax are float32 whatever `dtype` is.
+computes in `dtype`; the statistics of norms, the softmax and the scale of dropout are float32
+whatever `dtype` is.
 """
 
 import math
@@ -132,7 +133,8 @@ class Dropout(nn.Module):
 
     `flax.linen.Dropout` with half the random bits, 16 an element, for drawing them is a tenth of a
     small network's training step on CPU. So the rate is rounded to a multiple of 2^-16, and the
-    scale is that of the rounded rate: the expectation is exactly the input.
+    scale is that of the rounded rate: the expectation is exactly the input. What it scales is at
+    least float32, for bfloat16 would round all of a number's copies the same way.
 
     Attributes:
         rate: Probability of zero, in [0, 1).
@@ -161,7 +163,8 @@ class Dropout(nn.Module):
         halves = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(*shape, -1)
         kept = min(max(round((1 - self.rate) * 2**16), 1), 2**16 - 1)
         mask = halves[..., :channels] < jnp.uint16(kept)
-        return jnp.where(mask, x * jnp.asarray(2**16 / kept, x.dtype), 0)
+        scale = jnp.asarray(2**16 / kept, jnp.promote_types(x.dtype, jnp.float32))
+        return jnp.where(mask, x * scale, 0)
 
 
 class SelfAttention(nn.Module):

@@ -1,0 +1,103 @@
+"""bfloat16 stays inside the networks: what goes in and what comes out is float32.
+
+One rule for all of them (docs/architecture.md), checked on each by its own numbers: the output
+holds values that bfloat16 cannot hold, and tells inputs apart that bfloat16 cannot.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxgen.models
+from jaxgen.models import dcgan, pixelcnn, pixelcnnpp, resnet_gan, unet, vae, vq, wavenet
+from jaxgen.models.bijectors import conditioners, made
+
+IMAGE, VECTOR, CODES = (8, 8, 3), (16,), (2, 2, 8)
+TRAIN = {"train": True}
+
+# By name: a maker of the network, the shape of an example, and options of the call. Every network
+# has a hidden layer, wide or not, between its first and its last.
+NETWORKS = {
+    "unet": (partial(unet.UNet, 8, (1, 2), 1, (4,)), IMAGE, {"train": False}),
+    "dense_encoder": (partial(vae.DenseEncoder, 4, (16, 16)), IMAGE, {}),
+    "dense_decoder": (partial(vae.DenseDecoder, (8, 8), 3, (16, 16)), VECTOR, {}),
+    "conv_encoder": (partial(vae.ConvEncoder, 4, 8, 16), IMAGE, {}),
+    "conv_decoder": (partial(vae.ConvDecoder, 8, 3, 8, 16), VECTOR, {}),
+    "vq_encoder": (partial(vq.Encoder, 8, 8), IMAGE, {}),
+    "vq_decoder": (partial(vq.Decoder, 3, 8), CODES, {}),
+    "dcgan_generator": (partial(dcgan.Generator, 16, 3, 8, latent_dim=16), VECTOR, TRAIN),
+    "dcgan_discriminator": (partial(dcgan.Discriminator, 8, num_classes=3), (16, 16, 3), TRAIN),
+    "resnet_generator": (partial(resnet_gan.Generator, channels=8, latent_dim=16), VECTOR, TRAIN),
+    "resnet_discriminator": (partial(resnet_gan.Discriminator, 8), (32, 32, 3), TRAIN),
+    "pixelcnn": (partial(pixelcnn.PixelCNN, 3, 8, 12, 1, 12), IMAGE, {}),
+    "gated_pixelcnn": (partial(pixelcnn.GatedPixelCNN, 3, 8, 12, 2, 3, 12), IMAGE, {}),
+    "pixelcnnpp": (partial(pixelcnnpp.PixelCNNPP, 3, 8, 1, 2, 2), IMAGE, {}),
+    "wavenet": (partial(wavenet.WaveNet, 6, None, 1, 3, 8, 8), (24,), {}),
+    "mlp": (partial(conditioners.MLP, 8, (16, 16)), VECTOR, {}),
+    "convnet": (partial(conditioners.ConvNet, 6, 8), IMAGE, {}),
+    "resnet": (partial(conditioners.ResNet, 6, 8, 1), IMAGE, {}),
+    "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
+}
+# Parts of the networks above, in whatever precision these are.
+PARTS = {"ResidualBlock", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
+
+
+def randomized(module, *args, **options):
+    """Random variables: at initialization many a last layer is zero."""
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), *args, **options))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        values = rng.normal(size=leaf.shape).astype(np.float32)
+        is_kernel = "kernel" in jax.tree_util.keystr(path) and leaf.ndim > 1
+        return values / np.sqrt(np.prod(leaf.shape[:-1])) if is_kernel else 1 + 0.1 * values
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+def rounded(x):
+    return np.asarray(x).astype(jnp.bfloat16).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_bfloat16_stays_inside(name):
+    make, shape, options = NETWORKS[name]
+    network = make(dtype=jnp.bfloat16)
+    x = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
+    x = jnp.asarray(np.concatenate([x, rounded(x)]))
+    others = [jnp.array([3, 700, 3, 700])] if name == "unet" else []
+    variables = randomized(network, x, *others, **options)
+
+    def call(variables, x):
+        y = network.apply(variables, x, *others, **options, mutable=["batch_stats", "spectral"])[0]
+        return [leaf.reshape(2, -1) for leaf in jax.tree.leaves(y)]
+
+    program = jax.jit(call).trace(variables, x)
+    products = [line for line in str(program.jaxpr).splitlines() if "bf16" in line]
+    assert any("dot_general" in p or "conv_general_dilated" in p for p in products)
+    for y in program.lower().compile()(variables, x):
+        assert y.dtype == jnp.float32
+        np.testing.assert_array_less(0.9, np.mean(np.asarray(y) != rounded(y)))
+        given, of_rounded = np.asarray(y)
+        assert np.any(given != of_rounded)
+
+
+def test_no_network_is_left_out():
+    """Every network with a `dtype` is in the table."""
+    found = set()
+    for info in pkgutil.walk_packages(jaxgen.models.__path__, "jaxgen.models."):
+        if info.name.startswith(("jaxgen.models.blocks", "jaxgen.models.conv")):
+            continue
+        for name, value in vars(importlib.import_module(info.name)).items():
+            own = inspect.isclass(value) and value.__module__ == info.name
+            if own and issubclass(value, nn.Module) and "dtype" in value.__dataclass_fields__:
+                found |= {value} if not name.startswith("_") else set()
+    listed = {make.func for make, _, _ in NETWORKS.values()}
+    assert listed == {network for network in found if network.__name__ not in PARTS}
