@@ -62,7 +62,9 @@ class EvaluationConfig:
     """Number of held-out examples that are evaluated, from the first on; None for all."""
 
 
-def make_adam(config: AdamConfig, *, repeats: int = 1) -> optax.GradientTransformation:
+def make_adam(
+    config: AdamConfig, *, repeats: int = 1, cosine: bool = False
+) -> optax.GradientTransformation:
     """Adam of the flags; `repeats` updates a step count as one step of its schedules."""
     decay_steps = None if config.decay_steps is None else config.decay_steps * repeats
     return adam(
@@ -72,6 +74,7 @@ def make_adam(config: AdamConfig, *, repeats: int = 1) -> optax.GradientTransfor
         eps=config.eps,
         warmup_steps=config.warmup_steps * repeats,
         decay_steps=decay_steps,
+        cosine=cosine,
         decay_rate=config.decay_rate,
         clip_norm=config.clip_norm,
     )

@@ -1,14 +1,19 @@
 """What the flow recipes on vectors share: their flags, and the way from flags to an experiment.
 
-The recipes are `maf_tabular` and `nsf_tabular`.
+The recipes are `maf_tabular` and `nsf_tabular`, of any table, and with the papers' hyper-parameters
+`maf_power`, `maf_gas`, `nsf_power` and `nsf_gas`.
 """
 
+import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
+from flax import linen as nn
 
 from experiments.recipes.shared import (
     AdamConfig,
@@ -22,13 +27,21 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource
 from jaxgen.data.vectors import load_vectors
 from jaxgen.families.flow import ROUND_TRIP, flow
+from jaxgen.models.bijectors.coupling import Affine
+from jaxgen.models.bijectors.residual import residual_spline_flow
 from jaxgen.models.bijectors.splines import neural_spline_flow
 from jaxgen.models.maf import maf
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import VECTORS, Experiment
+from jaxgen.training.packing import elementwise
 from jaxgen.training.pictures import Picture
 
 PIXELS = 128  # a side of the density's pictures
+_STANDARDIZED = "deviations from the mean, column by column, of the training rows"
+_PREPROCESSING = {
+    "power": "Papamakarios et al. 2017: noise, deviations from the mean of train and val",
+    "gas": "Papamakarios et al. 2017: deviations from the mean of all rows",
+}
 
 
 @dataclass(frozen=True)
@@ -41,10 +54,51 @@ class ModelConfig:
     """Number of autoregressive layers or couplings."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of each layer's network."""
+    activation: Literal["silu", "relu", "tanh"] = "silu"
+    """Function after each hidden layer (maf)."""
+    blocks: int = 0
+    """Number of residual blocks of each network, which then has one width (nsf); 0 for hidden
+    layers without shortcuts."""
+    dropout: float = 0.0
+    """Rate of the dropout within the residual blocks (nsf)."""
     num_bins: int = 8
     """Number of bins of the splines (nsf)."""
     bound: float = 3.0
-    """Bound of the splines, from minus this to this, in deviations of the data (nsf)."""
+    """Bound of the splines, from minus this to this, in deviations of the data (nsf); greatest size
+    of a layer's log-scales, in nats (maf)."""
+
+
+@dataclass(frozen=True)
+class VectorDataConfig(DataConfig):
+    """Flags of the data."""
+
+    name: str = "two_moons"
+    """Name of the data set: `two_moons`, `checkerboard`, `power`, `gas`, or `file`."""
+    dir: str | None = operational(None)
+    """Path of the file of `power` and `gas` (.npy, .csv) or `file` (.npy, .npz, .csv)."""
+    split: str | None = "train"
+    """Split to train on: `train`, or of an .npz file the name of an array."""
+    held_out: str | None = operational("test")
+    """Split to evaluate on: `test`, of `power` and `gas` also `val`, or an array's name."""
+    standardize: bool = False
+    """Take the vectors of a file in deviations from the mean, column by column, of the rows of
+    `train`; densities and samples are of these."""
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(AdamConfig):
+    """Adam."""
+
+    learning_rate: float = 1e-3
+    """Learning rate after the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises linearly from 0."""
+    clip_norm: float | None = 5.0
+    """Greatest global norm of the gradient; None for no clipping."""
+    cosine: bool = False
+    """Let the rate fall to 0 along half a cosine over `decay_steps`, not linearly."""
+    l2: float = 0.0
+    """Weight of half the squares of all parameters in the loss, nats."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +108,9 @@ class Config(RunConfig):
     batch_size: int = 256
     sample_every: int = operational(2000)
     checkpoint_every: int = operational(2000)
-    data: DataConfig = DataConfig(name="two_moons")
-    """Data set: `two_moons`, `checkerboard`, or `file`, a .npy, .npz or .csv file by --data.dir."""
+    data: VectorDataConfig = VectorDataConfig()
     model: ModelConfig = ModelConfig()
-    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=5.0)
+    optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig()
     temperature: float = operational(1.0)
     """Standard deviation of the latents that samples come from."""
@@ -65,23 +118,17 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: bijector, family, data."""
-    data, model = config.data, config.model
+    data = config.data
     if data.resize is not None:
         raise ValueError(f"--data.resize is for images, got {data.resize} for vectors")
-    train = load_vectors(data.name, data.split or "train", data.dir)
-    held_out = load_vectors(data.name, data.held_out or "test", data.dir)
+    load = partial(load_vectors, data.name, path=data.dir, standardize=data.standardize)
+    train, held_out = load(data.split or "train"), load(data.held_out or "test")
     ((width,), _) = train.spec["vector"]
-    bijector: Any
-    if model.network == "maf":
-        bijector = maf(model.layers, model.hidden)
-    else:
-        bijector = neural_spline_flow(
-            model.layers, model.hidden, num_bins=model.num_bins, bound=model.bound
-        )
     family = flow(
-        bijector,
-        make_adam(config.optimizer),
+        make_model(config.model, "float32"),
+        make_optimizer(config.optimizer),
         event_shape=(width,),
+        training_model=make_model(config.model, config.precision),
         temperature=config.temperature,
         round_trip=True,
     )
@@ -97,11 +144,62 @@ def build(config: Config) -> Experiment:
         shown="density" if is_plane else None,
         protocol=protocol(
             held_out,
-            loss="exact negative log-density, nats a vector, in the data's own units",
+            loss="exact negative log-density, nats a vector, in the units of the data, see "
+            "preprocessing",
             round_trip=ROUND_TRIP,
-            preprocessing="none",
+            preprocessing=_PREPROCESSING.get(
+                data.name, _STANDARDIZED if data.standardize else "none"
+            ),
         ),
     )
+
+
+def make_model(model: ModelConfig, precision: str) -> Any:
+    """The bijector of the flags, its networks computing in a precision.
+
+    Raises:
+        ValueError: Flags of the other kind of flow, or residual blocks of several widths.
+    """
+    dtype = jnp.dtype(precision)
+    if model.network == "maf":
+        if model.blocks or model.dropout:
+            raise ValueError("--model.blocks and --model.dropout need --model.network nsf")
+        activation = {"silu": nn.silu, "relu": nn.relu, "tanh": jnp.tanh}[model.activation]
+        return maf(
+            model.layers,
+            model.hidden,
+            transform=Affine(model.bound),
+            activation=activation,
+            dtype=dtype,
+        )
+    if model.activation != "silu":
+        raise ValueError("--model.activation needs --model.network maf")
+    options: dict[str, Any] = {"num_bins": model.num_bins, "bound": model.bound, "dtype": dtype}
+    if not model.blocks:
+        if model.dropout:
+            raise ValueError("--model.dropout needs --model.blocks")
+        return neural_spline_flow(model.layers, model.hidden, **options)
+    if len(model.hidden) != 1:
+        raise ValueError(
+            f"--model.hidden must be one width with --model.blocks, got {model.hidden}"
+        )
+    return residual_spline_flow(
+        model.layers, model.hidden[0], model.blocks, dropout=model.dropout, **options
+    )
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Adam of the flags, of a loss with the squares of the parameters.
+
+    Raises:
+        ValueError: A negative weight of theirs.
+    """
+    update = make_adam(config, cosine=config.cosine)
+    if not 0 <= config.l2 < math.inf:
+        raise ValueError(f"--optimizer.l2 must be at least 0 and finite, got {config.l2}")
+    if not config.l2:
+        return update
+    return elementwise(optax.chain(optax.add_decayed_weights(config.l2), update))
 
 
 def density(family: Family, train: ArraySource) -> Picture:

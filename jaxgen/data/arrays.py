@@ -220,6 +220,33 @@ def as_float32(values: np.ndarray, what: str) -> np.ndarray:
     return narrow
 
 
+def standardized(
+    rows: np.ndarray, mean: np.ndarray, deviation: np.ndarray, what: str
+) -> np.ndarray:
+    """Rows in deviations from the mean, column by column, as float32.
+
+    Args:
+        rows: Real numbers [N, D].
+        mean: Mean of each column, f64 [D].
+        deviation: Standard deviation of each column, f64 [D].
+        what: Name of the rows in errors.
+
+    Returns:
+        f32[N, D], `(rows - mean) / deviation`.
+
+    Raises:
+        ValueError: A column that does not vary, and what `as_float32` raises.
+    """
+    if np.isfinite(rows).all() and not (deviation > 0).all():
+        column = int(np.argmin(deviation > 0)) + 1
+        raise ValueError(
+            f"{what} cannot be standardized: column {column} has a deviation of "
+            f"{deviation[column - 1]}, it must be positive"
+        )
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return as_float32((rows - mean) / deviation, what)
+
+
 def _place(place: Iterable[Any]) -> str:
     row, *rest = (int(i) + 1 for i in place)
     return ", ".join([f"row {row}", *(f"column {i}" for i in rest)]) + " (from 1) is"

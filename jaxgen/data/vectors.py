@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxgen.data.arrays import as_float32, npz_names, read_csv, read_npy, read_npz
+from jaxgen.data.arrays import as_float32, npz_names, read_csv, read_npy, read_npz, standardized
 from jaxgen.data.sources import ArraySource
+from jaxgen.data.uci import gas, power
 
 SETS = ("two_moons", "checkerboard")
+FILES = ("power", "gas", "file")
 SIZES = {"train": 20_000, "test": 5_000}
 _HELD_OUT = 10  # one row in so many of a file is held out
 
@@ -60,13 +62,15 @@ def checkerboard(split: str = "train") -> ArraySource:
     return _source(points, "checkerboard", split, "uniform")
 
 
-def from_file(path: str | Path, split: str = "train") -> ArraySource:
+def from_file(path: str | Path, split: str = "train", *, standardize: bool = False) -> ArraySource:
     """The rows of a file: every tenth, in the file's order, is held out.
 
     Args:
         path: Path of a file, `[N, D]`: `.npy`, or `.csv` as `jaxgen.data.arrays.read_csv` reads it;
             or `.npz` with one array for each split, of the split's name.
         split: Name of the split: "train" or "test", or any array's name in an `.npz` file.
+        standardize: Whether the vectors are in deviations from the mean, column by column, of the
+            rows of "train".
 
     Returns:
         A source of `vector` f32[D].
@@ -74,7 +78,8 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
     Raises:
         FileNotFoundError: No such file.
         ValueError: Another kind of file, another split, or anything but real finite numbers
-            `[N, D]` that float32 can hold; names the file, the row and what is wanted.
+            `[N, D]` that float32 can hold; names the file, the row and what is wanted. To be
+            standardized, a column that does not vary.
     """
     path = Path(path)
     if not path.is_file():
@@ -83,11 +88,16 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
     if suffix == ".npz":
         if split not in (names := npz_names(path)):
             raise ValueError(f"{path} has no split {split!r}, only {sorted(names)}")
-        rows = _checked(read_npz(path, [split])[split], f"{path}, split {split!r}")
+        if standardize and "train" not in names:
+            raise ValueError(f"{path} has no split 'train' to standardize by, only {sorted(names)}")
+        arrays = read_npz(path, [split, "train"] if standardize else [split])
+        rows, train = arrays[split], arrays["train"] if standardize else None
+        rows = _checked(rows, train, f"{path}, split {split!r}")
     elif suffix in (".npy", ".csv"):
         _size(split)
-        whole = _checked(read_npy(path) if suffix == ".npy" else read_csv(path), str(path))
+        whole = read_npy(path) if suffix == ".npy" else read_csv(path)
         held_out = np.arange(len(whole)) % _HELD_OUT == _HELD_OUT - 1
+        whole = _checked(whole, whole[~held_out] if standardize else None, str(path))
         rows = whole[held_out if split == "test" else ~held_out]
         if not len(rows):
             raise ValueError(
@@ -96,35 +106,54 @@ def from_file(path: str | Path, split: str = "train") -> ArraySource:
             )
     else:
         raise ValueError(f"the file must end in .npy, .npz or .csv, got {path}")
-    return _source(rows, path.name, split, "rows of a file")
+    how = "rows of a file" + (" in deviations from the mean" if standardize else "")
+    return _source(rows, path.name, split, how)
 
 
-def _checked(rows: np.ndarray, what: str) -> np.ndarray:
-    """The rows as float32, if they are what is wanted."""
+def _checked(rows: np.ndarray, train: np.ndarray | None, what: str) -> np.ndarray:
+    """The rows as float32, standardized by others if wanted, if they are what is wanted."""
     if rows.ndim != 2 or 0 in rows.shape:
         raise ValueError(f"{what} must hold numbers [N, D], got {list(rows.shape)}")
-    return as_float32(rows, what)
+    if train is None or rows.dtype.kind not in "biuf" or train.dtype.kind not in "biuf":
+        return as_float32(rows, what)
+    train = train.astype(np.float64)
+    if train.ndim != 2 or train.shape[1:] != rows.shape[1:] or not len(train):
+        raise ValueError(f"{what} cannot be standardized by train, {list(train.shape)}")
+    return standardized(rows, train.mean(axis=0), train.std(axis=0), what)
 
 
-def load_vectors(name: str, split: str = "train", path: str | Path | None = None) -> ArraySource:
+def load_vectors(
+    name: str,
+    split: str = "train",
+    path: str | Path | None = None,
+    *,
+    standardize: bool = False,
+) -> ArraySource:
     """A source of vectors by name, as experiments load them.
 
     Args:
-        name: Name of the set: "two_moons", "checkerboard", or "file".
+        name: Name of the set: "two_moons", "checkerboard", "file", or one of `jaxgen.data.uci`,
+            "power" and "gas".
         split: Name of the split: "train" or "test".
-        path: Path of the file where `name` is "file"; otherwise unused.
+        path: Path of the file of "file", "power" and "gas"; otherwise unused.
+        standardize: Whether the vectors of a file are standardized, see `from_file`.
 
     Raises:
         ValueError: An unknown name, a missing path, or an error of the source.
         FileNotFoundError: No such file.
     """
+    if name not in (*SETS, *FILES):
+        known = ", ".join((*SETS, *FILES[:-1]))
+        raise ValueError(f"unknown data set {name!r}: known are {known} and {FILES[-1]}")
+    if standardize and name != "file":
+        raise ValueError(f"standardize is for the data set 'file', got {name!r}")
+    if name in SETS:
+        return two_moons(split) if name == "two_moons" else checkerboard(split)
+    if path is None:
+        raise ValueError(f"the data set {name!r} needs --data.dir, the path of the file")
     if name == "file":
-        if path is None:
-            raise ValueError("the data set 'file' needs --data.dir, the path of the file")
-        return from_file(path, split)
-    if name not in SETS:
-        raise ValueError(f"unknown data set {name!r}: known are {', '.join(SETS)} and file")
-    return two_moons(split) if name == "two_moons" else checkerboard(split)
+        return from_file(path, split, standardize=standardize)
+    return power(path, split) if name == "power" else gas(path, split)
 
 
 def _size(split: str) -> int:

@@ -110,13 +110,17 @@ def flow(
         return Variables(params, state, fixed)
 
     def likelihood(
-        variables: Variables, batch: Batch, key: Array, model: nn.Module = model
+        variables: Variables,
+        batch: Batch,
+        key: Array,
+        model: nn.Module = model,
+        rngs: dict[str, Array] | None = None,
     ) -> tuple[Values, Metrics]:
         x = _data(batch, entry, event_shape)
         condition = conditions.encode_batch(conditioning, variables, batch)
 
         def forward(x: Array) -> Any:
-            return model.apply(_collections(variables, NAME), x, condition)
+            return model.apply(_collections(variables, NAME), x, condition, rngs=rngs)
 
         if not is_image:
             latents, log_det = forward(x)
@@ -129,7 +133,8 @@ def flow(
         return nats, {"bits_per_dim": bits_per_dim(nats, width), **terms}
 
     def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
-        nats, metrics = likelihood(variables, batch, key, training_model or model)
+        rngs = {"dropout": jax.random.fold_in(key, 4)}  # for networks that drop in training
+        nats, metrics = likelihood(variables, batch, key, training_model or model, rngs)
         return nats, Aux(metrics)
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:

@@ -1,6 +1,10 @@
 """Masked and inverse autoregressive flows on vectors."""
 
+from collections.abc import Callable
+
+from flax import linen as nn
 from jax.typing import DTypeLike
+from jaxtyping import Array
 
 from jaxgen.models.bijectors.algebra import (
     ActNorm,
@@ -21,6 +25,7 @@ def maf(
     *,
     transform: Transform | None = None,
     shuffle: bool = False,
+    activation: Callable[[Array], Array] = nn.silu,
     remat: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Bijector:
@@ -36,6 +41,7 @@ def maf(
             `jaxgen.models.bijectors.splines.Spline()` for an autoregressive spline flow.
         shuffle: Whether the orders are random; otherwise each layer's is the reverse of the one
             before it.
+        activation: Function after each hidden layer.
         remat: Whether to recompute within layers for the gradient, to save memory.
         dtype: Type of the networks' layers but the first and the last; None for the data's.
 
@@ -46,7 +52,8 @@ def maf(
         ValueError: An argument out of its range.
     """
     order = Permute() if shuffle else Reverse()
-    layer = chain(ActNorm(), MaskedAutoregressive(transform or Affine(), hidden, dtype), order)
+    masked = MaskedAutoregressive(transform or Affine(), hidden, dtype, activation)
+    layer = chain(ActNorm(), masked, order)
     return Repeat(layer, num_layers, remat)
 
 
@@ -56,6 +63,7 @@ def iaf(
     *,
     transform: Transform | None = None,
     shuffle: bool = False,
+    activation: Callable[[Array], Array] = nn.silu,
     remat: bool = False,
     dtype: DTypeLike | None = None,
 ) -> Bijector:
@@ -70,6 +78,7 @@ def iaf(
         transform: Transform of each variable, as `maf` takes it.
         shuffle: Whether the orders are random; otherwise each layer's is the reverse of the one
             before it.
+        activation: Function after each hidden layer.
         remat: Whether to recompute within layers for the gradient, to save memory.
         dtype: Type of the networks' layers but the first and the last; None for the data's.
 
@@ -80,5 +89,13 @@ def iaf(
         ValueError: An argument out of its range.
     """
     return Invert(
-        maf(num_layers, hidden, transform=transform, shuffle=shuffle, remat=remat, dtype=dtype)
+        maf(
+            num_layers,
+            hidden,
+            transform=transform,
+            shuffle=shuffle,
+            activation=activation,
+            remat=remat,
+            dtype=dtype,
+        )
     )

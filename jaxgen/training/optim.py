@@ -15,10 +15,11 @@ def adam(
     eps: float = 1e-8,
     warmup_steps: int = 0,
     decay_steps: int | None = None,
+    cosine: bool = False,
     decay_rate: float | None = None,
     clip_norm: float | None = None,
 ) -> Elementwise:
-    """Adam with linear warm-up from zero, linear or exponential decay, and clipping by global norm.
+    """Adam with linear warm-up from zero, a decay of the rate, and clipping by global norm.
 
     Args:
         learning_rate: Learning rate after the warm-up; positive.
@@ -27,7 +28,8 @@ def adam(
         eps: Number added to the root of the second moment; positive.
         warmup_steps: Number of updates over which the rate rises linearly from 0; 0 for no warm-up.
         decay_steps: Number of updates after which the rate is 0, having fallen linearly since the
-            end of the warm-up; None for no linear decay.
+            end of the warm-up; None for no such decay.
+        cosine: Whether it falls along half a cosine, not linearly (Loshchilov and Hutter 2017).
         decay_rate: Factor of the rate from one update to the next after the warm-up, in (0, 1];
             None for no exponential decay.
         clip_norm: Greatest global norm of the gradient; None for no clipping.
@@ -55,8 +57,12 @@ def adam(
             f"decay_rate must be in (0, 1] and without decay_steps, got {decay_rate} and "
             f"decay_steps {decay_steps}"
         )
+    if cosine and decay_steps is None:
+        raise ValueError("cosine needs decay_steps")
     rate: optax.ScalarOrSchedule = learning_rate
-    if decay_steps is not None:
+    if decay_steps is not None and cosine:
+        rate = optax.cosine_decay_schedule(learning_rate, decay_steps - warmup_steps)
+    elif decay_steps is not None:
         rate = optax.linear_schedule(learning_rate, 0.0, decay_steps - warmup_steps)
     if decay_rate is not None:
         rate = optax.exponential_decay(learning_rate, 1, decay_rate)

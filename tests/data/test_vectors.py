@@ -53,6 +53,46 @@ def test_npz_has_its_own_splits(tmp_path):
         from_file(tmp_path / "rows.npz", "test")
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_files_are_standardized_by_train(tmp_path, suffix):
+    """In float64, before anything is narrowed: values around 1e9 with a deviation of 1."""
+    rows = 1e9 + np.random.default_rng(0).normal(size=(100, 3)) * [1, 2, 3]
+    held_out = np.arange(100) % 10 == 9
+    train, test = rows[~held_out], rows[held_out]
+    path = tmp_path / f"rows{suffix}"
+    if suffix == ".npy":
+        np.save(path, rows)
+    else:
+        np.savez(path, train=train, test=test)
+    for split, part in (("train", train), ("test", test)):
+        source = from_file(path, split, standardize=True)
+        expected = (part - train.mean(axis=0)) / train.std(axis=0)
+        np.testing.assert_allclose(source.arrays["vector"], expected, rtol=1e-5, atol=1e-6)
+        assert "deviations from the mean" in source.protocol
+    with pytest.raises(ValueError, match="which float32 rounds by"):
+        from_file(path)
+
+
+def test_what_cannot_be_standardized(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    rows[:, 1] = 7
+    np.save(tmp_path / "flat.npy", rows)
+    np.savez(tmp_path / "parts.npz", a=rows, train=np.ones((3, 5)))
+    np.savez(tmp_path / "alone.npz", a=rows)
+    rows[4, 0] = np.inf
+    np.save(tmp_path / "inf.npy", rows)
+    for name, split, message in (
+        ("flat.npy", "test", r"flat\.npy cannot be standardized: column 2 has a deviation of 0\.0"),
+        ("parts.npz", "a", r"cannot be standardized by train, \[3, 5\]"),
+        ("alone.npz", "a", r"has no split 'train' to standardize by, only \['a'\]"),
+        ("inf.npy", "train", r"inf\.npy must hold finite numbers: row \d+, column 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            from_file(tmp_path / name, split, standardize=True)
+    with pytest.raises(ValueError, match="standardize is for the data set 'file', got 'two_moons'"):
+        load_vectors("two_moons", standardize=True)
+
+
 def test_bad_input(tmp_path):
     np.save(tmp_path / "flat.npy", np.ones(20))
     np.save(tmp_path / "nan.npy", np.full((20, 2), np.nan))
@@ -81,7 +121,7 @@ def test_bad_input(tmp_path):
         from_file(tmp_path / "y.npy")
     with pytest.raises(ValueError, match=r"needs --data\.dir"):
         load_vectors("file")
-    with pytest.raises(ValueError, match="known are two_moons, checkerboard and file"):
+    with pytest.raises(ValueError, match="known are two_moons, checkerboard, power, gas and file"):
         load_vectors("moons")
     with pytest.raises(ValueError, match="'train' or 'test', got 'all'"):
         checkerboard("all")

@@ -40,6 +40,7 @@ DDPM = [
     *"--model.num-res-blocks=1 --diffusion.num-timesteps=20".split(),
     "--evaluation.num-examples=16",
 ]
+TWO_MOONS = ["--batch-size=16", "--data.name=two_moons"]
 # name -> (flags of the run, flags of `sample`, or None where there is no prior)
 RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "dcgan_digits": ([*DIGITS, "--model.generator-channels=8"], ["--sampler.standing-batches=1"]),
@@ -69,6 +70,8 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "glow_mnist": ([*DIGITS, *GLOW], []),
     "maf_tabular": (["--batch-size=16", "--model.hidden", "8", "--model.layers=2"], []),
     "nsf_tabular": (["--batch-size=16", "--model.hidden", "8", "--model.layers=2"], []),
+    "maf_power": ([*TWO_MOONS, "--model.hidden", "8", "--model.layers=2"], []),
+    "nsf_gas": ([*TWO_MOONS, "--model.hidden", "8", "--model.layers=2"], []),
     "pixelcnn_digits": ([*DIGITS, *PIXELS], []),
     "pixelcnn_mnist": ([*DIGITS, *PIXELS], []),
     "pixelcnnpp_cifar": (

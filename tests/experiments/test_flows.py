@@ -1,7 +1,10 @@
 """The flow recipes end to end, shrunk; the round trip; what they learn of known densities."""
 
 import json
+from dataclasses import replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,11 +13,16 @@ from recipes import call, fails
 from experiments import (
     glow_cifar,
     glow_mnist,
+    maf_gas,
+    maf_power,
     maf_tabular,
+    nsf_gas,
+    nsf_power,
     nsf_tabular,
     realnvp_cifar,
     realnvp_digits,
 )
+from experiments.recipes import tabular
 
 SMALL = ("--model.width=4", "--model.levels=1", "--model.blocks=1")
 SHORT = ("--steps=4", "--log-every=1", "--batch-size=16", "--sample-every=4")
@@ -100,6 +108,80 @@ def test_tabular_recipes(recipe, tmp_path, capsys):
     assert evaluate(capsys, recipe, str(tmp_path / "other"))["protocol"]["num_examples"] == 50
 
 
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Small tables with the columns of POWER and of GAS."""
+    folder, rng = tmp_path_factory.mktemp("tables"), np.random.default_rng(0)
+    for name, columns in (("power", 8), ("gas", 19)):
+        np.save(folder / f"{name}.npy", rng.normal(size=(1000, columns)))
+    return folder
+
+
+def with_table(recipe, tables, **changes):
+    """The recipe's config with its table, and the experiment that it builds."""
+    config = recipe.recipe.config
+    data = replace(config.data, dir=str(tables / f"{config.data.name}.npy"))
+    config = replace(config, data=data, **changes)
+    return config, recipe.recipe.build(config)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "batch", "first_rate", "middle_rate", "width", "parameters"),
+    [
+        # A layer of MADE: 6x100 + 100, 100x100 + 100, two times 100x6 + 6; ActNorm 2x6.
+        (maf_power, 100, 1e-4, 1e-4, 6, 5 * (700 + 10100 + 1212 + 12)),
+        (maf_gas, 100, 1e-4, 1e-4, 16, 5 * (1700 + 10100 + 3232 + 32)),
+        # A step: LU 6x6 + 6; 3 -> 256, four of 256, 256 -> 3x23; splines 3x23. One more LU.
+        (nsf_power, 512, 5e-4, 2.5e-4, 6, 11 * 42 + 10 * (1024 + 4 * 65792 + 17733 + 69)),
+        (nsf_gas, 512, 5e-4, 2.5e-4, 16, 11 * 272 + 10 * (2304 + 4 * 65792 + 47288 + 184)),
+    ],
+)
+def test_the_papers_tables(recipe, batch, first_rate, middle_rate, width, parameters, tables):
+    """Size, batch and rates, as the authors' code has them."""
+    config, experiment = with_table(recipe, tables)
+    assert config.batch_size == batch
+    assert experiment.held_out.spec["vector"][0] == (width,)
+    assert "Papamakarios" in experiment.protocol["preprocessing"]
+    family, x = experiment.family, {"vector": jax.ShapeDtypeStruct((8, width), jnp.float32)}
+    shapes = jax.eval_shape(family.init, jax.random.key(0), x)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes.params)) == parameters
+
+    params = {"w": jnp.full(1, 1e-3)}
+    (optimizer,) = family.optimizers.values()
+    state, step = optimizer.transform.init(params), jax.jit(optimizer.transform.update)
+    update, state = step({"w": jnp.ones(1)}, state, params)
+    np.testing.assert_allclose(-update["w"], first_rate, rtol=1e-3)
+    counts = jax.tree.map(
+        lambda v: jnp.full_like(v, 200_000) if jnp.issubdtype(v.dtype, jnp.integer) else v, state
+    )
+    update, _ = step({"w": jnp.ones(1)}, counts, params)
+    moments = np.sqrt(0.001999) / 0.19  # of two equal gradients, once the bias is not corrected
+    np.testing.assert_allclose(-update["w"] * moments, middle_rate, rtol=1e-3)
+
+
+def test_the_penalty_of_all_parameters():
+    """With no gradient of the loss an update is that of l2 times the parameters."""
+    optimizer = tabular.make_optimizer(tabular.OptimizerConfig(l2=1e-3, warmup_steps=0))
+    params = {"w": jnp.array([2.0, -3.0, 0.0])}
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    np.testing.assert_allclose(update["w"], [-1e-3, 1e-3, 0.0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", [maf_power, nsf_gas])
+def test_precision_of_tabular_recipes(recipe, tables):
+    """bfloat16 reaches the loss, and nothing else."""
+    model = recipe.recipe.config.model
+    small = replace(model, layers=2, hidden=(8,) * len(model.hidden))
+    _, experiment = with_table(recipe, tables, model=small, precision="bfloat16")
+    family, (width,) = experiment.family, experiment.held_out.spec["vector"][0]
+    x, key = {"vector": jax.ShapeDtypeStruct((8, width), jnp.float32)}, jax.random.key(0)
+    variables = jax.eval_shape(family.init, key, x)
+    loss = jax.make_jaxpr(family.phases[0].loss)(variables, x, key, jnp.int32(0))
+    assert "bf16" in str(loss)
+    assert "bf16" not in str(jax.make_jaxpr(family.evaluate)(variables, x, key))
+
+
 @pytest.mark.slow
 def test_the_checkerboard_is_learned(tmp_path, capsys):
     """Log 32 nats are the least; four nats is where a Gaussian stays (4.51)."""
@@ -117,6 +199,14 @@ def test_the_checkerboard_is_learned(tmp_path, capsys):
         (realnvp_digits, ["--model.condition=label"], "needs --model.network glow"),
         (maf_tabular, ["--data.name=moons"], "known are two_moons"),
         (maf_tabular, ["--data.resize=8"], "is for images"),
+        (maf_tabular, ["--data.standardize"], "standardize is for the data set 'file'"),
+        (maf_tabular, ["--model.dropout=0.1"], "need --model.network nsf"),
+        (nsf_tabular, ["--model.dropout=0.1"], "--model.dropout needs --model.blocks"),
+        (nsf_tabular, ["--model.blocks=1"], "must be one width with --model.blocks, got (64, 64)"),
+        (nsf_tabular, ["--model.activation=relu"], "needs --model.network maf"),
+        (nsf_tabular, ["--optimizer.cosine"], "cosine needs decay_steps"),
+        (maf_tabular, ["--optimizer.l2=-1"], "--optimizer.l2 must be at least 0 and finite"),
+        (maf_power, [], "'power' needs --data.dir"),
         (realnvp_digits, ["--temperature=-1"], "temperature must be at least 0"),
     ],
 )

@@ -17,7 +17,7 @@ import pytest
 
 import jaxgen.models
 from jaxgen.models import dcgan, pixelcnn, pixelcnnpp, resnet_gan, unet, vae, vq, wavenet
-from jaxgen.models.bijectors import conditioners, made
+from jaxgen.models.bijectors import conditioners, made, residual
 
 IMAGE, VECTOR, CODES = (8, 8, 3), (16,), (2, 2, 8)
 TRAIN = {"train": True}
@@ -43,6 +43,7 @@ NETWORKS = {
     "mlp": (partial(conditioners.MLP, 8, (16, 16)), VECTOR, {}),
     "convnet": (partial(conditioners.ConvNet, 6, 8), IMAGE, {}),
     "resnet": (partial(conditioners.ResNet, 6, 8, 1), IMAGE, {}),
+    "residual": (partial(residual.ResidualMLP, 8, 16, 1), VECTOR, {}),
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
 # Parts of the networks above, in whatever precision these are.

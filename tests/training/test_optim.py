@@ -25,6 +25,7 @@ def rates(optimizer, num):
         ({"warmup_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1]),
         ({"decay_steps": 4}, [1, 0.75, 0.5, 0.25, 0, 0]),
         ({"warmup_steps": 2, "decay_steps": 4}, [0, 0.5, 1, 0.5, 0, 0]),
+        ({"decay_steps": 4, "cosine": True}, [1, 0.853553, 0.5, 0.146447, 0, 0]),
         ({"decay_rate": 0.5}, [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
     ],
 )
@@ -50,6 +51,7 @@ def test_clipping():
         ({"warmup_steps": 5, "decay_steps": 5}, r"more than warmup_steps \(5\), got 5"),
         ({"decay_rate": 1.5}, r"decay_rate must be in \(0, 1\]"),
         ({"decay_rate": 0.9, "decay_steps": 5}, "without decay_steps"),
+        ({"cosine": True}, "cosine needs decay_steps"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"clip_norm": float("nan")}, "clip_norm must be positive and finite, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),

@@ -157,7 +157,7 @@ class Repeat(Bijector):
         loop = nn.scan(
             nn.remat(body, prevent_cse=False) if self.remat else body,
             variable_axes={"params": 0, CONSTANTS: 0},
-            split_rngs={"params": True},
+            split_rngs={"params": True, "dropout": True},
             length=self.num,
             reverse=reverse,
         )

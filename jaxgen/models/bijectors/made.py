@@ -1,5 +1,6 @@
 """Autoregressive flows: the masked network MADE, and the bijector built on it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -57,11 +58,13 @@ class MADE(nn.Module):
         hidden: Widths of the hidden layers.
         dtype: Type of the layers between the first and the last; None for the input's. The first
             and the last compute in the input's type.
+        activation: Function after each hidden layer.
     """
 
     num_params: int
     hidden: tuple[int, ...] = (64, 64)
     dtype: DTypeLike | None = None
+    activation: Callable[[Array], Array] = nn.silu
 
     @nn.compact
     def __call__(
@@ -78,7 +81,7 @@ class MADE(nn.Module):
             x = MaskedDense(mask, dtype=dtype if i else given, name=f"dense_{i}")(x).astype(dtype)
             if e is not None:
                 x = x + nn.Dense(size, use_bias=False, dtype=dtype, name=f"told_{i}")(e)
-            x, degrees = nn.silu(x), above
+            x, degrees = self.activation(x), above
         mask = np.tile(np.arange(1, width + 1)[None] > degrees[:, None], (1, self.num_params))
         out = MaskedDense(mask, nn.initializers.zeros, given, name="out")(x)
         return out.reshape(-1, self.num_params, width)
@@ -104,11 +107,13 @@ class MaskedAutoregressive(Bijector):
         transform: Transform T of each variable.
         hidden: Widths of the network's hidden layers.
         dtype: Type of the network's layers but the first and the last; None for the input's.
+        activation: Function after each hidden layer of the network.
     """
 
     transform: Transform = Affine()
     hidden: tuple[int, ...] = (64, 64)
     dtype: DTypeLike | None = None
+    activation: Callable[[Array], Array] = nn.silu
 
     @nn.compact
     def __call__(
@@ -119,7 +124,8 @@ class MaskedAutoregressive(Bijector):
         reverse: bool = False,
     ) -> tuple[Float[Array, "batch width"], LogDet]:
         """Moves all variables at once, or computes them one by one."""
-        network = MADE(self.transform.num_params, self.hidden, self.dtype, name="made")
+        num_params = self.transform.num_params
+        network = MADE(num_params, self.hidden, self.dtype, self.activation, name="made")
         if not reverse:
             y, log_slope = self.transform(x, network(x, condition).astype(x.dtype))
             return y, sum_event(log_slope)
