@@ -88,7 +88,7 @@ def _churned(churn: Churn, step: Step, x: Array, key: Key[Array, ""]) -> tuple[A
     """x with fresh noise, and its level."""
     start = step.start
     ratio = start.sigma / start.alpha
-    num_steps = step.index + step.left
+    num_steps = step.done + step.left
     gamma = jnp.minimum(churn.amount / num_steps, math.sqrt(2) - 1)
     gamma = jnp.where((churn.low <= ratio) & (ratio <= churn.high), gamma, 0.0)
     raised = churn.process.at(time_of(churn.process, -2 * jnp.log(ratio * (1 + gamma))))
@@ -200,7 +200,7 @@ def unipc(order: int = 3, *, variant: str = "bh2") -> Solver:
         def correct(p: int) -> Callable[[], Array]:
             return lambda: _unified(state, step.start, p, variant, x0)
 
-        led_here = jnp.minimum(jnp.minimum(step.index, order), step.left + 1)
+        led_here = jnp.minimum(jnp.minimum(step.done, order), step.left + 1)
         corrections = [correct(p) for p in range(1, order + 1)]
         x = lax.switch(led_here, [lambda: x, *corrections])
         level = jax.tree.map(lambda v: v.astype(jnp.float32), step.start)
@@ -209,7 +209,7 @@ def unipc(order: int = 3, *, variant: str = "bh2") -> Solver:
         def predict(p: int) -> Callable[[], Array]:
             return lambda: _unified(state, step.end, p, variant, None)
 
-        now = jnp.minimum(jnp.minimum(step.index + 1, order), step.left)
+        now = jnp.minimum(jnp.minimum(step.done + 1, order), step.left)
         return lax.switch(now - 1, [predict(p) for p in range(1, order + 1)]), state
 
     return Solver(init, step)

@@ -172,7 +172,7 @@ def _integrate(
     tolerance: Tolerance,
 ) -> tuple[Any, Array]:
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(lambda t, y, _: velocity(t, y)),
+        diffrax.ODETerm(lambda t, y, _: velocity(jnp.asarray(t), y)),
         diffrax.Dopri5(),
         start,
         end,

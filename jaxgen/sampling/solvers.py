@@ -47,7 +47,7 @@ class Step(NamedTuple):
         end: The level that it is to reach, [B].
         posterior: The posterior of the interval, [B]; None where levels rise.
         complete: Whether it is of a sampler that visits all levels of a discrete chain.
-        index: The number of steps before it.
+        done: The number of steps before it.
         left: The number of steps from it on, itself among them.
     """
 
@@ -55,7 +55,7 @@ class Step(NamedTuple):
     end: Level
     posterior: Posterior | None
     complete: bool | Bool[Array, ""]
-    index: Int[Array, ""]
+    done: Int[Array, ""]
     left: Int[Array, ""]
 
 
@@ -118,7 +118,7 @@ def solve(
             end=at(levels.level, i + 1),
             posterior=at(levels.posterior, i),
             complete=levels.complete,
-            index=i,
+            done=i,
             left=levels.num_steps - i,
         )
         # By the number of steps to go, so that the last steps draw alike however many there are.
