@@ -1,4 +1,4 @@
-"""Glow on MNIST: the networks of `glow_cifar`, smaller, on 28x28 pixels.
+"""Glow on MNIST, smaller than `glow_cifar` and with bounded log-scales, on 28x28 pixels.
 
 Two levels of 16 steps, coupling networks of 128 channels. Kingma & Dhariwal 2018 publish no figure
 for MNIST; what this code has measured stands in docs/results.md.
@@ -9,8 +9,7 @@ for MNIST; what this code has measured stands in docs/results.md.
     python -m experiments.glow_mnist evaluate
 """
 
-from experiments.recipes.flow import Config, ModelConfig, build
-from experiments.recipes.shared import AdamConfig
+from experiments.recipes.flow import Config, ModelConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
 
@@ -22,7 +21,7 @@ recipe = Recipe(
         batch_size=64,
         data=DataConfig(name="mnist"),
         model=ModelConfig(network="glow", levels=2, steps=16, width=128),
-        optimizer=AdamConfig(learning_rate=1e-3, warmup_steps=1000, clip_norm=100.0),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, clip_norm=100.0),
     ),
 )
 

@@ -3,12 +3,14 @@
 The recipes are `realnvp_digits`, `realnvp_cifar`, `glow_mnist` and `glow_cifar`.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
 from experiments.recipes.images import load_splits
 from experiments.recipes.shared import (
@@ -21,12 +23,13 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
-from jaxgen.core import Batch, Family
+from jaxgen.core import Batch, Family, Params
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images, to_model_space
 from jaxgen.families.flow import ROUND_TRIP, flow
 from jaxgen.models.bijectors.algebra import Logit, chain
+from jaxgen.models.bijectors.skip_resnet import sum_of_squared_scales
 from jaxgen.models.glow import glow
 from jaxgen.models.realnvp import realnvp_image
 from jaxgen.training import pictures
@@ -51,10 +54,22 @@ class ModelConfig:
     """Number of residual blocks of each coupling's network (realnvp)."""
     width: int = 64
     """Hidden channels of the couplings' networks (realnvp: of the first level)."""
-    coupling: Literal["affine", "additive"] = "affine"
-    """Kind of Glow's couplings."""
+    coupling: Literal["affine", "sigmoid", "additive"] = "affine"
+    """Kind of Glow's couplings: x e^s + t with bounded s, (x + t) sigmoid(r + 2), or x + t."""
     lu: bool = True
     """Make Glow's 1x1 convolutions of LU products."""
+    bound: float | None = 2.0
+    """Greatest size of log-scales of priors and affine couplings, in nats; None for none (glow)."""
+    edges: bool = False
+    """Tell Glow's 3x3 convolutions and priors where the image ends."""
+    log_scale_factor: float | None = None
+    """Factor of Glow's learned log-scales, of activation normalization and of a scale after each
+    convolution that starts at 0; None for 1 and for no such scale."""
+    skips: bool = False
+    """Give RealNVP's residual networks a skip from each block to the output, weight normalization
+    and learned log-scales."""
+    diagonal: bool = False
+    """Let RealNVP factor out the pixels off the diagonal of each 2x2 block, not the odd rows."""
     logit: bool = True
     """Take the data through a logit first, as RealNVP does."""
     condition: Conditions = "none"
@@ -64,13 +79,31 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class OptimizerConfig(AdamConfig):
+    """Adam, or Adamax."""
+
+    learning_rate: float = 1e-3
+    """Learning rate after the warm-up."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises linearly from 0."""
+    clip_norm: float | None = 100.0
+    """Greatest global norm of the gradient; None for no clipping."""
+    infinity: bool = False
+    """Divide by a decayed maximum of the gradient, not the root of the second moment (Adamax)."""
+
+
+@dataclass(frozen=True)
 class Config(RunConfig):
     """Flags of every recipe of flows on images."""
 
     flip: bool = False
     """Mirror half of the training images left to right."""
+    shift: float = 0.0
+    """Greatest shift of training images, as a share of their sides."""
+    l2: float = 0.0
+    """Weight of the squares of all learned scales of RealNVP's networks in the loss, nats."""
     model: ModelConfig = ModelConfig()
-    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=100.0)
+    optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig()
     temperature: float = operational(1.0)
     """Standard deviation of the latents that samples come from."""
@@ -85,10 +118,11 @@ def build(config: Config) -> Experiment:
     shape = train.spec["image"][0]
     family = flow(
         make_model(replace(config, precision="float32"), shape),
-        make_adam(config.optimizer),
+        make_adam(config.optimizer, infinity=config.optimizer.infinity),
         event_shape=shape,
         training_model=make_model(config, shape),
         conditioning=make_conditioning(config.model.condition, train),
+        penalty=make_penalty(config),
         temperature=config.temperature,
         round_trip=True,
     )
@@ -97,7 +131,7 @@ def build(config: Config) -> Experiment:
         family=family,
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
+        prepare=prepare_images(flip=config.flip, shift=config.shift),
         averages=make_averages(config.average, config.batch_size),
         pictures=drawn,
         left_out=left_out,
@@ -130,21 +164,44 @@ def make_model(config: Config, shape: tuple[int, ...]) -> Any:
             model.width,
             coupling=model.coupling,
             lu=model.lu,
+            bound=model.bound,
+            edges=model.edges,
+            log_scale_factor=model.log_scale_factor,
             remat=model.remat,
             dtype=dtype,
         )
     else:
         if model.condition != "none":
             raise ValueError("--model.condition needs --model.network glow")
+        if model.bound is None:
+            raise ValueError("--model.bound None needs --model.network glow")
         body = realnvp_image(
             model.levels,
             model.width,
             model.blocks,
             num_couplings=model.couplings,
+            skips=model.skips,
+            diagonal=model.diagonal,
+            bound=model.bound,
             remat=model.remat,
             dtype=dtype,
         )
     return chain(Logit(), body) if model.logit else body
+
+
+def make_penalty(config: Config) -> Callable[[Params], Array] | None:
+    """The L2 penalty of the flags, or None.
+
+    Raises:
+        ValueError: A negative weight, or one of scales that the network does not have.
+    """
+    if not 0 <= config.l2 < math.inf:
+        raise ValueError(f"--l2 must be at least 0 and finite, got {config.l2}")
+    if not config.l2:
+        return None
+    if config.model.network != "realnvp" or not config.model.skips:
+        raise ValueError("--l2 needs --model.network realnvp and --model.skips")
+    return lambda params: config.l2 * sum_of_squared_scales(params)
 
 
 def direction_picture(

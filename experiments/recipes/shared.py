@@ -63,9 +63,9 @@ class EvaluationConfig:
 
 
 def make_adam(
-    config: AdamConfig, *, repeats: int = 1, cosine: bool = False
+    config: AdamConfig, *, repeats: int = 1, cosine: bool = False, infinity: bool = False
 ) -> optax.GradientTransformation:
-    """Adam of the flags; `repeats` updates a step count as one step of its schedules."""
+    """Adam of the flags, or Adamax; `repeats` updates a step are one step of its schedules."""
     decay_steps = None if config.decay_steps is None else config.decay_steps * repeats
     return adam(
         config.learning_rate,
@@ -77,6 +77,7 @@ def make_adam(
         cosine=cosine,
         decay_rate=config.decay_rate,
         clip_norm=config.clip_norm,
+        infinity=infinity,
     )
 
 

@@ -26,15 +26,62 @@ def random_flip(
     return jnp.where(flip[:, None, None, None], image[:, :, ::-1], image)
 
 
-def prepare_images(*, flip: bool) -> Callable[[Key[Array, ""], Mapping[str, Any], bool], Any]:
+def random_shift(
+    key: Key[Array, ""], image: UInt8[Array, "batch height width channels"], fraction: float
+) -> UInt8[Array, "batch height width channels"]:
+    """Moves each image up or down and left or right by up to a fraction of its sides.
+
+    The shifts are uniform in -fraction..fraction of a side and of no whole number of pixels: values
+    are interpolated linearly, those at the edges repeated, and rounded down to bytes, as by the
+    data generator of Keras 2.2 and the code of Kingma and Dhariwal 2018.
+
+    Args:
+        key: Random key.
+        image: Bytes.
+        fraction: Greatest shift as a share of a side, in [0, 1).
+
+    Raises:
+        ValueError: A fraction outside of its range.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1), got {fraction}")
+    shifts = jax.random.uniform(key, (image.shape[0], 2), minval=-fraction, maxval=fraction)
+
+    def along(x: Array, axis: int, shift: Array) -> Array:
+        size = x.shape[axis]
+        place = jnp.arange(size) + size * shift
+        below = jnp.floor(place)
+        ends = (jnp.clip(below + i, 0, size - 1).astype(jnp.int32) for i in (0, 1))
+        low, high = (jnp.take(x, end, axis=axis) for end in ends)
+        weight = jnp.expand_dims(place - below, [i for i in range(x.ndim) if i != axis])
+        return low + weight * (high - low)  # exact where both are equal
+
+    def moved(x: Array, shift: Array) -> Array:
+        return jnp.floor(along(along(x.astype(jnp.float32), 0, shift[0]), 1, shift[1]))
+
+    return jax.vmap(moved)(image, shifts).astype(jnp.uint8)
+
+
+def prepare_images(
+    *, flip: bool, shift: float = 0.0
+) -> Callable[[Key[Array, ""], Mapping[str, Any], bool], Any]:
     """`(key, raw batch, train) -> batch`, which brings `image` into model space.
 
     Args:
         flip: Whether to mirror training images at random (`random_flip`).
+        shift: Greatest shift of training images as a share of their sides (`random_shift`), or 0.
+
+    Raises:
+        ValueError: A shift outside of [0, 1).
     """
+    if not 0 <= shift < 1:
+        raise ValueError(f"shift must be in [0, 1), got {shift}")
 
     def prepare(key: Key[Array, ""], raw: Mapping[str, Any], train: bool) -> dict[str, Any]:
-        image = to_model_space(raw["image"])
+        image = raw["image"]
+        if train and shift:
+            image = random_shift(jax.random.fold_in(key, 1), image, shift)
+        image = to_model_space(image)
         return {**raw, "image": random_flip(key, image) if train and flip else image}
 
     return prepare

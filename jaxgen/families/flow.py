@@ -56,6 +56,7 @@ def flow(
     entry: str | None = None,
     conditioning: Conditioning | None = None,
     dequantizer: nn.Module | None = None,
+    penalty: Callable[[Params], Array] | None = None,
     temperature: float = 1.0,
     round_trip: bool = False,
 ) -> Family:
@@ -83,6 +84,8 @@ def flow(
             `module(image, eps, condition) -> (noise, log_q)` with `image` in model space, `eps`
             standard normal of its shape, `noise` in [0, 1] computed from it, `log_q` f32[B] its
             log-density in nats; None for uniform noise.
+        penalty: Nats f32[] that training adds to each example's loss, of the model's parameters,
+            such as a multiple of `sum_of_squared_scales`; None for none.
         temperature: Standard deviation of the latents that `sample` draws.
         round_trip: Whether `evaluate` also goes from data to latents and back, and adds two
             metrics: `round_trip_error`, the largest `|decode(encode(x)) - x|` of an example, and
@@ -135,7 +138,10 @@ def flow(
     def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
         rngs = {"dropout": jax.random.fold_in(key, 4)}  # for networks that drop in training
         nats, metrics = likelihood(variables, batch, key, training_model or model, rngs)
-        return nats, Aux(metrics)
+        if penalty is None:
+            return nats, Aux(metrics)
+        added = jnp.broadcast_to(penalty(variables.params[NAME]), nats.shape)
+        return nats + added, Aux({**metrics, "penalty": added})
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
         nats, metrics = likelihood(variables, batch, key)

@@ -1,6 +1,7 @@
 """NICE and RealNVP: stacks of coupling layers, on vectors and on images."""
 
 from functools import partial
+from typing import Any
 
 from flax import linen as nn
 from jax.typing import DTypeLike
@@ -10,6 +11,7 @@ from jaxgen.conditioning.base import Condition
 from jaxgen.models.bijectors.algebra import (
     ActNorm,
     Bijector,
+    Invert,
     LogDet,
     MultiScale,
     Repeat,
@@ -23,9 +25,11 @@ from jaxgen.models.bijectors.coupling import (
     Conditioner,
     Coupling,
     Mask,
+    ShiftScale,
     Split,
     Transform,
 )
+from jaxgen.models.bijectors.skip_resnet import SkipResNet
 
 
 class Layer(Bijector):
@@ -36,12 +40,14 @@ class Layer(Bijector):
         transform: Transform of the coupling.
         mask: Mask of the coupling.
         normalize: Whether there is an `ActNorm` before the coupling.
+        tells_mask: Whether the coupling's network is told the mask, see `Coupling`.
     """
 
     conditioner: Conditioner
     transform: Transform
     mask: Mask
     normalize: bool = True
+    tells_mask: bool = False
 
     @nn.compact
     def __call__(
@@ -53,7 +59,9 @@ class Layer(Bijector):
         swap: bool | Bool[Array, ""] = False,
     ) -> tuple[Float[Array, "batch *dims"], LogDet]:
         """Normalizes and moves what the mask, turned over with `swap`, does not let pass."""
-        layer: Bijector = Coupling(self.conditioner, self.transform, self.mask, swap)
+        layer: Bijector = Coupling(
+            self.conditioner, self.transform, self.mask, swap, self.tells_mask
+        )
         if self.normalize:
             layer = chain(ActNorm(), layer)
         return layer(x, condition, reverse=reverse)
@@ -66,6 +74,7 @@ def alternating(
     mask: Mask,
     *,
     normalize: bool = True,
+    tells_mask: bool = False,
     remat: bool = False,
 ) -> Bijector:
     """Couplings whose mask is turned over each time, in one compiled loop.
@@ -76,6 +85,7 @@ def alternating(
         transform: Transform of each coupling.
         mask: Mask of the first coupling.
         normalize: Whether there is an `ActNorm` before each coupling.
+        tells_mask: Whether the couplings' networks are told the mask, see `Coupling`.
         remat: Whether to recompute within couplings for the gradient, to save memory.
 
     Returns:
@@ -86,7 +96,7 @@ def alternating(
     """
     if num_couplings < 1:
         raise ValueError(f"num_couplings must be at least 1, got {num_couplings}")
-    layer = Layer(conditioner, transform, mask, normalize)
+    layer = Layer(conditioner, transform, mask, normalize, tells_mask)
     return Repeat(layer, num_couplings, remat, alternate=True)
 
 
@@ -152,6 +162,8 @@ def realnvp_image(
     *,
     num_couplings: int = 3,
     num_last: int = 4,
+    skips: bool = False,
+    diagonal: bool = False,
     bound: float = 2.0,
     remat: bool = False,
     dtype: DTypeLike | None = None,
@@ -161,7 +173,7 @@ def realnvp_image(
     Every level but the last is couplings with checkerboard masks, a squeeze, couplings with channel
     masks, and half of the channels factored out; the last is couplings with checkerboard masks.
     `ActNorm` stands in the place of the paper's running batch normalization. Precede it with
-    `Logit()`, as the paper does.
+    `Logit()`, as the paper does. The authors' code is `skips=True, diagonal=True`.
 
     Args:
         num_levels: Number of levels; the paper has 2 ("downscale only once") for CIFAR-10.
@@ -169,7 +181,12 @@ def realnvp_image(
         num_blocks: Residual blocks of each conditioner.
         num_couplings: Couplings of each kind in a level, 3 in the paper.
         num_last: Couplings of the last level, 4 in the paper.
-        bound: Greatest size of the log-scales, see `Affine`.
+        skips: Whether the conditioners are those of the authors' code, `SkipResNet`, told the mask,
+            which bound their log-scales themselves; else `ResNet`.
+        diagonal: Whether each block of 2x2 pixels keeps its diagonal and factors out the other two,
+            and channel masks part colours, as in the authors' code; else the first row is kept,
+            and channel masks part rows.
+        bound: Greatest size of the log-scales without skips, see `Affine`.
         remat: Whether to recompute within couplings for the gradient, to save memory.
         dtype: Type of the conditioners' layers but the first and the last; None for the data's.
 
@@ -183,14 +200,22 @@ def realnvp_image(
         raise ValueError(f"num_levels must be at least 1, got {num_levels}")
 
     def couplings(num: int, scale: int, mask: str) -> Bijector:
-        conditioner = partial(ResNet, width=width * 2**scale, num_blocks=num_blocks, dtype=dtype)
-        return alternating(num, conditioner, Affine(bound), mask, remat=remat)
+        size: dict[str, Any] = {"width": width * 2**scale, "num_blocks": num_blocks, "dtype": dtype}
+        if not skips:
+            return alternating(num, partial(ResNet, **size), Affine(bound), mask, remat=remat)
+        board = mask == "checkerboard"
+        network = partial(SkipResNet, rescaling=0.0 if board else 1.0, **size)
+        return alternating(num, network, ShiftScale(), mask, tells_mask=board, remat=remat)
+
+    def squeezed(inner: Bijector) -> tuple[Bijector, ...]:
+        if not diagonal:
+            return Squeeze(), inner
+        return Squeeze("channels"), inner, Invert(Squeeze("channels")), Squeeze("diagonal")
 
     levels = [
         chain(
             couplings(num_couplings, level, "checkerboard"),
-            Squeeze(),
-            couplings(num_couplings, level + 1, "halves"),
+            *squeezed(couplings(num_couplings, level + 1, "halves")),
         )
         for level in range(num_levels - 1)
     ]

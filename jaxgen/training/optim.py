@@ -18,6 +18,7 @@ def adam(
     cosine: bool = False,
     decay_rate: float | None = None,
     clip_norm: float | None = None,
+    infinity: bool = False,
 ) -> Elementwise:
     """Adam with linear warm-up from zero, a decay of the rate, and clipping by global norm.
 
@@ -33,6 +34,8 @@ def adam(
         decay_rate: Factor of the rate from one update to the next after the warm-up, in (0, 1];
             None for no exponential decay.
         clip_norm: Greatest global norm of the gradient; None for no clipping.
+        infinity: Whether it is Adamax (Kingma and Ba 2015, section 7.1): in the place of the root
+            of the second moment a maximum, `max(b2 v, |g| + eps)`, which is not corrected.
 
     Returns:
         An elementwise optax transformation.
@@ -71,4 +74,5 @@ def adam(
         after = rate if callable(rate) else optax.constant_schedule(learning_rate)
         rate = optax.join_schedules([warm, after], [warmup_steps])
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
-    return elementwise(optax.chain(clip, optax.adam(rate, b1=b1, b2=b2, eps=eps)))
+    rule = optax.adamax if infinity else optax.adam
+    return elementwise(optax.chain(clip, rule(rate, b1=b1, b2=b2, eps=eps)))

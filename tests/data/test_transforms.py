@@ -1,10 +1,18 @@
-"""Bytes to model space and back, and flips."""
+"""Bytes to model space and back, flips and shifts."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
+from scipy import ndimage
 
-from jaxgen.data.transforms import random_flip, to_model_space, to_uint8
+from jaxgen.data.transforms import (
+    prepare_images,
+    random_flip,
+    random_shift,
+    to_model_space,
+    to_uint8,
+)
 
 
 def test_model_space_is_the_equation_and_exact_at_its_ends():
@@ -34,3 +42,30 @@ def test_random_flip_mirrors_half_of_the_images_whole(key):
     mirrored = (out == np.asarray(image)[:, :, ::-1]).all((1, 2, 3))
     np.testing.assert_array_equal(same, ~mirrored)
     assert 150 < mirrored.sum() < 250
+
+
+def test_random_shift_interpolates_and_repeats_the_edges(key):
+    """As SciPy moves images by the same fractions of a side, rounded down to bytes."""
+    image = jax.random.randint(key, (20, 8, 10, 2), 0, 256).astype(jnp.uint8)
+    out = jax.jit(random_shift, static_argnums=2)(key, image, 0.25)
+    assert out.dtype == jnp.uint8
+    shifts = np.asarray(jax.random.uniform(key, (20, 2), minval=-0.25, maxval=0.25))
+    assert np.abs(shifts).max() > 0.2
+    for x, y, (down, right) in zip(np.asarray(image), np.asarray(out), shifts, strict=True):
+        offset = (-8 * down, -10 * right, 0)
+        moved = ndimage.shift(x.astype(np.float64), offset, order=1, mode="nearest")
+        assert (np.abs(moved - (y + 0.5)) <= 0.5 + 1e-3).all()
+    flat = jnp.full((4, 8, 8, 1), 77, jnp.uint8)
+    np.testing.assert_array_equal(random_shift(key, flat, 0.1), flat)
+
+
+def test_training_images_alone_are_shifted(key):
+    image = jax.random.randint(key, (4, 8, 8, 1), 0, 256).astype(jnp.uint8)
+    prepare = prepare_images(flip=False, shift=0.5)
+    plain = to_model_space(image)
+    np.testing.assert_array_equal(prepare(key, {"image": image}, False)["image"], plain)
+    assert not np.array_equal(prepare(key, {"image": image}, True)["image"], plain)
+    with pytest.raises(ValueError, match=r"shift must be in \[0, 1\), got 1.5"):
+        prepare_images(flip=False, shift=1.5)
+    with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), got -0.1"):
+        random_shift(key, image, -0.1)

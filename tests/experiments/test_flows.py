@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,9 @@ from experiments import (
     realnvp_digits,
 )
 from experiments.recipes import tabular
+from experiments.recipes.flow import make_model
 
+X = jnp.zeros((2, 32, 32, 3))
 SMALL = ("--model.width=4", "--model.levels=1", "--model.blocks=1")
 SHORT = ("--steps=4", "--log-every=1", "--batch-size=16", "--sample-every=4")
 
@@ -85,6 +88,35 @@ def test_image_recipes(recipe, flags, tmp_path, capsys):
     assert 0 < result["bits_per_dim"] < 20
     assert 0 < result["round_trip_error"] < 1e-4
     assert result["protocol"]["num_examples"] == 16
+
+
+def count(recipe):
+    config = recipe.recipe.config
+    model = make_model(config, (32, 32, 3))
+    init = partial(model.init, jax.random.key(0))
+    return sum(p.size for p in jax.tree.leaves(jax.eval_shape(init, X)["params"]))
+
+
+def test_glow_has_its_authors_parameters():
+    """Counted from openai/glow, but for what the last prior's kernel has for an input of zeros."""
+
+    def step(c, d=512):
+        hidden = 9 * (c // 2 + 1) * d + 2 * d + d * d + 2 * d
+        return 2 * c + c * c + hidden + 9 * (d + 1) * c + 2 * c
+
+    def prior(c):
+        return 9 * (c // 2 + 1) * c + 2 * c
+
+    steps = sum(32 * step(c) for c in (12, 24, 48))
+    assert count(glow_cifar) == steps + prior(12) + prior(24) + 9 * 96 + 2 * 96
+
+
+def test_realnvp_has_its_authors_parameters():
+    """19,609,545 as tests/models/bijectors/test_skip_resnet.py counts them, their input norms left
+    out, and an `ActNorm` in each coupling."""
+    input_norms = 3 * 3 + 3 * 6 + 4 * 6
+    act_norms = 2 * (3 * 3 + 3 * 12 + 4 * 6)
+    assert count(realnvp_cifar) == 19_609_545 - input_norms + act_norms
 
 
 @pytest.mark.parametrize("recipe", [maf_tabular, pytest.param(nsf_tabular, marks=pytest.mark.slow)])
@@ -197,6 +229,9 @@ def test_the_checkerboard_is_learned(tmp_path, capsys):
     [
         (glow_mnist, ["--data.name=digits", "--data.resize=9"], "2^2 divides, the images have 9x9"),
         (realnvp_digits, ["--model.condition=label"], "needs --model.network glow"),
+        (realnvp_digits, ["--model.bound=None"], "needs --model.network glow"),
+        (realnvp_digits, ["--l2=1e-4"], "--l2 needs --model.network realnvp and --model.skips"),
+        (realnvp_digits, ["--l2=-1"], "--l2 must be at least 0 and finite"),
         (maf_tabular, ["--data.name=moons"], "known are two_moons"),
         (maf_tabular, ["--data.resize=8"], "is for images"),
         (maf_tabular, ["--data.standardize"], "standardize is for the data set 'file'"),

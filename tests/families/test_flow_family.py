@@ -214,6 +214,24 @@ def test_round_trip():
     np.testing.assert_array_equal(nats, trained)
 
 
+def test_a_penalty_is_trained_and_not_evaluated():
+    data, model = vectors(4), chain(ActNorm(), Coupling(MLP, Affine()))
+
+    def penalty(params):
+        return 2.0 + 0.0 * jax.tree.leaves(params)[0].sum()
+
+    plain = flow(model, optax.sgd(1.0), event_shape=(2,))
+    family = flow(model, optax.sgd(1.0), event_shape=(2,), penalty=penalty)
+    variables = jax.jit(plain.init)(KEY, data)
+    nats, aux = family.phases[0].loss(variables, data, KEY, jnp.int32(0))
+    expected, _ = plain.phases[0].loss(variables, data, KEY, jnp.int32(0))
+    np.testing.assert_allclose(nats, expected + 2, rtol=1e-6)
+    np.testing.assert_array_equal(aux.metrics["penalty"], [2, 2, 2, 2])
+    values, metrics = family.evaluate(variables, data, KEY)
+    np.testing.assert_allclose(values, expected, rtol=1e-6)
+    assert "penalty" not in metrics
+
+
 def test_temperature_scales_the_latents():
     """Temperature 0 is the image of 0, and in between the latents are that much smaller."""
     data, model = vectors(), chain(ActNorm(), Coupling(MLP, Affine()))

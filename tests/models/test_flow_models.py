@@ -77,11 +77,26 @@ def test_density(name, conditional):
     np.testing.assert_allclose(log_det_back, -log_det_again, atol=1e-3)
 
 
+AUTHORS = {
+    "coupling": "sigmoid",
+    "lu": False,
+    "bound": None,
+    "edges": True,
+    "log_scale_factor": 3.0,
+}
 IMAGES = {
     "glow, conditional, remat": (glow(2, 2, 4, remat=True), True),
     "glow, plain matrices, additive": (glow(1, 2, 4, lu=False, coupling="additive"), False),
     "realnvp": (
         chain(Logit(), realnvp_image(2, 4, 1, num_couplings=1, num_last=2)),
+        False,
+    ),
+    "glow, as its authors'": (glow(2, 2, 4, remat=True, **AUTHORS), True),
+    "realnvp, as its authors'": (
+        chain(
+            Logit(),
+            realnvp_image(2, 4, 1, num_couplings=2, num_last=2, skips=True, diagonal=True),
+        ),
         False,
     ),
 }
@@ -133,6 +148,7 @@ def test_image_flows(name):
     [
         (MLP(3, SMALL), (4,)),
         (ConvNet(3, 4), (4, 4, 2)),
+        (ConvNet(3, 4, edges=True, log_scale_factor=3.0), (4, 4, 2)),
         (ResNet(3, 4, 1), (4, 4, 2)),
     ],
 )
@@ -174,6 +190,39 @@ def test_made_is_autoregressive(width, conditional):
     earlier = np.tri(width, k=-1, dtype=bool)
     np.testing.assert_array_equal(np.asarray(by_x) != 0, np.stack([earlier] * 2))
     assert by_vector is None or (np.asarray(by_vector) != 0).all()
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_what_realnvp_factors_out(diagonal):
+    """The pixels off each block's diagonal, or the odd rows: read off where it is the identity."""
+    flow = realnvp_image(2, 4, 1, num_couplings=1, num_last=1, diagonal=diagonal)
+    x = jax.random.normal(KEY, (2, 4, 4, 3))
+
+    @jax.jit
+    def run(x):
+        nothing = jax.tree.map(jnp.zeros_like, flow.init(KEY, x))
+        return flow.apply(nothing, x)[0]
+
+    z, kept = run(x)
+    block = {(i, j): x[:, i::2, j::2] for i in (0, 1) for j in (0, 1)}
+    stays, goes = ((0, 0), (1, 1)), ((0, 1), (1, 0))
+    if not diagonal:
+        stays, goes = ((0, 0), (0, 1)), ((1, 0), (1, 1))
+    np.testing.assert_array_equal(kept, np.concatenate([block[p] for p in stays], axis=-1))
+    np.testing.assert_array_equal(z, np.concatenate([block[p] for p in goes], axis=-1))
+
+
+def test_glow_as_its_authors_starts_as_theirs():
+    """Each coupling scales by sigmoid(2); normalized inputs keep deviation 1 until then."""
+    flow = glow(1, 1, 4, **AUTHORS)
+    x = 3 * jax.random.normal(KEY, (64, 4, 4, 3)) + 2
+    ((z,), _), _ = jax.jit(flow.init_with_output)(KEY, x)
+    channels = np.asarray(z).reshape(-1, 12)
+    # A rotation of normalized channels has mean 0, and in all 12 times variance 1.
+    np.testing.assert_allclose(channels.mean(axis=0), 0, atol=1e-5)
+    moved = channels[:, 6:] / 0.880797
+    total = np.var(channels[:, :6], axis=0).sum() + np.var(moved, axis=0).sum()
+    np.testing.assert_allclose(total, 12, rtol=1e-4)
 
 
 def test_nice_scales_all_examples_alike():
@@ -236,7 +285,8 @@ def test_alternating_couplings_equal_the_unrolled_ones(mask, network, shape):
         (lambda: realnvp(0), "num_couplings must be at least 1, got 0"),
         (lambda: realnvp_image(0), "num_levels must be at least 1, got 0"),
         (lambda: glow(0), "num_levels must be at least 1, got 0"),
-        (lambda: glow(coupling="linear"), "coupling must be 'affine' or 'additive', got 'linear'"),
+        (lambda: glow(coupling="linear"), "coupling must be one of .* got 'linear'"),
+        (lambda: glow(log_scale_factor=0.0), "log_scale_factor must be positive, got 0.0"),
         (lambda: jax.eval_shape(maf(0).init, KEY, jnp.zeros((2, 2))), "num must be at least 1"),
         (
             lambda: jax.eval_shape(realnvp().init, KEY, jnp.zeros((2, 1))),

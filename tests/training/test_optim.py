@@ -33,6 +33,18 @@ def test_schedules(options, expected):
     np.testing.assert_allclose(rates(adam(0.1, **options), 6), 0.1 * np.array(expected), atol=1e-6)
 
 
+def test_adamax():
+    """The equations by hand: a decayed maximum, which needs no correction."""
+    optimizer = adam(0.1, b1=0.9, b2=0.5, eps=1e-3, infinity=True)
+    params = {"w": jnp.zeros(1)}
+    state, m, v = optimizer.init(params), 0.0, 0.0
+    for t, gradient in enumerate([1.0, -0.2, 0.3], start=1):
+        update, state = optimizer.update({"w": jnp.full(1, gradient)}, state, params)
+        m = 0.9 * m + 0.1 * gradient
+        v = max(0.5 * v, abs(gradient) + 1e-3)
+        np.testing.assert_allclose(update["w"], -0.1 * m / (1 - 0.9**t) / v, rtol=1e-5)
+
+
 def test_clipping():
     optimizer = optax.chain(adam(0.1, clip_norm=1.0))
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}

@@ -25,6 +25,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from jaxgen.checks import check_choice
 from jaxgen.conditioning.base import Condition
 
 CONSTANTS = "constants"
@@ -176,9 +177,12 @@ class ActNorm(Bijector):
     Attributes:
         least_deviation: Least deviation of a channel; one that varies less is scaled as if it
             varied so much.
+        log_scale_factor: Factor f of the parameters of which the log-scales are made, s = f p; a
+            step of the optimizer moves s so much further. The code of Kingma and Dhariwal has 3.
     """
 
     least_deviation: float = 1e-3
+    log_scale_factor: float = 1.0
 
     @nn.compact
     def __call__(
@@ -198,8 +202,9 @@ class ActNorm(Bijector):
             return jnp.maximum(jnp.std(flat, axis=0), self.least_deviation).astype(jnp.float32)
 
         bias = self.param("bias", lambda _: mean() / deviation() if reverse else -mean())
-        log_scale = self.param(
-            "log_scale", lambda _: jnp.log(deviation()) * (1.0 if reverse else -1.0)
+        sign = 1.0 if reverse else -1.0
+        log_scale = self.log_scale_factor * self.param(
+            "log_scale", lambda _: jnp.log(deviation()) * (sign / self.log_scale_factor)
         )
         positions = x[0].size // x.shape[-1]
         log_det = constant_log_det(x, positions * jnp.sum(log_scale))
@@ -246,12 +251,22 @@ class Reverse(Bijector):
         return jnp.flip(x, axis=-1), constant_log_det(x, 0.0)
 
 
+_DIAGONAL = np.array([0, 3, 1, 2])  # a block's pixels (0, 0), (1, 1), (0, 1), (1, 0), row by row
+
+
 class Squeeze(Bijector):
     """Blocks of 2x2 pixels into channels (Dinh et al. 2017, section 3.6); `log_det` 0.
 
-    `[height, width, C]` becomes `[height / 2, width / 2, 4 C]`, the channels ordered by row, column
-    and old channel.
+    `[height, width, C]` becomes `[height / 2, width / 2, 4 C]`. The order of the new channels
+    matters where half of them is told from the other half.
+
+    Attributes:
+        order: Order of the new channels: "pixels", by row, column and old channel; "channels", by
+            old channel, row and column; "diagonal", the four pixels' channels in the order (0, 0),
+            (1, 1), (0, 1), (1, 0), so that the first half is the block's diagonal.
     """
+
+    order: str = "pixels"
 
     @nn.compact
     def __call__(
@@ -264,18 +279,38 @@ class Squeeze(Bijector):
         """Squeezes, or spreads out.
 
         Raises:
-            ValueError: An odd height or width, or on the way back channels not divisible by 4.
+            ValueError: An odd height or width, on the way back channels not divisible by 4, or an
+                unknown order.
         """
+        check_choice("order", self.order, ("pixels", "channels", "diagonal"))
         batch, height, width, channels = x.shape
         if reverse:
             if channels % 4:
                 raise ValueError(f"channels must be divisible by 4, got x of shape {x.shape}")
-            y = x.reshape(batch, height, width, 2, 2, channels // 4).transpose(0, 1, 3, 2, 4, 5)
+            y = self._spread(x).transpose(0, 1, 3, 2, 4, 5)
             return y.reshape(batch, 2 * height, 2 * width, channels // 4), constant_log_det(x, 0.0)
         if height % 2 or width % 2:
             raise ValueError(f"height and width must be even, got x of shape {x.shape}")
         y = x.reshape(batch, height // 2, 2, width // 2, 2, channels).transpose(0, 1, 3, 2, 4, 5)
-        return y.reshape(batch, height // 2, width // 2, 4 * channels), constant_log_det(x, 0.0)
+        return self._gathered(y), constant_log_det(x, 0.0)
+
+    def _gathered(self, blocks: Array) -> Array:
+        """Blocks [batch, h, w, 2, 2, c] to channels [batch, h, w, 4 c]."""
+        shape = blocks.shape[:3]
+        if self.order == "channels":
+            blocks = jnp.moveaxis(blocks, -1, 3)
+        if self.order == "diagonal":
+            blocks = blocks.reshape(*shape, 4, -1)[..., _DIAGONAL, :]
+        return blocks.reshape(*shape, -1)
+
+    def _spread(self, x: Array) -> Array:
+        """Channels [batch, h, w, 4 c] to blocks [batch, h, w, 2, 2, c]."""
+        shape = x.shape[:3]
+        if self.order == "channels":
+            return jnp.moveaxis(x.reshape(*shape, -1, 2, 2), 3, -1)
+        if self.order == "diagonal":
+            x = x.reshape(*shape, 4, -1)[..., np.argsort(_DIAGONAL), :]
+        return x.reshape(*shape, 2, 2, -1)
 
 
 class Logit(Bijector):

@@ -1,9 +1,10 @@
 """Networks that choose a coupling's parameters: `network(x, condition) -> [..., features]`.
 
-All of them start at 0, whatever their input: the coupling then starts as the identity. Their first
-and last layers compute in the input's type. Between them bfloat16 is for training: a coupling's
-inverse calls its network again, on inputs that differ in their last bits, and of such a difference
-bfloat16 makes errors of 1e-3 and more.
+All of them start at 0, whatever their input: the coupling then starts as the identity. RealNVP's
+network as in its authors' code, which does not, is `jaxgen.models.bijectors.skip_resnet`. Their
+first and last layers compute in the input's type. Between them bfloat16 is for training: a
+coupling's inverse calls its network again, on inputs that differ in their last bits, and of such a
+difference bfloat16 makes errors of 1e-3 and more.
 """
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.conditioning.base import Condition, vector_of
 from jaxgen.models.bijectors.algebra import ActNorm
+from jaxgen.models.bijectors.edges import Edges, zero_conv
 from jaxgen.models.blocks.layers import GroupNorm
 from jaxgen.models.conv.layers import Conv
 
@@ -54,11 +56,16 @@ class ConvNet(nn.Module):
     Attributes:
         features: Number of output channels.
         width: Number of hidden channels.
+        edges: Whether the 3x3 convolutions are told where the image ends, see `Edges`.
+        log_scale_factor: Factor of the learned log-scales, of `ActNorm` and of a scale of the
+            output; None for 1 and for no such scale.
         dtype: Type of the layers between the first and the last; None for the input's.
     """
 
     features: int
     width: int = 512
+    edges: bool = False
+    log_scale_factor: float | None = None
     dtype: DTypeLike | None = None
 
     @nn.compact
@@ -67,7 +74,7 @@ class ConvNet(nn.Module):
     ) -> Float[Array, "batch height width features"]:
         """Maps images, and their conditions, to images."""
         e, given = vector_of(condition), x.dtype
-        init = nn.initializers.normal(0.05)
+        init, factor = nn.initializers.normal(0.05), self.log_scale_factor
         for i, size in enumerate((3, 1)):
             x = Conv(
                 self.width,
@@ -77,14 +84,16 @@ class ConvNet(nn.Module):
                 dtype=self.dtype if i else None,
                 name=f"conv_{i}",
             )(x)
+            if self.edges and size > 1:
+                x = Edges(init, name=f"edges_{i}")(x)
             x = x.astype(self.dtype or given)
-            x, _ = ActNorm(name=f"norm_{i}")(x)
+            x, _ = ActNorm(log_scale_factor=factor or 1.0, name=f"norm_{i}")(x)
             if e is not None:
                 shift = nn.Dense(self.width, use_bias=False, dtype=self.dtype, name=f"told_{i}")
                 x = x + shift(e)[:, None, None]
             x = nn.relu(x)
         x = x.astype(given)
-        return Conv(self.features, (3, 3), kernel_init=zeros, name="out")(x)
+        return zero_conv(x, self.features, edges=self.edges, log_scale_factor=factor)
 
 
 class ResNet(nn.Module):

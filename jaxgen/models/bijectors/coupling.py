@@ -2,8 +2,8 @@
 
 A coupling is three things, each of them free: a *mask*, which says which variables pass; a
 *conditioner*, any network; and a *transform*, an increasing function of one number, of which the
-conditioner chooses the parameters. The transforms (`Additive`, `Affine`, and `Spline` of
-`jaxgen.models.bijectors.splines`) serve autoregressive flows (`jaxgen.models.bijectors.made`) as
+conditioner chooses the parameters. The transforms (`Additive`, `Affine`, `ShiftScale`, and `Spline`
+of `jaxgen.models.bijectors.splines`) serve autoregressive flows (`jaxgen.models.bijectors.made`) as
 well.
 """
 
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -18,6 +19,7 @@ from jaxtyping import Array, Bool, Float
 
 from jaxgen.conditioning.base import Condition, vector_of
 from jaxgen.models.bijectors.algebra import Bijector, LogDet, sum_event
+from jaxgen.models.bijectors.edges import Edges, LearnedScale
 
 # features -> network(x, condition) -> [..., features]
 Conditioner = Callable[..., nn.Module]
@@ -26,7 +28,8 @@ Mask = str | np.ndarray
 
 @runtime_checkable
 class Transform(Protocol):
-    """An increasing function of one number, elementwise. With parameters 0 it is the identity.
+    """An increasing function of one number, elementwise. With parameters 0 it is the identity, or,
+    of `ShiftScale` with a sigmoid, close to it.
 
     Attributes:
         num_params: Number of parameters that choose the function.
@@ -98,6 +101,38 @@ class Affine:
         return x * jnp.exp(log_scale) + shift, log_scale
 
 
+@dataclass(frozen=True)
+class ShiftScale:
+    r"""`y = (x + t) e^s`, shifted first, the log-scale unbounded.
+
+    s is the conditioner's output r, for networks that bound it themselves (`SkipResNet`) and for
+    priors (mean -t, deviation $e^{-s}$). With a sigmoid it is the coupling of Glow's code,
+    $$e^s = \sigma(r + 2)$$, with slopes in (0, 1), 0.8808 at the start. An extreme r overflows.
+
+    Attributes:
+        sigmoid: Whether the scale is a sigmoid.
+        num_params: Number of parameters that choose the function.
+    """
+
+    sigmoid: bool = False
+    num_params: int = 2
+
+    def __call__(
+        self,
+        x: Float[Array, "*dims channels"],
+        raw: Float[Array, "*dims params channels"],
+        *,
+        reverse: bool = False,
+    ) -> tuple[Float[Array, "*dims channels"], Float[Array, "*dims channels"]]:
+        """Shifts and scales, or undoes it."""
+        shift, log_scale = raw[..., 0, :], raw[..., 1, :]
+        if self.sigmoid:
+            log_scale = jax.nn.log_sigmoid(log_scale + 2)
+        if reverse:
+            return x * jnp.exp(-log_scale) - shift, -log_scale
+        return (x + shift) * jnp.exp(log_scale), log_scale
+
+
 def checkerboard(height: int, width: int) -> Bool[np.ndarray, "height width 1"]:
     """The mask that is True where row plus column is even (Dinh et al. 2017, figure 3)."""
     return (np.add.outer(np.arange(height), np.arange(width)) % 2 == 0)[..., None]
@@ -110,20 +145,22 @@ class Coupling(Bijector):
 
     Attributes:
         conditioner: Maker of the network, called with `features=...`; `network(x, condition)`
-            returns `[..., features]`. It should start at 0, so that the layer starts as the
-            identity.
+            returns `[..., features]`. Where it starts at 0, the layer starts as the identity.
         transform: Transform T of each variable that moves.
         mask: Variables that pass: "halves", the first half of the last axis; "checkerboard", of
             images, see `checkerboard`; or an array of bools that broadcasts to an example, True
             where they pass.
         swap: Whether the other variables pass instead. It may be traced, as in a loop over
             couplings of either kind.
+        tells_mask: Whether the network is called with `mask` too, 1 at positions that pass and 0
+            elsewhere; of masks that are the same for all channels.
     """
 
     conditioner: Conditioner
     transform: Transform = Affine()
     mask: Mask = "halves"
     swap: bool | Bool[Array, ""] = False
+    tells_mask: bool = False
 
     @nn.compact
     def __call__(
@@ -136,20 +173,23 @@ class Coupling(Bijector):
         """Moves the variables that do not pass.
 
         Raises:
-            ValueError: An unknown mask, one that does not fit x, or one that leaves nothing to
-                pass or nothing to move.
+            ValueError: An unknown mask, one that does not fit x, one that leaves nothing to pass or
+                nothing to move, or one to be told that differs between channels.
         """
         if isinstance(self.mask, str) and self.mask == "halves" and x.shape[-1] % 2 == 0:
             return self._halves(x, condition, reverse)
-        passes = (self._mask(x.shape[1:]) != self.swap)[None]
-        raw = self._raw(jnp.where(passes, x, 0), condition, x.shape[-1], x.dtype)
+        mask = self._mask(x.shape[1:])
+        passes, told = (mask != self.swap)[None], {}
+        if self.tells_mask:
+            told["mask"] = jnp.asarray(passes[..., :1], x.dtype)
+        raw = self._raw(jnp.where(passes, x, 0), condition, x.shape[-1], x.dtype, told)
         y, log_slope = self.transform(x, raw, reverse=reverse)
         return jnp.where(passes, x, y), sum_event(jnp.where(passes, 0, log_slope))
 
     def _halves(self, x: Array, condition: Condition | None, reverse: bool) -> tuple[Array, LogDet]:
         """Equal halves need no mask: the conditioner sees one and moves the other."""
         passing, moved = self._exchanged(*jnp.split(x, 2, axis=-1))
-        raw = self._raw(passing, condition, moved.shape[-1], x.dtype)
+        raw = self._raw(passing, condition, moved.shape[-1], x.dtype, {})
         moved, log_slope = self.transform(moved, raw, reverse=reverse)
         return jnp.concatenate(self._exchanged(passing, moved), axis=-1), sum_event(log_slope)
 
@@ -157,10 +197,18 @@ class Coupling(Bijector):
         """The two, in the other order where `swap` is."""
         return jnp.where(self.swap, second, first), jnp.where(self.swap, first, second)
 
-    def _raw(self, passing: Array, condition: Condition | None, moved: int, dtype: Any) -> Array:
+    def _raw(
+        self,
+        passing: Array,
+        condition: Condition | None,
+        moved: int,
+        dtype: Any,
+        told: dict[str, Array],
+    ) -> Array:
         """The transform's parameters `[..., params, moved]`."""
         num = self.transform.num_params
-        raw = self.conditioner(features=num * moved, name="conditioner")(passing, condition)
+        network = self.conditioner(features=num * moved, name="conditioner")
+        raw = network(passing, condition, **told)
         return raw.reshape(*raw.shape[:-1], num, moved).astype(dtype)
 
     def _mask(self, shape: tuple[int, ...]) -> Bool[np.ndarray, "..."]:
@@ -192,6 +240,8 @@ class Coupling(Bijector):
             )
         if mask.all() or not mask.any():
             raise ValueError("mask must let some variables pass and some move, got all alike")
+        if self.tells_mask and mask.shape[-1] > 1 and (mask != mask[..., :1]).any():
+            raise ValueError("tells_mask needs a mask that is the same for all channels")
         return np.broadcast_to(mask, shape)
 
 
@@ -244,9 +294,15 @@ class LearnedPrior(Bijector):
 
     Attributes:
         transform: Transform from x to z.
+        edges: Whether it may differ at the edges of an image, as of a convolution of zeros there,
+            see `Edges`.
+        log_scale_factor: Factor of a learned scale of its parameters, see `LearnedScale`; None for
+            no such scale.
     """
 
     transform: Transform = Affine()
+    edges: bool = False
+    log_scale_factor: float | None = None
 
     @nn.compact
     def __call__(
@@ -265,7 +321,12 @@ class LearnedPrior(Bijector):
                 num * channels, use_bias=False, kernel_init=nn.initializers.zeros, name="condition"
             )
             raw = raw + shift(e)
-        raw = raw.reshape(-1, *(1,) * (x.ndim - 2), num, channels)
-        raw = jnp.broadcast_to(raw, (*x.shape[:-1], num, channels)).astype(x.dtype)
+        raw = raw.reshape(-1, *(1,) * (x.ndim - 2), num * channels)
+        if self.edges:
+            raw = Edges(name="edges")(jnp.broadcast_to(raw, (*x.shape[:-1], num * channels)))
+        if self.log_scale_factor is not None:
+            raw = LearnedScale(self.log_scale_factor, name="scale")(raw)
+        raw = jnp.broadcast_to(raw, (*x.shape[:-1], num * channels))
+        raw = raw.reshape(*x.shape[:-1], num, channels).astype(x.dtype)
         y, log_slope = self.transform(x, raw, reverse=reverse)
         return y, sum_event(log_slope)

@@ -89,11 +89,13 @@ class GroupNorm(nn.Module):
         num_groups: Number of groups, which must divide the channels; None for `default_groups`.
         epsilon: Number that is added to the variance.
         dtype: Type of the result; statistics are float32.
+        use_scale: Whether channels are scaled afterwards, not only shifted.
     """
 
     num_groups: int | None = None
     epsilon: float = 1e-6
     dtype: DTypeLike = jnp.float32
+    use_scale: bool = True
 
     @nn.compact
     def __call__(self, x: Float[Array, "batch *space channels"]) -> Float[Array, "..."]:
@@ -106,7 +108,9 @@ class GroupNorm(nn.Module):
         groups = default_groups(channels) if self.num_groups is None else self.num_groups
         if groups < 1 or channels % groups:
             raise ValueError(f"num_groups must divide the {channels} channels, got {groups}")
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        scale = jnp.ones((channels,), jnp.float32)
+        if self.use_scale:
+            scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         return _group_norm(x, scale, bias, groups, self.epsilon).astype(self.dtype)
 

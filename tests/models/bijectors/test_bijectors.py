@@ -18,6 +18,7 @@ from jaxgen.models.bijectors.coupling import (
     Affine,
     Coupling,
     LearnedPrior,
+    ShiftScale,
     Split,
     checkerboard,
 )
@@ -47,15 +48,21 @@ class Pixels(nn.Module):
 # name -> (bijector, shape of an example, takes a condition: None for always)
 TABLE = {
     "actnorm": (bij.ActNorm(), IMAGE, False),
+    "actnorm, factor": (bij.ActNorm(log_scale_factor=3.0), VECTOR, False),
     "linear, lu": (InvertibleLinear(), VECTOR, False),
     "linear, plain": (InvertibleLinear(lu=False), IMAGE, False),
     "reverse": (bij.Reverse(), VECTOR, False),
     "permute": (bij.Permute(), VECTOR, False),
     "squeeze": (bij.Squeeze(), IMAGE, False),
+    "squeeze, channels": (bij.Squeeze("channels"), IMAGE, False),
+    "squeeze, diagonal": (bij.Squeeze("diagonal"), IMAGE, False),
     "logit": (bij.Logit(0.1), VECTOR, False),
     "prior": (LearnedPrior(), IMAGE, True),
+    "prior, edges": (LearnedPrior(ShiftScale(), edges=True, log_scale_factor=3.0), IMAGE, True),
     "coupling, additive": (Coupling(mlp, Additive()), VECTOR, False),
     "coupling, affine": (Coupling(mlp, Affine(), swap=True), VECTOR, True),
+    "coupling, shift and scale": (Coupling(mlp, ShiftScale()), VECTOR, False),
+    "coupling, sigmoid": (Coupling(Pixels, ShiftScale(sigmoid=True)), IMAGE, False),
     "coupling, any mask": (Coupling(mlp, mask=ODD), VECTOR, False),
     "coupling, spline": (Coupling(mlp, Spline(4)), VECTOR, False),
     "coupling, checkerboard": (
@@ -242,9 +249,52 @@ def test_a_narrow_made_ignores_no_input(hidden, conditional):
     assert depends.any(axis=1)[-1]
 
 
+@pytest.mark.parametrize(
+    ("order", "places"),
+    [
+        ("pixels", [(i, j, c) for i in (0, 1) for j in (0, 1) for c in (0, 1, 2)]),
+        ("channels", [(i, j, c) for c in (0, 1, 2) for i in (0, 1) for j in (0, 1)]),
+        ("diagonal", [(*p, c) for p in [(0, 0), (1, 1), (0, 1), (1, 0)] for c in (0, 1, 2)]),
+    ],
+)
+def test_orders_of_squeezed_channels(order, places):
+    x = jnp.arange(4 * 4 * 3.0).reshape(1, 4, 4, 3)
+    y, _ = bij.Squeeze(order).apply({}, x)
+    for k, (i, j, c) in enumerate(places):
+        np.testing.assert_array_equal(y[..., k], x[:, i::2, j::2, c])
+    np.testing.assert_array_equal(bij.Squeeze(order).apply({}, y, method="inverse")[0], x)
+
+
+def test_shift_scale_at_known_values():
+    """Parameters (0, 0): slope 1, or as a sigmoid 0.8808; shifted first; the scale has no bound."""
+    x, zero = jnp.array([[2.0]]), jnp.zeros((1, 2, 1))
+    for sigmoid, slope in ((False, 1.0), (True, 0.880797)):
+        y, log_slope = ShiftScale(sigmoid)(x, zero)
+        np.testing.assert_allclose(y, 2 * slope, rtol=1e-6)
+        np.testing.assert_allclose(log_slope, np.log(slope), rtol=1e-5, atol=1e-7)
+    raw = jnp.array([[[-1.5], [5.0]]])
+    np.testing.assert_allclose(ShiftScale()(x, raw)[0], 0.5 * np.exp(5), rtol=1e-6)
+    y, log_slope = ShiftScale(sigmoid=True)(x, raw)
+    np.testing.assert_allclose(y, 0.5 / (1 + np.exp(-7.0)), rtol=1e-6)
+    back, log_slope_back = ShiftScale(sigmoid=True)(y, raw, reverse=True)
+    np.testing.assert_allclose((back, log_slope_back), (x, -log_slope), rtol=1e-6)
+
+
+def test_a_factor_moves_log_scales_further():
+    """The same scale of a third of the parameter."""
+    x = 5 * jax.random.normal(jax.random.key(0), (64, 2))
+    for factor in (1.0, 3.0):
+        norm = bij.ActNorm(log_scale_factor=factor)
+        (_, log_det), variables = norm.init_with_output(KEY, x)
+        log_scale = variables["params"]["log_scale"]
+        np.testing.assert_allclose(factor * log_scale, -np.log(x.std(axis=0)), rtol=1e-5)
+        np.testing.assert_allclose(log_det, factor * log_scale.sum(), rtol=1e-5)
+
+
 def test_actnorm_normalizes_in_the_direction_of_init():
     x = 5 * jax.random.normal(jax.random.key(0), (64, 3, 3, 2)) + jnp.array([[[[7.0, -2.0]]]])
-    for bijector in (bij.ActNorm(), bij.Invert(bij.ActNorm())):
+    fast = bij.ActNorm(log_scale_factor=3.0)
+    for bijector in (bij.ActNorm(), bij.Invert(bij.ActNorm()), fast, bij.Invert(fast)):
         (y, log_det), _ = bijector.init_with_output(KEY, x)
         np.testing.assert_allclose(np.mean(y, axis=(0, 1, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(np.std(y, axis=(0, 1, 2)), 1, atol=1e-5)
