@@ -110,5 +110,5 @@ class _SplitPrior(nn.Module):
 
     @nn.compact
     def __call__(self, x, condition=None):
-        form = {"edges": self.edges, "log_scale_factor": self.log_scale_factor}
-        return zero_conv(x, self.features, **form, name="conv")
+        factor = self.log_scale_factor
+        return zero_conv(x, self.features, edges=self.edges, log_scale_factor=factor, name="conv")

@@ -28,8 +28,8 @@ Mask = str | np.ndarray
 
 @runtime_checkable
 class Transform(Protocol):
-    """An increasing function of one number, elementwise. With parameters 0 it is the identity, or,
-    of `ShiftScale` with a sigmoid, close to it.
+    """An increasing function of one number, elementwise. With parameters 0 it is the identity, but
+    for `ShiftScale` with a sigmoid.
 
     Attributes:
         num_params: Number of parameters that choose the function.
@@ -179,17 +179,16 @@ class Coupling(Bijector):
         if isinstance(self.mask, str) and self.mask == "halves" and x.shape[-1] % 2 == 0:
             return self._halves(x, condition, reverse)
         mask = self._mask(x.shape[1:])
-        passes, told = (mask != self.swap)[None], {}
-        if self.tells_mask:
-            told["mask"] = jnp.asarray(passes[..., :1], x.dtype)
-        raw = self._raw(jnp.where(passes, x, 0), condition, x.shape[-1], x.dtype, told)
+        passes = (mask != self.swap)[None]
+        pixels = jnp.asarray(passes[..., :1], x.dtype) if self.tells_mask else None
+        raw = self._raw(jnp.where(passes, x, 0), condition, x.shape[-1], x.dtype, pixels)
         y, log_slope = self.transform(x, raw, reverse=reverse)
         return jnp.where(passes, x, y), sum_event(jnp.where(passes, 0, log_slope))
 
     def _halves(self, x: Array, condition: Condition | None, reverse: bool) -> tuple[Array, LogDet]:
         """Equal halves need no mask: the conditioner sees one and moves the other."""
         passing, moved = self._exchanged(*jnp.split(x, 2, axis=-1))
-        raw = self._raw(passing, condition, moved.shape[-1], x.dtype, {})
+        raw = self._raw(passing, condition, moved.shape[-1], x.dtype)
         moved, log_slope = self.transform(moved, raw, reverse=reverse)
         return jnp.concatenate(self._exchanged(passing, moved), axis=-1), sum_event(log_slope)
 
@@ -203,12 +202,12 @@ class Coupling(Bijector):
         condition: Condition | None,
         moved: int,
         dtype: Any,
-        told: dict[str, Array],
+        pixels: Array | None = None,
     ) -> Array:
         """The transform's parameters `[..., params, moved]`."""
         num = self.transform.num_params
         network = self.conditioner(features=num * moved, name="conditioner")
-        raw = network(passing, condition, **told)
+        raw = network(passing, condition, **({} if pixels is None else {"mask": pixels}))
         return raw.reshape(*raw.shape[:-1], num, moved).astype(dtype)
 
     def _mask(self, shape: tuple[int, ...]) -> Bool[np.ndarray, "..."]:

@@ -42,7 +42,7 @@ class Edges(nn.Module):
     ) -> Float[Array, "batch height width channels"]:
         """Adds to the output x of a convolution."""
         kernel = self.param("kernel", self.kernel_init, (self.size**2, x.shape[-1]))
-        taps = outside(*x.shape[1:3], self.size).astype(kernel.dtype)
+        taps = outside(x.shape[1], x.shape[2], self.size).astype(kernel.dtype)
         shift = jnp.matmul(taps, kernel, precision=lax.Precision.HIGHEST)
         return x + shift[None].astype(x.dtype)
 

@@ -118,8 +118,8 @@ class SkipResNet(nn.Module):
         for i in range(self.num_blocks):
             inner = conv(f"conv_{i}_0", norm(f"norm_{i}_0", h), use_bias=False)
             if e is not None:
-                shift = nn.Dense(self.width, use_bias=False, dtype=dtype, name=f"told_{i}")
-                inner = inner + shift(e)[:, None, None]
+                added = nn.Dense(self.width, use_bias=False, dtype=dtype, name=f"told_{i}")
+                inner = inner + added(e)[:, None, None]
             h = h + conv(f"conv_{i}_1", norm(f"norm_{i}_1", inner), use_magnitude=True)
             out = out + conv(f"skip_{i}", h, size=1, use_magnitude=True)
         last = NormedConv(self.features, 1, use_magnitude=True, dtype=wide, name="out")
@@ -140,11 +140,11 @@ def sum_of_squared_scales(params: Mapping[str, Any]) -> Float[Array, ""]:
     Raises:
         ValueError: No `SkipResNet` in the parameters.
     """
-    found = [
+    squares = [
         jnp.sum(jnp.square(leaf))
         for path, leaf in jax.tree_util.tree_leaves_with_path(params)
         if getattr(path[-1], "key", None) in (MAGNITUDE, RESCALING)
     ]
-    if not found:
+    if not squares:
         raise ValueError("params must hold the scales of a SkipResNet, got none")
-    return jnp.sum(jnp.stack(found))
+    return jnp.sum(jnp.stack(squares))
