@@ -24,7 +24,8 @@ from experiments import (
     realnvp_digits,
 )
 from experiments.recipes import tabular
-from experiments.recipes.flow import make_model
+from experiments.recipes.flow import build, make_model, make_penalty
+from jaxgen.training.config import DataConfig
 
 X = jnp.zeros((2, 32, 32, 3))
 SMALL = ("--model.width=4", "--model.levels=1", "--model.blocks=1")
@@ -95,6 +96,34 @@ def count(recipe):
     model = make_model(config, (32, 32, 3))
     init = partial(model.init, jax.random.key(0))
     return sum(p.size for p in jax.tree.leaves(jax.eval_shape(init, X)["params"]))
+
+
+def test_glow_trains_as_its_authors():
+    """Adamax whose rate rises over 977 steps, b2 1 - 1/98; images shifted in training alone."""
+    small = replace(glow_cifar.recipe.config.model, levels=1, steps=1, width=4)
+    data = DataConfig(name="digits")
+    experiment = build(replace(glow_cifar.recipe.config, model=small, data=data))
+    transform = experiment.family.optimizers["likelihood"].transform
+    params = {"w": jnp.zeros(1)}
+    state = transform.init(params)
+    for gradient in (1000.0, 0.0):  # nothing clips it
+        update, state = transform.update({"w": jnp.full(1, gradient)}, state, params)
+    moment = 0.9 * 0.1 / (1 - 0.9**2)
+    np.testing.assert_allclose(update["w"], -1e-3 / 977 * moment / (1 - 1 / 98), rtol=1e-4)
+    raw = jax.tree.map(jnp.asarray, experiment.pipeline.source[np.arange(16)])
+    images = [experiment.prepare(jax.random.key(0), raw, train)["image"] for train in (True, False)]
+    assert not np.array_equal(*images)
+    assert not experiment.averages
+
+
+def test_realnvp_trains_as_its_authors():
+    """5e-5 of each squared scale; no warm-up; no average."""
+    config = realnvp_cifar.recipe.config
+    penalty = make_penalty(config)
+    np.testing.assert_allclose(penalty({"magnitude": jnp.full(4, 2.0)}), 5e-5 * 16, rtol=1e-6)
+    assert make_penalty(realnvp_digits.recipe.config) is None
+    assert config.optimizer.warmup_steps == 0
+    assert not config.average.decay
 
 
 def test_glow_has_its_authors_parameters():

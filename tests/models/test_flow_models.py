@@ -95,7 +95,7 @@ IMAGES = {
     "realnvp, as its authors'": (
         chain(
             Logit(),
-            realnvp_image(2, 4, 1, num_couplings=2, num_last=2, skips=True, diagonal=True),
+            realnvp_image(2, 4, 1, num_couplings=1, num_last=2, skips=True, diagonal=True),
         ),
         False,
     ),
@@ -210,6 +210,14 @@ def test_what_realnvp_factors_out(diagonal):
         stays, goes = ((0, 0), (0, 1)), ((1, 0), (1, 1))
     np.testing.assert_array_equal(kept, np.concatenate([block[p] for p in stays], axis=-1))
     np.testing.assert_array_equal(z, np.concatenate([block[p] for p in goes], axis=-1))
+
+
+def test_log_scales_of_realnvp_start_by_kind():
+    """In the authors' form at 0 under checkerboards, at their full size under channel masks."""
+    flow = realnvp_image(2, 4, 1, skips=True)
+    boards, _, halves = flow.levels[0].bijectors
+    starts = [c.step.conditioner.keywords["rescaling"] for c in (boards, halves, flow.levels[1])]
+    assert starts == [0, 1, 0]
 
 
 def test_glow_as_its_authors_starts_as_theirs():
