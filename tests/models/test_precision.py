@@ -17,7 +17,7 @@ import pytest
 
 import jaxgen.models
 from jaxgen.models import dcgan, pixelcnn, pixelcnnpp, resnet_gan, unet, vae, vq, wavenet
-from jaxgen.models.bijectors import conditioners, made, residual
+from jaxgen.models.bijectors import conditioners, made, residual, skip_resnet
 
 IMAGE, VECTOR, CODES = (8, 8, 3), (16,), (2, 2, 8)
 TRAIN = {"train": True}
@@ -43,11 +43,13 @@ NETWORKS = {
     "mlp": (partial(conditioners.MLP, 8, (16, 16)), VECTOR, {}),
     "convnet": (partial(conditioners.ConvNet, 6, 8), IMAGE, {}),
     "resnet": (partial(conditioners.ResNet, 6, 8, 1), IMAGE, {}),
+    "convnet of glow": (partial(conditioners.ConvNet, 6, 8, True, 3.0), IMAGE, {}),
+    "skip_resnet": (partial(skip_resnet.SkipResNet, 6, 8, 1), IMAGE, {}),
     "residual": (partial(residual.ResidualMLP, 8, 16, 1), VECTOR, {}),
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
 # Parts of the networks above, in whatever precision these are.
-PARTS = {"ResidualBlock", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
+PARTS = {"ResidualBlock", "NormedConv", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
 
 
 def randomized(module, *args, **options):

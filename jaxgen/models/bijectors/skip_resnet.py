@@ -83,7 +83,8 @@ class SkipResNet(nn.Module):
         num_blocks: Number of residual blocks of two 3x3 convolutions.
         rescaling: Number a at the start: in the authors' code 0 under checkerboard masks, 1 under
             channel masks.
-        dtype: Type of the hidden layers; None for the input's. The last one is float32 or wider.
+        dtype: Type of the hidden layers; None for the input's. The first and the last one are
+            float32 or wider.
     """
 
     features: int
@@ -113,7 +114,8 @@ class SkipResNet(nn.Module):
         parts = [x, -x]
         if mask is not None:
             parts.append(jnp.broadcast_to(mask.astype(x.dtype), (*x.shape[:-1], 1)))
-        h = conv("in", nn.relu(jnp.concatenate(parts, axis=-1)))
+        first = NormedConv(self.width, dtype=wide, name="in")
+        h = first(nn.relu(jnp.concatenate(parts, axis=-1))).astype(dtype)
         out = conv("skip_in", h, size=1, use_magnitude=True)
         for i in range(self.num_blocks):
             inner = conv(f"conv_{i}_0", norm(f"norm_{i}_0", h), use_bias=False)
