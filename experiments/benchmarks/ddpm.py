@@ -21,7 +21,8 @@ from experiments.benchmarks.harness import first_call, interleaved, machine, pri
 from experiments.benchmarks.torch_peer import TorchSetup
 from experiments.benchmarks.unet_reference import build, to_params
 from jaxgen.core import Variables
-from jaxgen.families.diffusion import NAME, Sampler, diffusion
+from jaxgen.families.denoising import NAME
+from jaxgen.families.diffusion import Sampler, diffusion
 from jaxgen.models.unet import UNet
 from jaxgen.noise.chain import chain, linear_betas
 from jaxgen.noise.spacing import leading

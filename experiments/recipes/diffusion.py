@@ -186,17 +186,8 @@ def make_family(config: Config, train: Source) -> Family:
     model, process = config.model, config.diffusion
     conditioning = make_conditioning(model.condition, train)
     height, width, channels = train.spec["image"][0]
-    network = UNet(
-        channels=model.channels,
-        multipliers=model.multipliers,
-        num_res_blocks=model.num_res_blocks,
-        attention_resolutions=model.attention_resolutions,
-        num_heads=model.num_heads,
-        dropout=model.dropout,
-        out_channels=channels * (2 if process.learned_variance else 1),
-        remat=model.remat,
-        dtype=jnp.dtype(config.precision),
-    )
+    outputs = channels * (2 if process.learned_variance else 1)
+    network = make_unet(model, outputs, config.precision)
     if config.sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")
     if config.sampler.variance == "learned" and not process.learned_variance:
@@ -214,6 +205,21 @@ def make_family(config: Config, train: Source) -> Family:
         sampler=make_sampler(config.sampler),
         bound_timesteps=config.evaluation.num_timesteps,
         bound_variance=BOUND_VARIANCES[config.evaluation.variance],
+    )
+
+
+def make_unet(model: ModelConfig, out_channels: int, precision: str) -> UNet:
+    """The U-Net of the flags."""
+    return UNet(
+        channels=model.channels,
+        multipliers=model.multipliers,
+        num_res_blocks=model.num_res_blocks,
+        attention_resolutions=model.attention_resolutions,
+        num_heads=model.num_heads,
+        dropout=model.dropout,
+        out_channels=out_channels,
+        remat=model.remat,
+        dtype=jnp.dtype(precision),
     )
 
 

@@ -1,18 +1,15 @@
 """Denoising diffusion: a network, a chain and an optimizer become a `Family`."""
 
-import math
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.conditioning import base as conditions
-from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.conditioning.base import Conditioning
 from jaxgen.core import (
     Aux,
     Batch,
@@ -21,22 +18,20 @@ from jaxgen.core import (
     Metrics,
     Optimizer,
     Phase,
-    PyTree,
     Sampling,
     Variables,
 )
 from jaxgen.distributions.elementwise import standard_normal
+from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork, zeros_of_steps
 from jaxgen.losses import diffusion as losses
 from jaxgen.losses.diffusion import Weighting, simple
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.noise.chain import Chain, Variance, large_variance, learned_variance, levels_of
-from jaxgen.noise.parametrization import EPS, Network, Parametrization, ask, denoiser
+from jaxgen.noise.parametrization import EPS, Parametrization, ask, denoiser
 from jaxgen.noise.process import q_sample
 from jaxgen.noise.spacing import Spacing, trailing
-from jaxgen.sampling.guidance import clip_x0, guided
+from jaxgen.sampling.guidance import clip_x0
 from jaxgen.sampling.solvers import Solver, ancestral, solve
-
-NAME, PHASE = "denoiser", "denoise"
 
 
 class Sampler(NamedTuple):
@@ -106,12 +101,8 @@ def diffusion(
             alone, or there is dropout or guidance of a condition
             that the network does not take.
     """
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise ValueError(f"image_shape must be (height, width, channels), got {image_shape}")
-    if not 0 <= condition_dropout < 1:
-        raise ValueError(f"condition_dropout must lie in [0, 1), got {condition_dropout}")
-    if condition_dropout and conditioning is None:
-        raise ValueError("condition_dropout needs a conditioning to leave out")
+    denoising = DenoisingNetwork(network, image_shape, conditioning, condition_dropout)
+    denoising.check()
     if parametrization is EPS and not np.min(np.asarray(chain.alphas_cumprod)) > 0:
         raise ValueError(
             "a chain that ends in noise alone (zero terminal SNR) needs parametrization V or X0: "
@@ -120,28 +111,6 @@ def diffusion(
     if learns_variance:
         bound_variance = learned_variance
 
-    def network_of(variables: Variables, dropout: Key[Array, ""] | None = None) -> Network:
-        """The network under its parameters; with a key it trains."""
-        rngs = None if dropout is None else {"dropout": dropout}
-
-        def call(x: Array, time: Array, condition: Condition | None) -> Array:
-            own = {"params": variables.params[NAME]}
-            output: Any
-            output = network.apply(own, x, time, condition, train=dropout is not None, rngs=rngs)
-            return output
-
-        return call
-
-    def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
-        x0 = batch["image"]
-        if x0.shape[1:] != tuple(image_shape):
-            raise ValueError(f"image_shape is {image_shape}, but the data has {x0.shape[1:]}")
-        params = conditions.init(conditioning, jax.random.fold_in(key, 1))
-        condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
-        t = jnp.zeros(x0.shape[:1], jnp.int32)
-        own = network.init(key, x0, t, condition, train=False)["params"]
-        return Variables({**params, NAME: own}, {}, fixed)
-
     def loss(
         variables: Variables, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " batch"], Aux]:
@@ -149,11 +118,8 @@ def diffusion(
         key_t, key_eps, key_condition, key_dropout = jax.random.split(key, 4)
         t = jax.random.randint(key_t, x0.shape[:1], 0, chain.num_timesteps)
         level, eps = chain.at(t), standard_normal(key_eps, x0.shape)
-        condition = conditions.encode_batch(conditioning, variables, batch)
-        if conditioning is not None and condition is not None and condition_dropout:
-            null = conditioning.null(variables, x0.shape[0])
-            condition = conditions.drop(key_condition, condition, null, condition_dropout)
-        training = network_of(variables, key_dropout)
+        condition = denoising.training_condition(variables, batch, key_condition)
+        training = denoising.under(variables, key_dropout)
         output = ask(training, parametrization, q_sample(x0, eps, level), level, condition)
         if learns_variance:
             value = losses.hybrid_loss(chain, output, x0, eps, t, parametrization, weighting)
@@ -165,7 +131,7 @@ def diffusion(
         variables: Variables, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Float[Array, " batch"], Metrics]:
         nats, terms = losses.variational_bound(
-            clip_x0(denoiser(network_of(variables), parametrization)),
+            clip_x0(denoiser(denoising.under(variables), parametrization)),
             chain,
             batch["image"],
             key,
@@ -173,13 +139,13 @@ def diffusion(
             variance=bound_variance,
             condition=conditions.encode_batch(conditioning, variables, batch),
         )
-        return nats, {"bits_per_dim": bits_per_dim(nats, math.prod(image_shape)), **terms}
+        return nats, {"bits_per_dim": bits_per_dim(nats, denoising.num_dims), **terms}
 
     def log_prob(variables: Variables, batch: Batch, key: Key[Array, ""]) -> Float[Array, " batch"]:
         return -evaluate(variables, batch, key)[0]
 
     default = sampler
-    _check_guidance(default, conditioning)
+    denoising.check_guidance(default.guidance_scale)
 
     def sample(
         variables: Variables,
@@ -190,20 +156,18 @@ def diffusion(
         sampler: Sampler | None = None,
     ) -> Float[Array, "num height width channels"]:
         sampler = default if sampler is None else sampler
-        _check_guidance(sampler, conditioning)
+        scale = sampler.guidance_scale
+        denoising.check_guidance(scale)
         encoded = conditions.encode(conditioning, variables, condition)
-        denoise = denoiser(network_of(variables), parametrization)
-        if conditioning is not None and sampler.guidance_scale != 1:
-            denoise = guided(denoise, conditioning.null(variables, num), sampler.guidance_scale)
-        if sampler.clip:
-            denoise = clip_x0(denoise)
+        denoise = denoiser(denoising.under(variables), parametrization)
+        denoise = denoising.for_sampling(denoise, variables, num, scale=scale, clip=sampler.clip)
         key_start, key_steps = jax.random.split(key)
         start = chain.prior_std * standard_normal(key_start, (num, *image_shape))
         levels = levels_of(chain, sampler.num_steps, sampler.spacing)
         return solve(denoise, levels, sampler.solver, key_steps, start, condition=encoded)
 
     return Family(
-        init,
+        denoising.init(zeros_of_steps),
         {PHASE: Optimizer((NAME, *conditions.trains(conditioning)), optimizer)},
         (Phase(PHASE, PHASE, loss),),
         evaluate,
@@ -211,7 +175,7 @@ def diffusion(
         log_prob,
         Bound(
             "variational bound",
-            math.prod(image_shape),
+            denoising.num_dims,
             eight_bit=True,
             given=conditions.key_of(conditioning),
         ),
@@ -222,11 +186,3 @@ def diffusion(
             default.num_steps or chain.num_timesteps, "denoising steps, each for all pixels"
         ),
     )
-
-
-def _check_guidance(sampler: Sampler, conditioning: Conditioning | None) -> None:
-    if sampler.guidance_scale != 1 and conditioning is None:
-        raise ValueError(
-            f"guidance_scale must be 1 where the network takes no condition, got "
-            f"{sampler.guidance_scale}"
-        )

@@ -102,7 +102,7 @@ def decode(
     return Solution(x, count)
 
 
-def log_density(
+def encode_with_log_det(
     denoise: Denoise,
     process: Process,
     x: Float[Array, "batch *dims"],
@@ -110,14 +110,14 @@ def log_density(
     *,
     condition: Any = None,
     tolerance: Tolerance = _DEFAULT,
-) -> tuple[Float[Array, " batch"], Solution]:
-    r"""The log-density of continuous data under the ODE, with one Hutchinson probe an example.
+) -> tuple[Solution, Float[Array, " batch"]]:
+    r"""Data to noise, and how the way there changes volumes: the ODE as a normalizing flow.
 
-    $$\log p(x) = \log N(x_T; 0, \sigma_T^2) + \int \nabla \cdot v(x_t, t)\, dt$$
+    $$\log\left|\det \frac{dx_T}{dx}\right| = \int \nabla \cdot v(x_t, t)\, dt$$
 
     (Song et al. 2021, SDE, eq. 39-40.) The divergence is `probe^T J probe` for a probe of random
     signs that stays the same along the way: an adaptive solver sees no noise, and the mean over
-    probes is exact. `jaxgen.losses.flow.dequantized_bound` makes a bound of 8-bit data of it.
+    probes is exact.
 
     Args:
         denoise: The denoiser, not clipped.
@@ -125,10 +125,10 @@ def log_density(
         x: Continuous data.
         key: The PRNG key of the probes.
         condition: What the denoiser is told.
-        tolerance: The tolerances and times; the density is that of the data noised to `first`.
+        tolerance: The tolerances and times.
 
     Returns:
-        The log-densities in nats, f32[B], and the encoded data.
+        The encoded data, and the log-determinants in nats, f32[B].
 
     Raises:
         ValueError: if a tolerance is out of range.
@@ -143,12 +143,46 @@ def log_density(
         return value, (probe * turned).reshape(len(x), -1).sum(-1)
 
     start = (x.astype(jnp.float32), jnp.zeros(x.shape[:1]))
-    (end, divergence), count = _integrate(both, start, low, high, tolerance)
+    (end, log_det), count = _integrate(both, start, low, high, tolerance)
+    return Solution(end, count), log_det
+
+
+def log_density(
+    denoise: Denoise,
+    process: Process,
+    x: Float[Array, "batch *dims"],
+    key: Key[Array, ""],
+    *,
+    condition: Any = None,
+    tolerance: Tolerance = _DEFAULT,
+) -> tuple[Float[Array, " batch"], Solution]:
+    r"""The log-density of continuous data under the ODE, with one Hutchinson probe an example.
+
+    $$\log p(x) = \log N(x_T; 0, \sigma_T^2) + \int \nabla \cdot v(x_t, t)\, dt$$
+
+    (Song et al. 2021, SDE, eq. 39.) `jaxgen.families.score` makes a bound of 8-bit data of it.
+
+    Args:
+        denoise: The denoiser, not clipped.
+        process: The process.
+        x: Continuous data.
+        key: The PRNG key of the probes, see `encode_with_log_det`.
+        condition: What the denoiser is told.
+        tolerance: The tolerances and times; the density is that of the data noised to `first`.
+
+    Returns:
+        The log-densities in nats, f32[B], and the encoded data.
+
+    Raises:
+        ValueError: if a tolerance is out of range.
+    """
+    solution, log_det = encode_with_log_det(
+        denoise, process, x, key, condition=condition, tolerance=tolerance
+    )
     std = process.prior_std
-    scaled = jnp.square(end / std).reshape(len(x), -1).sum(-1)
-    dims = math.prod(x.shape[1:])
-    prior = -0.5 * scaled - dims * (0.5 * math.log(2 * math.pi) + math.log(std))
-    return prior + divergence, Solution(end, count)
+    squares = jnp.square(solution.x / std).reshape(len(x), -1).sum(-1)
+    width = math.log(2 * math.pi) + 2 * math.log(std)
+    return -0.5 * (squares + math.prod(x.shape[1:]) * width) + log_det, solution
 
 
 def _velocity(

@@ -1,0 +1,49 @@
+"""Rectified flow on the embedded UCI digits: 8x8 pixels, two minutes on two CPU cores.
+
+Flow matching on straight lines from data to noise (Liu et al. 2023, Lipman et al. 2023): the
+network predicts the velocity, times are logit-normal (Esser et al. 2024), and Heun's method draws
+samples with 35 evaluations. The network is that of `ddpm_digits`.
+
+    python -m experiments.flow_digits                         trains, or resumes
+    python -m experiments.flow_digits sample --num 100 --out digits.png
+    python -m experiments.flow_digits evaluate
+"""
+
+from experiments.recipes.diffusion import ModelConfig
+from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, build
+from experiments.recipes.shared import AdamConfig, AverageConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+recipe = Recipe(
+    build,
+    Config(
+        run_dir="runs/flow_digits",
+        steps=1800,
+        batch_size=64,
+        sample_every=600,
+        checkpoint_every=600,
+        data=DataConfig(name="digits"),
+        dequantize=True,
+        model=ModelConfig(
+            channels=32,
+            multipliers=(1, 2),
+            num_res_blocks=1,
+            attention_resolutions=(4,),
+            dropout=0.0,
+        ),
+        process=ProcessConfig(
+            name="rectified",
+            prediction="velocity",
+            times="logit_normal",
+            times_mean=0.0,
+            times_std=1.0,
+        ),
+        sampler=SamplerConfig(solver="heun", num_steps=18, grid="uniform"),
+        optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0),
+        average=AverageConfig(decay=0.999),
+    ),
+)
+
+if __name__ == "__main__":
+    recipe.main()

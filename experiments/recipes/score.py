@@ -1,0 +1,267 @@
+"""What the recipes of continuous processes share: their flags, and the way to an experiment.
+
+The recipes are `edm_digits`, `flow_digits`, `edm_cifar` and `flow_cifar`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from jaxtyping import Array
+
+from experiments.recipes.diffusion import ModelConfig, make_unet
+from experiments.recipes.images import load_splits
+from experiments.recipes.shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from jaxgen.core import Family
+from jaxgen.data.pipeline import Pipeline
+from jaxgen.data.sources import Source
+from jaxgen.data.transforms import prepare_images
+from jaxgen.families.score import Sampler, score_based
+from jaxgen.noise import parametrization, process, times
+from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear
+from jaxgen.noise.parametrization import Parametrization
+from jaxgen.noise.process import Process
+from jaxgen.noise.times import Times
+from jaxgen.sampling.ode_solvers import dpm_solver, heun, unipc
+from jaxgen.sampling.probability_flow import Tolerance
+from jaxgen.sampling.sde_solvers import dpm_solver_sde, euler_maruyama
+from jaxgen.sampling.solvers import Solver, ancestral, euler
+from jaxgen.training.config import RunConfig, operational
+from jaxgen.training.experiment import Experiment
+
+TIME_SCALE = 1000.0  # the U-Net's sinusoids are made for times of a thousand steps
+
+PROCESSES: dict[str, Callable[[], Process]] = {
+    "edm": process.edm,
+    "rectified": process.rectified,
+    "trigonometric": process.trigonometric,
+    "linear": lambda: process.vp(log_snr_linear),
+    "cosine": lambda: process.vp(log_snr_cosine),
+    "ve": process.ve,
+    "sub_vp": process.sub_vp,
+}
+
+
+@dataclass(frozen=True)
+class ProcessConfig:
+    """The process, what the network predicts of it, and which times are trained."""
+
+    name: Literal["edm", "rectified", "trigonometric", "linear", "cosine", "ve", "sub_vp"] = "edm"
+    """Process from data to noise: EDM's, straight lines, the quarter circle, variance preserving
+    (linear or cosine), variance exploding, sub-VP."""
+    prediction: Literal["edm", "velocity", "eps", "x0", "v"] = "edm"
+    """Prediction of the network: with EDM's preconditioning, the velocity, the noise, the data, or
+    v."""
+    sigma_data: float = 0.5
+    """Deviation of the data, for EDM's preconditioning."""
+    times: Literal["log_normal", "logit_normal", "uniform"] = "log_normal"
+    """Distribution of the times in training; log-normal of the ratio of noise to signal."""
+    times_mean: float = -1.2
+    """Mean of the log-normal or logit-normal distribution, in its log or logit."""
+    times_std: float = 1.2
+    """Deviation of the log-normal or logit-normal distribution, in its log or logit."""
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How `sample` draws."""
+
+    solver: Literal["heun", "euler", "dpm", "unipc", "dpm_sde", "euler_maruyama", "ancestral"] = (
+        "heun"
+    )
+    """Solver: Heun's (two evaluations a step), Euler's, DPM-Solver++ or UniPC for the ODE;
+    DPM-Solver++, Euler-Maruyama or the ancestral one for the SDE."""
+    num_steps: int = 18
+    """Number of steps."""
+    grid: Literal["karras", "uniform", "log_snr"] = "karras"
+    """Levels that are visited: EDM's, evenly spaced times, or evenly spaced log signal-to-noise
+    ratios."""
+    sigma_min: float = 0.002
+    """Least ratio of noise to signal of EDM's levels."""
+    sigma_max: float = 80.0
+    """Greatest ratio of noise to signal of EDM's levels."""
+    rho: float = 7.0
+    """Power of EDM's levels."""
+    last_time: float = 0.0
+    """Last time of evenly spaced ones; evenly spaced ratios need a positive one."""
+    clip: bool = False
+    """Clip the data that the network expects to their range at every step."""
+    guidance_scale: float = 1.0
+    """Scale of classifier-free guidance for a conditional model; 1 for none."""
+
+
+@dataclass(frozen=True)
+class ScoreEvaluationConfig(EvaluationConfig):
+    """How `evaluate` solves the probability-flow ODE."""
+
+    tolerance: float = 1e-4
+    """Relative and absolute error of a step of the solver."""
+    first_time: float = 1e-3
+    """Time next to the data, where the ODE starts."""
+
+
+@dataclass(frozen=True)
+class Config(RunConfig):
+    """Flags of every recipe of a continuous process."""
+
+    flip: bool = False
+    """Mirror half of the training images left to right."""
+    dequantize: bool = False
+    """Train on dequantized images, of which alone there is a density: for bits/dim."""
+    model: ModelConfig = ModelConfig()
+    process: ProcessConfig = ProcessConfig()
+    optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
+    average: AverageConfig = AverageConfig(decay=0.9999)
+    sampler: SamplerConfig = operational(SamplerConfig())
+    evaluation: ScoreEvaluationConfig = operational(ScoreEvaluationConfig())
+
+
+def build(config: Config) -> Experiment:
+    """The experiment of a config: network, family, data."""
+    train, held_out = load_splits(config.data)
+    return Experiment(
+        family=make_family(config, train),
+        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
+        held_out=held_out,
+        prepare=prepare_images(flip=config.flip),
+        averages=make_averages(config.average, config.batch_size),
+        num_evaluated=config.evaluation.num_examples,
+        protocol=protocol(
+            held_out,
+            config.evaluation.num_examples,
+            bits_per_dim="density under the probability-flow ODE, uniformly dequantized",
+            tolerance=config.evaluation.tolerance,
+            first_time=config.evaluation.first_time,
+            preprocessing="2 u / 255 - 1",
+        ),
+    )
+
+
+def make_family(config: Config, train: Source) -> Family:
+    """The network of the flags on its process."""
+    model, made = config.model, PROCESSES[config.process.name]()
+    conditioning = make_conditioning(model.condition, train)
+    height, width, channels = train.spec["image"][0]
+    if config.sampler.guidance_scale != 1 and conditioning is None:
+        raise ValueError("--sampler.guidance-scale needs --model.condition")
+    evaluation = config.evaluation
+    if not 0 < evaluation.tolerance < 1:
+        raise ValueError(f"--evaluation.tolerance must lie in (0, 1), got {evaluation.tolerance:g}")
+    if not 0 < evaluation.first_time < last_time(made):
+        raise ValueError(
+            f"--evaluation.first-time must lie in (0, {last_time(made):g}), got "
+            f"{evaluation.first_time:g}"
+        )
+    return score_based(
+        make_unet(model, channels, config.precision),
+        made,
+        make_parametrization(config.process, made),
+        make_adam(config.optimizer),
+        image_shape=(height, width, channels),
+        times=make_times(config.process, made),
+        sampler=make_sampler(config.sampler, made),
+        dequantizes=config.dequantize,
+        conditioning=conditioning,
+        condition_dropout=model.condition_dropout if conditioning else 0.0,
+        tolerance=Tolerance(
+            evaluation.tolerance,
+            evaluation.tolerance,
+            evaluation.first_time,
+            last_time(made),
+        ),
+    )
+
+
+def last_time(made: Process) -> float:
+    """The last time at which something of the data is left, so that every prediction is defined."""
+    return made.last_time if made.prior_std > 1 else 1 - 1e-4
+
+
+def make_parametrization(config: ProcessConfig, made: Process) -> Parametrization:
+    """What the network predicts, by the flags; its time in thousandths."""
+    predictions: dict[str, Callable[[], Parametrization]] = {
+        "edm": partial(parametrization.edm, config.sigma_data),
+        "velocity": partial(parametrization.velocity, made),
+        "eps": lambda: parametrization.EPS,
+        "x0": lambda: parametrization.X0,
+        "v": lambda: parametrization.V,
+    }
+    if config.prediction == "v" and config.name in ("edm", "ve", "rectified", "sub_vp"):
+        raise ValueError(
+            "--process.prediction v is of a variance-preserving --process.name (linear, cosine, "
+            f"trigonometric), got {config.name}"
+        )
+    plain = predictions[config.prediction]()
+
+    def time(level: process.Level) -> Array:
+        return TIME_SCALE * plain.time(level)
+
+    return plain._replace(time=time)
+
+
+def make_times(config: ProcessConfig, made: Process) -> Times:
+    """The distribution of the times in training, by the flags."""
+    mean, std = config.times_mean, config.times_std
+    if config.times == "log_normal":
+        return times.log_normal(mean, std, process=None if config.name == "edm" else made)
+    if config.name == "edm":
+        raise ValueError("--process.times must be log_normal with --process.name edm")
+    if config.times == "logit_normal":
+        return times.logit_normal(mean, std)
+    return times.uniform(1e-5, last_time(made))
+
+
+def make_sampler(config: SamplerConfig, made: Process) -> Sampler:
+    """The sampler of the flags."""
+    solvers: dict[str, Callable[[], Solver]] = {
+        "heun": heun,
+        "euler": euler,
+        "dpm": dpm_solver,
+        "unipc": unipc,
+        "dpm_sde": dpm_solver_sde,
+        "euler_maruyama": partial(euler_maruyama, made),
+        "ancestral": ancestral,
+    }
+    if config.grid == "log_snr" and not config.last_time > 0:
+        raise ValueError(
+            f"--sampler.last-time must be positive with --sampler.grid log_snr, got "
+            f"{config.last_time:g}"
+        )
+
+    def grid(num_steps: int) -> Array:
+        if config.grid == "karras":
+            return times.karras_times(
+                num_steps,
+                sigma_min=config.sigma_min,
+                sigma_max=config.sigma_max,
+                rho=config.rho,
+                process=made if made.prior_std == 1 else None,
+            )
+        last = config.last_time
+        if config.grid == "uniform":
+            return times.uniform_times(num_steps, first=made.last_time, last=last)
+        return times.log_snr_times(made, num_steps, last=last)
+
+    if config.num_steps < 1:
+        raise ValueError(f"--sampler.num-steps must be at least 1, got {config.num_steps}")
+    twice = config.solver == "heun"
+    to_data = config.grid == "karras" or config.last_time == 0
+    evaluations = 2 * config.num_steps - to_data if twice else config.num_steps
+    grid(1)  # its arguments are checked before anything is compiled
+    return Sampler(
+        solvers[config.solver](),
+        grid,
+        config.num_steps,
+        int(evaluations),
+        config.clip,
+        config.guidance_scale,
+    )

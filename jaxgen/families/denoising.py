@@ -1,0 +1,113 @@
+"""What the families of denoising networks share: the network under its parameters, conditions."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Key
+
+from jaxgen.conditioning import base as conditions
+from jaxgen.conditioning.base import Condition, Conditioning
+from jaxgen.core import Batch, PyTree, Variables
+from jaxgen.noise.parametrization import Denoise, Network
+from jaxgen.sampling.guidance import clip_x0, guided
+
+NAME, PHASE = "denoiser", "denoise"
+
+
+class DenoisingNetwork(NamedTuple):
+    """A network that is told noisy data, their level and a condition.
+
+    Attributes:
+        network: Module `network(x, time, condition, train=...)`.
+        image_shape: Shape (H, W, C) of the images.
+        conditioning: Kind of condition that it takes, or None.
+        condition_dropout: Probability of training an example without its condition.
+    """
+
+    network: nn.Module
+    image_shape: tuple[int, int, int]
+    conditioning: Conditioning | None
+    condition_dropout: float
+
+    def check(self) -> None:
+        """Raises ValueError where an argument is out of its range."""
+        if len(self.image_shape) != 3 or min(self.image_shape) < 1:
+            raise ValueError(
+                f"image_shape must be (height, width, channels), got {self.image_shape}"
+            )
+        if not 0 <= self.condition_dropout < 1:
+            raise ValueError(f"condition_dropout must lie in [0, 1), got {self.condition_dropout}")
+        if self.condition_dropout and self.conditioning is None:
+            raise ValueError("condition_dropout needs a conditioning to leave out")
+
+    @property
+    def num_dims(self) -> int:
+        """The numbers in an example."""
+        return math.prod(self.image_shape)
+
+    def under(self, variables: Variables, dropout: Key[Array, ""] | None = None) -> Network:
+        """The network under its parameters; with a key it trains."""
+        rngs = None if dropout is None else {"dropout": dropout}
+
+        def call(x: Array, time: Array, condition: Condition | None) -> Array:
+            own = {"params": variables.params[NAME]}
+            train = dropout is not None
+            output: Any = self.network.apply(own, x, time, condition, train=train, rngs=rngs)
+            return output
+
+        return call
+
+    def init(self, time: Callable[[int], Array]) -> Callable[..., Variables]:
+        """The family's `init`.
+
+        Args:
+            time: Times of a batch of so many examples, of the type that the network is given.
+        """
+
+        def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
+            x0 = batch["image"]
+            if x0.shape[1:] != tuple(self.image_shape):
+                raise ValueError(
+                    f"image_shape is {self.image_shape}, but the data has {x0.shape[1:]}"
+                )
+            params = conditions.init(self.conditioning, jax.random.fold_in(key, 1))
+            given = Variables(params, {}, fixed)
+            condition = conditions.encode_batch(self.conditioning, given, batch)
+            own = self.network.init(key, x0, time(len(x0)), condition, train=False)["params"]
+            return Variables({**params, NAME: own}, {}, fixed)
+
+        return init
+
+    def training_condition(
+        self, variables: Variables, batch: Batch, key: Key[Array, ""]
+    ) -> Condition | None:
+        """The condition of each example, now and then left out."""
+        condition = conditions.encode_batch(self.conditioning, variables, batch)
+        if self.conditioning is None or condition is None or not self.condition_dropout:
+            return condition
+        null = self.conditioning.null(variables, len(batch["image"]))
+        return conditions.drop(key, condition, null, self.condition_dropout)
+
+    def for_sampling(
+        self, denoise: Denoise, variables: Variables, num: int, *, scale: float, clip: bool
+    ) -> Denoise:
+        """A denoiser with guidance and clipping."""
+        if self.conditioning is not None and scale != 1:
+            denoise = guided(denoise, self.conditioning.null(variables, num), scale)
+        return clip_x0(denoise) if clip else denoise
+
+    def check_guidance(self, scale: float) -> None:
+        """Raises ValueError where guidance is wanted of a network without a condition."""
+        if scale != 1 and self.conditioning is None:
+            raise ValueError(
+                f"guidance_scale must be 1 where the network takes no condition, got {scale}"
+            )
+
+
+def zeros_of_steps(num: int) -> Array:
+    """The times of a chain: integers."""
+    return jnp.zeros((num,), jnp.int32)
