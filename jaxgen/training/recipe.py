@@ -47,7 +47,7 @@ class Recipe(Generic[C]):
             ValueError: If no module that is loaded has it.
         """
         for module in list(sys.modules.values()):
-            if vars(module).get("recipe") is self:
+            if getattr(module, "__dict__", {}).get("recipe") is self:  # it may be None
                 return module
         raise ValueError("a recipe must be in a module by the name 'recipe'")
 

@@ -64,6 +64,14 @@ def trained(tmp_path_factory):
     return directory
 
 
+def test_a_recipe_of_no_module(monkeypatch):
+    """Among those loaded, of which some may be None: imports that are blocked."""
+    monkeypatch.setitem(sys.modules, "blocked", None)
+    with pytest.raises(ValueError, match="must be in a module by the name 'recipe'"):
+        Recipe(build, Config()).name()
+    assert recipe.name() == __name__
+
+
 def test_train_writes_what_it_was(trained):
     saved = json.loads((trained / "config.json").read_text())
     assert saved["experiment"] == __name__
