@@ -28,6 +28,7 @@ class Mutant(NamedTuple):
 
     path: str
     line: int
+    column: int
     start: int
     end: int
     before: str
@@ -35,7 +36,9 @@ class Mutant(NamedTuple):
 
     @property
     def id(self) -> str:
-        return " ".join(f"{self.path}:{self.line}: {self.before} -> {self.after}".split())
+        return " ".join(
+            f"{self.path}:{self.line}:{self.column}: {self.before} -> {self.after}".split()
+        )
 
     def applied(self, source: bytes) -> bytes:
         return source[: self.start] + self.after.encode() + source[self.end :]
@@ -57,7 +60,8 @@ def places(path: str, source: bytes) -> list[list[Mutant]]:
         end = starts[node.end_lineno - 1] + node.end_col_offset
         before = source[start:end].decode()
         if texts := [text for text in texts if text.strip("()") != before.strip("()")]:
-            found.append([Mutant(path, node.lineno, start, end, before, t) for t in texts])
+            place = (path, node.lineno, node.col_offset + 1, start, end, before)
+            found.append([Mutant(*place, text) for text in texts])
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, SKIPPED):
