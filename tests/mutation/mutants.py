@@ -36,9 +36,8 @@ class Mutant(NamedTuple):
 
     @property
     def id(self) -> str:
-        return " ".join(
-            f"{self.path}:{self.line}:{self.column}: {self.before} -> {self.after}".split()
-        )
+        text = f"{self.path}:{self.line}:{self.column}: {self.before} -> {self.after}"
+        return " ".join(text.split())
 
     def applied(self, source: bytes) -> bytes:
         return source[: self.start] + self.after.encode() + source[self.end :]
