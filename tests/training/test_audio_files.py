@@ -67,7 +67,12 @@ def test_picture(tmp_path):
     assert picture.dtype == np.uint8
     half = picture.shape[0] // 2
     for rows, hertz in ((picture[:half], 1000), (picture[half:], 3000)):
-        inside = rows[12:-24, 36:-36].astype(int).sum(axis=2)
+        shown = rows[12:-24, 36:-36]
+        assert shown.shape[0] >= 200
+        assert shown.shape[1] >= 600
+        for colour in ((0, 0, 4), (252, 253, 191)):  # silent and loudest
+            assert (shown == np.uint8(colour)).all(axis=2).any()
+        inside = shown.astype(int).sum(axis=2)
         loudest = inside[:, inside.shape[1] // 2].argmax()
         assert (1 - loudest / len(inside)) * 4000 == pytest.approx(hertz, abs=60)
     save_png(tmp_path / "x.png", picture)

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -251,13 +252,19 @@ def test_an_error_in_drawing_loses_nothing(uninterrupted, tmp_path, monkeypatch)
     assert_equal(run(tmp_path), uninterrupted[1])
 
 
-def test_what_takes_longer_than_training_says_so():
-    stop, said = loop.StopSignals(), []
-    with stop:
-        work = lambda: time.sleep(0.5)  # noqa: E731
-        stop.unless_stopped(work, patience=0.0, late=lambda: said.append(1))
-        stop.unless_stopped(work, patience=60.0, late=lambda: said.append(2))
-    assert said == [1]
+def test_what_takes_longer_than_training_says_so(monkeypatch):
+    monkeypatch.setattr(loop, "LATE_SECONDS", 0.1)
+    said = []
+    with loop.StopSignals() as stop:
+        writers = SimpleNamespace(note=said.append)
+        beside = SimpleNamespace(stop=stop, writers=writers, looked=time.monotonic())
+        work = lambda: time.sleep(0.5) or 7  # noqa: E731
+        assert loop._Loop._aside(beside, "drawing samples", work) == 7
+        beside.looked -= 60  # so long did training take
+        assert loop._Loop._aside(beside, "evaluating", work) == 7
+        assert time.monotonic() - beside.looked < 30
+    assert len(said) == 1
+    assert said[0].startswith("drawing samples takes longer than the training since the last time")
 
 
 def test_the_best_checkpoint_is_kept_across_a_restart(tmp_path):

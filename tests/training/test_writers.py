@@ -234,11 +234,15 @@ def test_plain_progress_without_a_rate_or_a_loss():
 def test_live_progress_on_a_terminal():
     out = console(True)
     with Progress(1000, unit="images", console=out) as progress:
+        progress.busy("compiling the step")
+        (bar,) = progress._bar.tasks
+        assert bar.description == "compiling the step"
         progress.update(500, {"loss": 0.5}, 10.0, 80.0)
-        progress.note("resumed")
+        assert bar.percentage == 50
+        progress.note("resumed at 500")  # in one piece: no colours for numbers
     text = out.file.getvalue()
     assert "step 500/1,000, 10 steps/s, 80 images/s, loss 0.5, 0:00:50 left" in text
-    assert "resumed" in text
+    assert "resumed at 500" in text
     assert "\x1b[?25h" in text  # the cursor is back
 
 
