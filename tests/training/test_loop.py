@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 from toys import experiment
 
 from jaxgen.data.transforms import to_uint8
@@ -250,6 +251,14 @@ def test_an_error_in_drawing_loses_nothing(uninterrupted, tmp_path, monkeypatch)
             run(tmp_path, checkpoint_every=35)
     assert (tmp_path / "checkpoints" / "20").exists()
     assert_equal(run(tmp_path), uninterrupted[1])
+
+
+def test_processes_stop_at_the_step_that_they_agree_on(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: step == 3)
+    with loop.StopSignals() as stop:
+        assert [stop.requested(step) for step in (2, 3, 4)] == [False, True, True]
+    assert stop.code == 128 + signal.SIGTERM
 
 
 def test_what_takes_longer_than_training_says_so(monkeypatch):
