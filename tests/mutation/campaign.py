@@ -22,6 +22,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from collections import Counter, defaultdict
 from pathlib import Path
 
@@ -104,18 +105,16 @@ def rooms(mutant: Mutant) -> tuple[str, ...]:
     return (name,) if name in ROOMS else ROOMS
 
 
-def record(root: Path, work: Path, names: list[str]) -> dict:
-    """Runs these rooms' tests as they are; which functions they call, kept in `work`."""
-    found = {}
-    for room in names:
-        path, log = work / f"{room}.json", work / f"{room}.log"
-        if not path.exists():
-            code = run_tests(root, [f"tests/{room}"], log, 3600, Recorder(root, path))
-            if code != 0:
-                path.unlink(missing_ok=True)
-                raise SystemExit(f"tests/{room} fail as they are (exit code {code}): see {log}")
-        found[room] = json.loads(path.read_text())
-        print(f"{room}: {sum(found[room]['seconds'].values()):.0f} s of tests", flush=True)
+def record(root: Path, work: Path, room: str) -> dict:
+    """Runs a room's tests as they are; which functions they call, kept in `work`."""
+    path, log = work / f"{room}.json", work / f"{room}.log"
+    if not path.exists():
+        code = run_tests(root, [f"tests/{room}"], log, 3600, Recorder(root, path))
+        if code != 0:
+            path.unlink(missing_ok=True)
+            raise SystemExit(f"tests/{room} fail as they are (exit code {code}): see {log}")
+    found = json.loads(path.read_text())
+    print(f"{room}: {sum(found['seconds'].values()):.0f} s of tests", flush=True)
     return found
 
 
@@ -179,6 +178,31 @@ def judge(root: Path, mutant: Mutant, recorded: dict, *, again: bool) -> dict:
     return {"id": mutant.id, "status": status, "by": by, "seconds": seconds, "tests": tests}
 
 
+def share(mutants: list[Mutant], recorded: dict, args: argparse.Namespace) -> None:
+    """Judges mutants in several processes, each with its own copy of the tree."""
+    workers = []
+    for number in range(args.workers):
+        if pid := os.fork():
+            workers.append(pid)
+            continue
+        try:
+            tree = args.work.resolve() / f"tree{number}"
+            if number:
+                prepare(tree, args.root)
+            for mutant in mutants[number :: args.workers]:
+                result = judge(tree, mutant, recorded, again=args.again)
+                with args.out.open("a") as file:
+                    file.write(json.dumps(result) + "\n")
+                print(result["status"], result["seconds"], result["id"], flush=True)
+            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+    codes = [os.waitpid(pid, 0)[1] for pid in workers]
+    if any(codes):
+        raise SystemExit("a worker failed")
+
+
 def stamp(file: Path, count: list[int] = [0]) -> None:  # noqa: B006
     """Gives a file a time of its own, so that no stale byte code is taken for it."""
     count[0] += 1
@@ -229,29 +253,17 @@ def main(preloaded: tuple[str, ...] = PRELOADED) -> None:
     tree = work / "tree0"
     prepare(tree, args.root)
     mutants = draw(tree, args.seed, args.count, args.only)
-    recorded = record(tree, work, sorted({room for m in mutants for room in rooms(m)}))
     results = read(args.out)
     if args.again:
         left = [m for m in mutants if results.get(m.id, {}).get("status") == "survived"]
     else:
         left = [m for m in mutants if m.id not in results]
-    worker, others = 0, []
-    for number in range(1, args.workers):
-        pid = os.fork()
-        if pid == 0:
-            worker, tree = number, work / f"tree{number}"
-            prepare(tree, args.root)
-            break
-        others.append(pid)
-    for mutant in left[worker :: args.workers]:
-        result = judge(tree, mutant, recorded, again=args.again)
-        with args.out.open("a") as file:
-            file.write(json.dumps(result) + "\n")
-        print(result["status"], result["seconds"], result["id"], flush=True)
-    if worker:
-        os._exit(0)
-    for pid in others:
-        os.waitpid(pid, 0)
+    by_room = defaultdict(list)
+    for mutant in left:
+        by_room[rooms(mutant)].append(mutant)
+    for names, some in sorted(by_room.items(), key=lambda item: len(item[1])):
+        recorded = {name: record(tree, work, name) for name in names}
+        share(some, recorded, args)
     print(summary({m.id: results[m.id] for results in [read(args.out)] for m in mutants}))
 
 
