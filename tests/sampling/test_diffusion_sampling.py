@@ -14,11 +14,12 @@ from jaxgen.noise.chain import (
     linear_betas,
     small_variance,
 )
-from jaxgen.noise.levels import reverse
-from jaxgen.noise.parametrization import EPS, X0, V, denoiser
+from jaxgen.noise.levels import Posterior, reverse
+from jaxgen.noise.parametrization import EPS, X0, Denoised, V, denoiser
+from jaxgen.noise.process import Level
 from jaxgen.noise.spacing import leading, linspace, quadratic, trailing
 from jaxgen.sampling.guidance import clip_x0, guided
-from jaxgen.sampling.solvers import ancestral, ddim, solve
+from jaxgen.sampling.solvers import Step, ancestral, ddim, solve
 
 BETAS = linear_betas(200, 5e-4, 0.1)
 CHAIN = chain(BETAS)
@@ -151,6 +152,16 @@ def test_few_steps_by_default_neither_add_noise_nor_lose_what_the_data_have(key,
         for num_steps, want in [(10, 0.027), (50, 0.068)]:
             _, var = ancestral_moments(num_steps, "small", linspace, **FINE)
             assert np.sqrt(var) == pytest.approx(want, abs=5e-4)
+
+
+def test_few_steps_bring_at_most_four_times_the_noise_of_the_level_by_default(key):
+    """The variance is large up to that, and small beyond."""
+    one, x = jnp.ones(2), jnp.zeros((2, 3, 3, 1))
+    posterior = Posterior(one, one, jnp.log(0.01 * one), added=jnp.array([4 * 0.99, 4 * 1.01]))
+    step = Step(Level(one, 2 * one, one), Level(one, one, one), posterior, complete=False)
+    got, _ = ancestral().step(lambda x, level: Denoised(x, None), step, x, (), key)
+    deviation = jnp.sqrt(jnp.array([4 * 0.99, 0.01])).reshape(2, 1, 1, 1)
+    np.testing.assert_allclose(got, deviation * standard_normal(key, x.shape), rtol=1e-5)
 
 
 def test_all_steps_by_default_have_the_papers_variance(key):
