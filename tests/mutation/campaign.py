@@ -31,6 +31,7 @@ from mutants import ROOMS, Mutant, draw
 
 ROOT = Path(__file__).parents[2]
 COPIED = ("jaxgen", "experiments", "tests", "pyproject.toml", "README.md")
+BESIDE = {"losses": ["tests/test_checks.py"]}  # a room's tests that are not in its folder
 # What every run of tests would import; what the package stands on, and starts no threads.
 PRELOADED = ("flax.linen", "optax", "orbax.checkpoint", "scipy.stats", "beartype", "chex")
 LIMIT = 300  # seconds for one run of tests
@@ -118,7 +119,8 @@ def record(root: Path, work: Path, room: str) -> dict:
     """Runs a room's tests as they are; which functions they call, kept in `work`."""
     path, log = work / f"{room}.json", work / f"{room}.log"
     if not path.exists():
-        code = run_tests(root, [f"tests/{room}"], log, 3600, Recorder(root, path))
+        tests = [f"tests/{room}", *BESIDE.get(room, [])]
+        code = run_tests(root, tests, log, 3600, Recorder(root, path))
         if code != 0:
             path.unlink(missing_ok=True)
             raise SystemExit(f"tests/{room} fail as they are (exit code {code}): see {log}")
