@@ -101,6 +101,9 @@ def test_temperature(key):
     for temperature, share in ((1.0, 0.8), (0.5, 16 / 17), (2.0, 2 / 3), (0.0, 1.0)):
         drawn = draw_categorical(temperature)(key, logits)
         assert float(drawn.mean()) == pytest.approx(share, abs=0.01)
+    logits = jnp.eye(5)[jnp.arange(6) % 5].reshape(2, 3, 5)  # of several axes before the values'
+    drawn = draw_categorical(0.0)(key, logits)
+    np.testing.assert_array_equal(drawn, [[0, 1, 2], [3, 4, 0]])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
