@@ -141,6 +141,8 @@ def test_bad_input(key):
         ancestral(step, none, none, key, 3, DRAW, given=given)
     with pytest.raises(ValueError, match=r"given must have the shape \(4, 12\), got \(4, 3\)"):
         run_naive(key, given, known)
+    with pytest.raises(ValueError, match=r"known must have the shape \(4, 12\), got \(4, 3\)"):
+        run_naive(key, jnp.zeros((BATCH, LENGTH), jnp.int32), known)
     with pytest.raises(ValueError, match=r"known must have the shape \(4, 3\), got \(4, 2\)"):
         ancestral(step, none, none, key, 3, DRAW, given=given, known=known[:, :2])
     for make in (draw_categorical, draw_mixture_of_logistics):
