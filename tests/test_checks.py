@@ -105,6 +105,7 @@ def test_images_that_would_broadcast_are_refused(name, wrong):
 
 OF_NUMBERS = {
     "denoising_loss of level": lambda: diffusion.denoising_loss(X, X, X, level(alpha=ONE)),
+    "denoising_loss of time": lambda: diffusion.denoising_loss(X, X, X, level(time=T[:1])),
     "hybrid_loss of t": lambda: diffusion.hybrid_loss(CHAIN, jnp.zeros((2, 4, 4, 6)), X, X, T[:1]),
     "vb_term of t": lambda: diffusion.vb_term(CHAIN, Denoised(X), X, X, T[:1]),
     "q_sample of level": lambda: q_sample(X, X, level(sigma=ONE)),

@@ -358,6 +358,7 @@ def test_eight_devices_equal_one(kind):
     [
         ({"real_accuracy": 0.999, "fake_accuracy": 0.999}, "discriminator has won"),
         ({"real_accuracy": 0.6, "fake_accuracy": 0.01}, "generator has won"),
+        ({"real_accuracy": 0.01, "fake_accuracy": 0.05}, None),
         ({"real_accuracy": 0.8, "fake_accuracy": 0.8, "diversity": 0.1}, "modes"),
         ({"real_accuracy": 0.8, "fake_accuracy": 0.8, "diversity": 0.9}, None),
     ],

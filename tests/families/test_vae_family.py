@@ -204,10 +204,10 @@ def test_warmup_follows_the_step_in_training_only():
     ("maker", "metrics", "word"),
     [
         (make_vae, {"active_units": 0.01}, "posterior has collapsed"),
-        (make_vae, {"active_units": 0.3}, None),
+        (make_vae, {"active_units": 0.05}, None),
         (make_vae, {"loss": 1.0}, None),
         (make_vqvae, {"usage": 0.01}, "codebook has collapsed"),
-        (make_vqvae, {"usage": 0.5}, None),
+        (make_vqvae, {"usage": 0.02}, None),
     ],
 )
 def test_warnings(maker, metrics, word):

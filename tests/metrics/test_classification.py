@@ -25,6 +25,8 @@ def test_bad_input():
     log_probs = np.log(np.full((3, 2), 0.5))
     with pytest.raises(ValueError, match="row 0 sums to 2"):
         classification_report(np.zeros((3, 2)), np.zeros(3, int))
+    with pytest.raises(ValueError, match="row 2 sums to 0.5"):  # the farthest from 1
+        classification_report(log_probs + np.log([[1], [1.2], [0.5]]), np.zeros(3, int))
     with pytest.raises(ValueError, match="row 1 sums to nan"):
         classification_report(log_probs * np.asarray([[1], [np.nan], [1]]), np.zeros(3, int))
     with pytest.raises(ValueError, match=r"labels must be in \[0, 2\), got 0 to 2"):

@@ -75,6 +75,11 @@ def test_picture(tmp_path):
         inside = shown.astype(int).sum(axis=2)
         loudest = inside[:, inside.shape[1] // 2].argmax()
         assert (1 - loudest / len(inside)) * 4000 == pytest.approx(hertz, abs=60)
+    height, width = shown.shape[:2]
+    below = (picture[-22, :, :] == 0).all(axis=1)  # the axis of time, and that of frequency
+    np.testing.assert_allclose(np.flatnonzero(below), 36 + np.arange(5) * width / 4, atol=0.5)
+    beside = (picture[half:, 33] == 0).all(axis=1)
+    np.testing.assert_allclose(np.flatnonzero(beside), 12 + np.arange(5) * height / 4, atol=0.5)
     save_png(tmp_path / "x.png", picture)
     assert Image.open(tmp_path / "x.png").mode == "RGB"
     many = spectrogram_picture(np.stack([tone()] * 9), RATE)

@@ -152,12 +152,13 @@ def test_a_controller_takes_one_path_everywhere(name, num_devices, accumulate, w
     assert float(state.state["seen"]) == 5
 
 
-def test_a_controller_sees_every_repeat_and_no_bad_one(key):
+@pytest.mark.parametrize("bad", [0, 1])
+def test_a_controller_sees_every_repeat_and_no_bad_one(key, bad):
     family = controlled(repeats=2)
-    data = {"x": jnp.ones((4, toys.WIDTH)), "y": jnp.array([jnp.nan, 1.0, 0.0, 1.0])}
+    data = {"x": jnp.ones((4, toys.WIDTH)), "y": jnp.zeros(4).at[bad].set(jnp.nan)}
     state = init_state(family, key, data)
     result = make_step(family)(state, {}, data, key)
-    assert float(result.state.state["seen"]) == 1  # the second slice alone
+    assert float(result.state.state["seen"]) == 1  # the other slice alone
     assert int(result.bad) == 0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import toys
 
+from jaxgen.training.packing import SMALL
 from jaxgen.training.step import init_state, make_step
 from jaxgen.training.strategies import Feed, make_strategy, step_key
 from jaxgen.training.tally import Tally
@@ -130,6 +131,12 @@ def test_fsdp_shards_what_it_can():
     shapes = {"kernel": jnp.zeros((3, 3, 16, 8)), "bias": jnp.zeros((6,)), "step": jnp.zeros(())}
     specs = jax.tree.map(lambda s: tuple(s.spec), strategy.shardings(shapes))
     assert specs == {"kernel": (None, None, "fsdp"), "bias": (), "step": ()}
+
+
+def test_small_arrays_travel_as_one_where_they_are_not_sharded():
+    """Which changes the pace and no number."""
+    assert make_strategy("jit").small == make_strategy("pmap").small == SMALL > 0
+    assert make_strategy("jit", fsdp=4).small == 0
 
 
 def test_bad_steps_are_counted_across_dispatches():
