@@ -84,6 +84,15 @@ def test_bad_values(values, message):
         RunConfig(**values)
 
 
+def test_the_least_values():
+    ones = ("steps", "batch_size", "accumulate", "fsdp", "log_every", "keep")
+    ones += ("checkpoint_every", "max_nonfinite")
+    RunConfig(**dict.fromkeys(ones, 1), sample_every=0, evaluate_every=0, seed=0)
+    for name in ones:
+        with pytest.raises(ValueError, match="must be at least 1, got 0"):
+            RunConfig(**{name: 0})
+
+
 @pytest.mark.parametrize(
     ("rate", "message"),
     [

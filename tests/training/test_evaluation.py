@@ -14,6 +14,7 @@ from jaxgen.training.evaluation import (
     held_out_likelihood,
     make_evaluate,
     make_sample,
+    sample_program,
     variables_of,
 )
 from jaxgen.training.strategies import make_strategy
@@ -87,6 +88,14 @@ def test_more_samples_than_a_machine_holds():
     sample = make_sample(made, make_strategy("jit"))
     with pytest.raises(ValueError, match="the number of samples, 1000000000000000, would take"):
         sample(VARIABLES, jax.random.key(0), 10**15)
+
+
+def test_samples_are_spread_over_the_devices():
+    made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
+    strategy = make_strategy("jit")
+    variables = made.family.init(jax.random.key(0), {"image": jax.numpy.zeros((1, 8, 8, 1))})
+    samples = sample_program(made, strategy)(variables, jax.random.key(0), 16, None)
+    assert samples.sharding.is_equivalent_to(strategy.batched, samples.ndim)
 
 
 def test_variables_of_an_average():
