@@ -16,6 +16,7 @@ from jaxgen.conditioning.labels import labels
 from jaxgen.core import Variables
 from jaxgen.data.sources import digits
 from jaxgen.data.transforms import to_model_space
+from jaxgen.distributions.logistic import mixture_of_logistics_log_prob
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.classify import evaluate_as_classifier
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
@@ -111,6 +112,21 @@ def test_loss_is_log_prob_and_metrics_are_bits(key):
     log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), classes[..., None], -1)
     expected = -log_p.sum((1, 2, 3, 4))
     np.testing.assert_allclose(family.evaluate(variables, moved, key)[0], expected, rtol=1e-5)
+
+
+def test_log_prob_of_mixtures_is_of_the_networks_outputs(key):
+    batch, variables = example("pixelcnnpp")
+    family, x = build("pixelcnnpp"), batch["image"]
+    condition = Condition(jax.nn.one_hot(batch["label"], 3))
+
+    @jit
+    def both(variables):
+        own = {"params": variables.params["pixelcnn"]}
+        outputs = KINDS["pixelcnnpp"][0].apply(own, x, condition)
+        return family.log_prob(variables, batch, key), mixture_of_logistics_log_prob(outputs, x)
+
+    got, by_pixel = both(variables)
+    np.testing.assert_allclose(got, by_pixel.reshape(3, -1).sum(axis=1), rtol=1e-5)
 
 
 def test_a_few_steps_lower_the_loss_of_digits():
