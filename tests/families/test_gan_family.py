@@ -160,7 +160,8 @@ def test_steps(trained):
 
 
 def test_each_phase_moves_its_own():
-    """The discriminator's turn leaves the generator and its state alone, and the other way."""
+    """The discriminator's turn leaves the generator and its state alone, and the other way; its own
+    state moves."""
     family, data, key = make(), batch(8), jax.random.key(1)
     variables = jax.jit(family.init)(jax.random.key(0), data)
     for phase, other in zip(family.phases, (GENERATOR, DISCRIMINATOR), strict=True):
@@ -170,6 +171,8 @@ def test_each_phase_moves_its_own():
         assert loss.dtype == jnp.float32
         assert set(aux.state) == {GENERATOR, DISCRIMINATOR}
         jax.tree.map(np.testing.assert_array_equal, aux.state[other], variables.state[other])
+        own = (jax.tree.leaves(v.state[phase.name]) for v in (aux, variables))  # batch statistics
+        assert all(not np.array_equal(*pair) for pair in zip(*own, strict=True))
     loss, metrics = jax.jit(family.evaluate)(variables, data, key)
     assert loss.shape == (16,)
     assert np.isfinite(loss).all()

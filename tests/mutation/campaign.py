@@ -5,16 +5,17 @@
 A seed draws them, over all places that can be changed alike. Only a copy of the tree, in `--work`,
 is ever changed. First the tests of each room run on the copy as it is, which must pass, and record
 which functions each test calls. Then, for each mutant, the quickest tests that call the changed
-function run, those of its own test file before others; if none of them notices, all tests of the
-files that call it. Rooms other than the metrics do without PyTorch.
+function run, those of its own test file before others; if none of them notices, the files of tests
+that call it, as many as take less than two minutes. Only the metrics' tests have PyTorch.
 
 Every result is a line of JSON in `--out`; what is there is not run again, but for survivors with
-`--again` (after tests were written: whole files of the tests as they are now). What the rooms'
-tests call is kept in `--work`: after other changes take another one.
+`--again`: on all files of tests that call the function, as these are now. What the rooms' tests
+call is kept in `--work`: after other changes take another one.
 """
 
 import argparse
 import json
+import math
 import os
 import re
 import runpy
@@ -34,7 +35,7 @@ COPIED = ("jaxgen", "experiments", "tests", "pyproject.toml", "README.md")
 BESIDE = {"losses": ["tests/test_checks.py"]}  # a room's tests that are not in its folder
 # What every run of tests would import; what the package stands on, and starts no threads.
 PRELOADED = ("flax.linen", "optax", "orbax.checkpoint", "scipy.stats", "beartype", "chex")
-LIMIT = 300  # seconds for one run of tests
+LIMIT = 900  # seconds for one run of tests
 QUICKEST, FILES = 15, 100  # seconds of tests that are chosen: the quickest, then whole files
 
 
@@ -129,8 +130,9 @@ def record(root: Path, work: Path, room: str) -> dict:
     return found
 
 
-def chosen(mutant: Mutant, recorded: dict) -> tuple[list[str], list[str]]:
-    """The quickest tests that call the mutant's function, and the files of all that do."""
+def chosen(mutant: Mutant, recorded: dict, limit: float) -> tuple[list[str], list[str]]:
+    """The quickest tests that call the mutant's function, and the files of all that do, up to a
+    limit in seconds."""
     seconds: dict[str, float] = {}
     around, of_module = [], set()
     for room in rooms(mutant):
@@ -154,7 +156,7 @@ def chosen(mutant: Mutant, recorded: dict) -> tuple[list[str], list[str]]:
         if (file := test.split("::")[0]) in sums:
             sums[file] += value
     order = list(seconds)
-    return sorted(quickest, key=order.index), within(FILES, sums)
+    return sorted(quickest, key=order.index), within(limit, sums)
 
 
 def within(limit: float, seconds: dict[str, float]) -> list[str]:
@@ -175,7 +177,8 @@ def judge(root: Path, mutant: Mutant, recorded: dict, *, again: bool) -> dict:
     try:
         file.write_bytes(mutant.applied(source))
         stamp(file)
-        for tests in chosen(mutant, recorded)[1 if again else 0 :]:
+        quickest, files = chosen(mutant, recorded, math.inf if again else FILES)
+        for tests in [files] if again else [quickest, files]:
             code = run_tests(root, tests, Path(f"{root}.log"), LIMIT) if tests else 0
             if code != 0:
                 log = Path(f"{root}.log").read_text(errors="replace")
