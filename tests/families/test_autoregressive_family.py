@@ -155,6 +155,12 @@ def test_a_few_steps_lower_the_loss_of_digits():
     np.testing.assert_allclose(metrics["label_nats"], -log_p, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("name", "passes"), [("gated, colours", 4 * 5 * 2), (LONG, 8 * 8)])
+def test_how_many_passes_an_image_takes(name, passes):
+    """One a number, or a pixel where a mixture has all of its channels."""
+    assert build(name).sampling.passes == passes
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gated", "pixelcnnpp"])
 def test_one_device_and_eight(name):

@@ -156,6 +156,7 @@ def test_samples_are_images():
     assert np.abs(images).max() <= 1
     assert not np.array_equal(images, sample(jax.random.key(1)))
     assert family.complete is None
+    assert family.sampling.passes == 4 * 4 + 1  # of each code, and of the decoder
 
 
 def test_the_second_stage_chooses_the_codes():
