@@ -158,7 +158,8 @@ def test_few_steps_bring_at_most_four_times_the_noise_of_the_level_by_default(ke
     """The variance is large up to that, and small beyond."""
     one, x = jnp.ones(2), jnp.zeros((2, 3, 3, 1))
     posterior = Posterior(one, one, jnp.log(0.01 * one), added=jnp.array([4 * 0.99, 4 * 1.01]))
-    step = Step(Level(one, 2 * one, one), Level(one, one, one), posterior, complete=False)
+    counts = (jnp.int32(0), jnp.int32(2))
+    step = Step(Level(one, 2 * one, one), Level(one, one, one), posterior, False, *counts)
     got, _ = ancestral().step(lambda x, level: Denoised(x, None), step, x, (), key)
     deviation = jnp.sqrt(jnp.array([4 * 0.99, 0.01])).reshape(2, 1, 1, 1)
     np.testing.assert_allclose(got, deviation * standard_normal(key, x.shape), rtol=1e-5)
