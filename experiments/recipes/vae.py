@@ -31,6 +31,7 @@ from jaxgen.distributions.likelihoods import Likelihood
 from jaxgen.families import vae
 from jaxgen.models import vae as networks
 from jaxgen.models.dcgan import levels
+from jaxgen.models.realnvp import realnvp
 from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
@@ -84,8 +85,14 @@ class ModelConfig(NetworkConfig):
 
     likelihood: Likelihoods = "bernoulli"
     """Likelihood of a pixel, given the latent."""
+    prior: Literal["normal", "realnvp"] = "normal"
+    """Prior of the latents: N(0, I), or a RealNVP that is learned with the rest."""
+    prior_couplings: int = 6
+    """Number of couplings of a RealNVP as prior."""
+    prior_width: int = 64
+    """Width of the two hidden layers of each such coupling's network."""
     condition: Conditions = "none"
-    """Condition of both networks."""
+    """Condition of both networks, and of a learned prior."""
 
 
 @dataclass(frozen=True)
@@ -121,8 +128,7 @@ class EvaluationConfig(shared.EvaluationConfig):
     """How `evaluate` estimates the bound."""
 
     num_importance: int = 1
-    """Number of samples K of the importance-weighted bound; 1 for the ELBO with the KL in closed
-    form."""
+    """Number of samples K of the importance-weighted bound; 1 for the ELBO."""
     chunk: int = 25
     """Number of the K samples that are in memory at a time."""
 
@@ -166,7 +172,9 @@ def build(config: Config) -> Experiment:
     drawn, left_out = attribute_picture(config.picture, family, data)
     check_support(LIKELIHOODS[config.model.likelihood](), data)
     k = evaluation.num_importance
-    bound = "ELBO, KL in closed form" if k == 1 else f"importance-weighted bound, K = {k}"
+    closed = config.model.prior == "normal"
+    kl = "KL in closed form" if closed else "KL by the latent drawn, learned prior"
+    bound = f"ELBO, {kl}" if k == 1 else f"importance-weighted bound, K = {k}"
     return Experiment(
         family=family,
         pipeline=Pipeline(data.train, config.batch_size, seed=config.seed),
@@ -180,7 +188,7 @@ def build(config: Config) -> Experiment:
             data.held_out,
             evaluation.num_examples,
             loss=f"negative {bound}, nats an example",
-            negative_elbo="KL in closed form, one latent an example",
+            negative_elbo=f"{kl}, one latent an example",
             num_importance=k,
             likelihood=config.model.likelihood,
             preprocessing=data.preprocessing,
@@ -201,6 +209,7 @@ def make_family(config: Config, data: Data) -> Family:
         make_optimizer(config.optimizer, len(data.train) / config.batch_size),
         latent_dim=model.latent_dim,
         image_shape=data.image_shape,
+        prior=make_prior(model, config.precision),
         objective=objective.name,
         num_importance=objective.num_importance,
         beta=objective.beta,
@@ -213,6 +222,19 @@ def make_family(config: Config, data: Data) -> Family:
         output=config.sampler.output,
         eight_bit=model.likelihood in EIGHT_BIT,
     )
+
+
+def make_prior(config: ModelConfig, precision: str) -> Any:
+    """The flow of the flags from latents to N(0, I), or None."""
+    if config.prior == "normal":
+        return None
+    if config.latent_dim < 2 or config.prior_width < 1:
+        raise ValueError(
+            "--model.prior realnvp needs --model.latent-dim of at least 2 and --model.prior-width "
+            f"of at least 1, got {config.latent_dim} and {config.prior_width}"
+        )
+    hidden = (config.prior_width, config.prior_width)
+    return realnvp(config.prior_couplings, hidden, dtype=jnp.dtype(precision))
 
 
 def make_networks(

@@ -106,10 +106,10 @@ def flow(
         condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
         if dequantizer is not None:
             collections = dequantizer.init(key_dequantizer, x, jnp.zeros_like(x), condition)
-            params[DEQUANTIZER], state[DEQUANTIZER] = _split(collections)
+            params[DEQUANTIZER], state[DEQUANTIZER] = split_collections(collections)
         if is_image:
             x, _ = losses.dequantize(key_noise, x)
-        params[NAME], state[NAME] = _split(model.init(key_flow, x, condition))
+        params[NAME], state[NAME] = split_collections(model.init(key_flow, x, condition))
         return Variables(params, state, fixed)
 
     def likelihood(
@@ -123,7 +123,7 @@ def flow(
         condition = conditions.encode_batch(conditioning, variables, batch)
 
         def forward(x: Array) -> Any:
-            return model.apply(_collections(variables, NAME), x, condition, rngs=rngs)
+            return model.apply(collections_of(variables, NAME), x, condition, rngs=rngs)
 
         if not is_image:
             latents, log_det = forward(x)
@@ -160,14 +160,14 @@ def flow(
         condition = conditions.encode_batch(conditioning, variables, batch)
         if is_image:
             x = losses.to_unit(x)
-        latents, _ = model.apply(_collections(variables, NAME), x, condition)
+        latents, _ = model.apply(collections_of(variables, NAME), x, condition)
         return jnp.concatenate(
             [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)], axis=1
         )
 
     def inverse(variables: Variables, latents: Array, condition: Array | None) -> Array:
         encoded = conditions.encode(conditioning, variables, condition)
-        return _inverse(model, _collections(variables, NAME), latents, encoded, event_shape)
+        return _inverse(model, collections_of(variables, NAME), latents, encoded, event_shape)
 
     def decode(variables: Variables, latents: Array, key: Array, *, condition=None) -> Array:
         x = inverse(variables, latents, condition)
@@ -243,14 +243,14 @@ def _data(batch: Batch, entry: str, event_shape: tuple[int, ...]) -> Array:
     return x
 
 
-def _split(collections: Any) -> tuple[PyTree, PyTree]:
-    """(parameters, the other collections)."""
+def split_collections(collections: Any) -> tuple[PyTree, PyTree]:
+    """What `init` of a module made, as (parameters, the other collections)."""
     others = {name: values for name, values in collections.items() if name != "params"}
     return collections.get("params", {}), others
 
 
-def _collections(variables: Variables, name: str) -> PyTree:
-    """The collections of a module, as its `apply` takes them."""
+def collections_of(variables: Variables, name: str) -> PyTree:
+    """Both together again, as the module's `apply` takes them."""
     return {"params": variables.params[name], **variables.state[name]}
 
 
@@ -262,7 +262,7 @@ def _learned_noise(
     def draw(key: Array, image: Array) -> tuple[Array, Array]:
         eps = standard_normal(key, image.shape)
         module: Any = dequantizer
-        return module.apply(_collections(variables, DEQUANTIZER), image, eps, condition)
+        return module.apply(collections_of(variables, DEQUANTIZER), image, eps, condition)
 
     return draw
 

@@ -21,7 +21,6 @@ from jaxgen.core import (
     Family,
     Metrics,
     Optimizer,
-    Params,
     Phase,
     PyTree,
     Sampling,
@@ -36,12 +35,14 @@ from jaxgen.families.autoencoder import (
     check_shapes,
     init_networks,
 )
+from jaxgen.families.flow import collections_of, split_collections
 from jaxgen.losses import vae as losses
+from jaxgen.losses.flow import negative_log_likelihood
 from jaxgen.losses.perceptual import perceptual_loss
 from jaxgen.losses.reduce import bits_per_dim, weighted_mean
 from jaxgen.sampling.latent import normal_latents, normal_space
 
-NAME = "vae"
+NAME, PRIOR = "vae", "prior"
 OBJECTIVES = ("elbo", "iwae", "dreg")
 OUTPUTS = ("mean", "mode", "sample")
 _ACTIVE_VARIANCE = 0.01
@@ -58,6 +59,7 @@ def vae(
     *,
     latent_dim: int,
     image_shape: tuple[int, int, int],
+    prior: nn.Module | None = None,
     objective: str = "elbo",
     num_importance: int = 1,
     beta: float = 1.0,
@@ -72,7 +74,7 @@ def vae(
     output: str = "mean",
     eight_bit: bool = False,
 ) -> Family:
-    """The family of Kingma & Welling 2014 with a standard normal prior, and its descendants.
+    """The family of Kingma & Welling 2014, and its descendants.
 
     The objective "elbo" is, in nats summed over pixels and over latents,
 
@@ -83,11 +85,16 @@ def vae(
     "iwae" and "dreg" are the importance-weighted bound of K samples (Burda et al. 2016), by its own
     gradient or the doubly reparameterized one (Tucker et al. 2019).
 
-    `evaluate` has none of the modifications: its values are a bound of -log p(x), the ELBO with the
-    KL in closed form where `bound_samples` is 1, the importance-weighted bound otherwise;
-    `log_prob` is its negative. Its metrics are "reconstruction", "kl" and "negative_elbo" in nats,
-    "active_units" and, of 8-bit data, "bits_per_dim" of the values. `encode` returns posterior
-    means. `watch` warns of posterior collapse.
+    The prior p(z) is N(0, I), with the KL in closed form, or a flow f learned with the rest, of
+    which `log p(z) = log N(f(z); 0, I) + log |det df/dz|` (Chen et al. 2017, section 3.2); the KL
+    is then `log q(z | x) - log p(z)` of the z drawn.
+
+    `evaluate` has none of the modifications: its values are a bound of -log p(x), the ELBO where
+    `bound_samples` is 1, the importance-weighted bound otherwise; `log_prob` is its negative. Its
+    metrics are "reconstruction", "kl" and "negative_elbo" in nats, "active_units" and, of 8-bit
+    data, "bits_per_dim" of the values. The latents of `encode`, `decode` and `latents` are those
+    that are N(0, I), z or f(z); `encode` returns that of the posterior mean. `watch` warns of
+    posterior collapse.
 
     Args:
         encoder: A network `encoder(x, condition) -> (mean, log_variance)`, see `jaxgen.models.vae`.
@@ -96,11 +103,12 @@ def vae(
         optimizer: The optimizer of both networks.
         latent_dim: The numbers in a latent, of both networks.
         image_shape: (H, W, C) of the data.
+        prior: A bijector from latents to N(0, I) (`jaxgen.models.bijectors`), None for N(0, I).
         objective: The training objective, "elbo", "iwae" or "dreg".
         num_importance: The samples K of training; "elbo" is averaged over so many.
         beta: Weight of the KL.
         kl_warmup_steps: The updates until beta has its full weight, from 0 on.
-        free_bits: The floor of each latent's KL, nats; see `losses.free_bits`.
+        free_bits: The floor of each latent's KL, nats; see `losses.free_bits`. With N(0, I) only.
         mmd_weight: Weight of the squared MMD between a batch's latents and draws of the prior
             (under `pmap` a device's share of the batch).
         perceptual: A fixed network, images -> features, in which the mean reconstruction and the
@@ -116,7 +124,7 @@ def vae(
 
     Raises:
         ValueError: If an argument is out of its range, or a modification of the KL is asked for
-            with an objective that has none.
+            with an objective or a prior that has none.
     """
     check_shapes(latent_dim, image_shape)
     check_choice("output", output, OUTPUTS)
@@ -124,8 +132,14 @@ def vae(
     _check_objective(
         objective, beta, kl_warmup_steps, free_bits, mmd_weight, perceptual, perceptual_weight
     )
-    terms = _terms(encoder, decoder, likelihood)
-    trains = (ENCODER, DECODER, *conditions.trains(conditioning))
+    if free_bits and prior is not None:
+        raise ValueError(
+            f"free_bits needs the prior N(0, I), whose KL is a sum over latents, got {free_bits} "
+            "with a learned prior"
+        )
+    terms = _terms(encoder, decoder, likelihood, prior)
+    learned = () if prior is None else (PRIOR,)
+    trains = (ENCODER, DECODER, *learned, *conditions.trains(conditioning))
 
     def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
         x, trained = batch["image"], conditions.init(conditioning, jax.random.fold_in(key, 2))
@@ -135,36 +149,45 @@ def vae(
         params = init_networks(encoder, decoder, key, x, condition, latent_dim, image_shape)
         num_params = likelihood.num_params(image_shape[-1])
         check_decoder(decoder, params, condition, latent_dim, image_shape, num_params)
-        return Variables({**params, **trained}, {}, fixed)
+        if prior is None:
+            return Variables({**params, **trained}, {}, fixed)
+        mean, log_variance = terms.posterior(Variables(params), x, condition)
+        key_prior, key_z = jax.random.split(jax.random.fold_in(key, 4))
+        z = mean + jnp.exp(0.5 * log_variance) * standard_normal(key_z, mean.shape)
+        params[PRIOR], constants = split_collections(prior.init(key_prior, z, condition))
+        return Variables({**params, **trained}, {PRIOR: constants}, fixed)
 
     def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
-        x, params = batch["image"], variables.params
+        x = batch["image"]
         condition = conditions.encode_batch(conditioning, variables, batch)
         key_z, key_prior = jax.random.split(key)
-        mean, log_variance = terms.posterior(params, x, condition)
+        mean, log_variance = terms.posterior(variables, x, condition)
         eps = standard_normal(key_z, (num_importance, *mean.shape))
         z = mean[None] + jnp.exp(0.5 * log_variance)[None] * eps
         if objective == "dreg":
             stopped = lax.stop_gradient((mean, log_variance))
             value = losses.dreg_loss(
-                lambda z: terms.log_weights(params, z, *stopped, x, condition), z
+                lambda z: terms.log_weights(variables, z, *stopped, x, condition), z
             )
         elif objective == "iwae":
-            value = losses.iwae_loss(terms.log_weights(params, z, mean, log_variance, x, condition))
-        pixels = terms.pixels(params, z, condition)
-        kl = gaussian_kl(mean, log_variance, 0.0, 0.0)
+            log_weights = terms.log_weights(variables, z, mean, log_variance, x, condition)
+            value = losses.iwae_loss(log_weights)
+        pixels = terms.pixels(variables, z, condition)
+        kl = terms.divergence(variables, z, mean, log_variance, condition)
         weight = beta * losses.kl_warmup(step, kl_warmup_steps) if kl_warmup_steps else beta
         log_likelihood = terms.log_likelihood(pixels, x).mean(axis=0)
-        weighted, metrics = losses.negative_elbo(log_likelihood, kl.sum(axis=1), weight)
+        weighted, metrics = losses.negative_elbo(log_likelihood, kl, weight)
         if objective == "elbo":
             value = weighted
         if free_bits:
-            floored = losses.free_bits(kl, free_bits, batch.get("weight"))
+            each = gaussian_kl(mean, log_variance, 0.0, 0.0)
+            floored = losses.free_bits(each, free_bits, batch.get("weight"))
             value = metrics["reconstruction"] + weight * floored
         metrics["active_units"] = _active_units(mean, batch.get("weight"))
         if mmd_weight:
-            prior = normal_latents(key_prior, mean.shape[0], latent_dim)
-            mmd = losses.maximum_mean_discrepancy(z[0], prior)
+            drawn = normal_latents(key_prior, mean.shape[0], latent_dim)
+            drawn = terms.from_normal(variables, drawn, condition)
+            mmd = losses.maximum_mean_discrepancy(z[0], drawn)
             metrics["mmd"] = jnp.broadcast_to(mmd, value.shape)
             value = value + mmd_weight * mmd
         if perceptual is not None:
@@ -174,20 +197,20 @@ def vae(
         return value, Aux(with_bits(metrics, metrics["negative_elbo"]))
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
-        x, params = batch["image"], variables.params
+        x = batch["image"]
         condition = conditions.encode_batch(conditioning, variables, batch)
         key_z, key_bound = jax.random.split(key)
-        mean, log_variance = terms.posterior(params, x, condition)
-        z = mean + jnp.exp(0.5 * log_variance) * standard_normal(key_z, mean.shape)
-        log_likelihood = terms.log_likelihood(terms.pixels(params, z[None], condition), x)[0]
-        kl = losses.gaussian_kl_to_standard(mean, log_variance)
+        mean, log_variance = terms.posterior(variables, x, condition)
+        z = (mean + jnp.exp(0.5 * log_variance) * standard_normal(key_z, mean.shape))[None]
+        log_likelihood = terms.log_likelihood(terms.pixels(variables, z, condition), x)[0]
+        kl = terms.divergence(variables, z, mean, log_variance, condition)
         value, metrics = losses.negative_elbo(log_likelihood, kl)
         if bound_samples > 1:
 
             def log_weights(keys: Array) -> Array:
                 eps = jax.vmap(lambda k: standard_normal(k, mean.shape))(keys)
                 z = mean[None] + jnp.exp(0.5 * log_variance)[None] * eps
-                return terms.log_weights(params, z, mean, log_variance, x, condition)
+                return terms.log_weights(variables, z, mean, log_variance, x, condition)
 
             value = -losses.importance_bound(log_weights, key_bound, bound_samples, bound_chunk)
         metrics["active_units"] = _active_units(mean, batch.get("weight"))
@@ -203,17 +226,19 @@ def vae(
 
     def encode(variables: Variables, batch: Batch, key: Array) -> Float[Array, "batch latent"]:
         condition = conditions.encode_batch(conditioning, variables, batch)
-        return terms.posterior(variables.params, batch["image"], condition)[0]
+        mean, _ = terms.posterior(variables, batch["image"], condition)
+        return terms.to_normal(variables, mean, condition)[0]
 
     def decode(variables: Variables, latents: Array, key: Array, *, condition=None) -> Array:
         encoded = conditions.encode(conditioning, variables, condition)
-        return likelihood.mean(terms.pixels(variables.params, latents[None], encoded)[0])
+        z = terms.from_normal(variables, latents, encoded)
+        return likelihood.mean(terms.pixels(variables, z[None], encoded)[0])
 
     def sample(variables: Variables, key: Array, num: int, *, condition=None) -> Array:
         key_z, key_x = jax.random.split(key)
         encoded = conditions.encode(conditioning, variables, condition)
-        z = normal_latents(key_z, num, latent_dim)
-        pixels = terms.pixels(variables.params, z[None], encoded)[0]
+        z = terms.from_normal(variables, normal_latents(key_z, num, latent_dim), encoded)
+        pixels = terms.pixels(variables, z[None], encoded)[0]
         if output == "sample":
             return likelihood.sample(key_x, pixels)
         return likelihood.mean(pixels) if output == "mean" else likelihood.mode(pixels)
@@ -242,39 +267,78 @@ class _Terms(NamedTuple):
     """The terms of the bounds, of K latents [K, B, D] for each of B images.
 
     Attributes:
-        posterior: `(params, x, condition) -> (mean, log_variance)` of q(z | x), each [B, D].
-        pixels: `(params, z, condition) -> parameters of the likelihood`, [K, B, H, W, P].
+        posterior: `(variables, x, condition) -> (mean, log_variance)` of q(z | x), each [B, D].
+        to_normal: `(variables, z, condition) -> (latents under N(0, I), log |det|)` of z [B, D].
+        from_normal: `(variables, latents, condition) -> z`, its inverse.
+        pixels: `(variables, z, condition) -> parameters of the likelihood`, [K, B, H, W, P].
         log_likelihood: `(pixels, x) -> log p(x | z)`, [K, B].
-        log_weights: `(params, z, mean, log_variance, x, condition) -> log w`, [K, B], with
+        divergence: `(variables, z, mean, log_variance, condition) -> KL(q(z | x) || p(z))`, [B]:
+            in closed form, or the mean over the K latents.
+        log_weights: `(variables, z, mean, log_variance, x, condition) -> log w`, [K, B], with
             `log w = log p(x | z) + log p(z) - log q(z | x)`.
     """
 
-    posterior: Callable[[Params, Array, Condition | None], tuple[Array, Array]]
-    pixels: Callable[[Params, Array, Condition | None], Array]
+    posterior: Callable[[Variables, Array, Condition | None], tuple[Array, Array]]
+    to_normal: Callable[[Variables, Array, Condition | None], tuple[Array, Array | float]]
+    from_normal: Callable[[Variables, Array, Condition | None], Array]
+    pixels: Callable[[Variables, Array, Condition | None], Array]
     log_likelihood: Callable[[Array, Array], Array]
-    log_weights: Callable[[Params, Array, Array, Array, Array, Condition | None], Array]
+    divergence: Callable[[Variables, Array, Array, Array, Condition | None], Array]
+    log_weights: Callable[[Variables, Array, Array, Array, Array, Condition | None], Array]
 
 
-def _terms(encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood) -> _Terms:
-    def posterior(params, x, condition):
-        return encoder.apply({"params": params[ENCODER]}, x, condition)
+def _terms(
+    encoder: nn.Module, decoder: nn.Module, likelihood: Likelihood, prior: nn.Module | None
+) -> _Terms:
+    def posterior(variables, x, condition):
+        return encoder.apply({"params": variables.params[ENCODER]}, x, condition)
 
-    def pixels(params, z, condition):
-        num = z.shape[0]  # one call of the decoder for all
-        tiled = jax.tree.map(lambda v: jnp.tile(v, (num,) + (1,) * (v.ndim - 1)), condition)
-        flat = z.reshape(-1, z.shape[-1])
-        decoded: Any = decoder.apply({"params": params[DECODER]}, flat, tiled)
+    def to_normal(variables, z, condition):
+        if prior is None:
+            return z, 0.0
+        return prior.apply(collections_of(variables, PRIOR), z, condition)
+
+    def from_normal(variables, latents, condition):
+        if prior is None:
+            return latents
+        collections = collections_of(variables, PRIOR)
+        outputs: Any = prior.apply(collections, latents, condition, method="inverse")
+        return outputs[0]
+
+    def pixels(variables, z, condition):
+        flat, tiled = _one_batch(z, condition)  # one call of the decoder for all
+        decoded: Any = decoder.apply({"params": variables.params[DECODER]}, flat, tiled)
         return decoded.reshape(*z.shape[:2], *decoded.shape[1:])
 
     def log_likelihood(pixels, x):
         return jax.vmap(likelihood.log_prob, in_axes=(0, None))(pixels, x)
 
-    def log_weights(params, z, mean, log_variance, x, condition):
+    def log_ratio(variables, z, mean, log_variance, condition):
         log_q = gaussian_log_prob(z, mean[None], log_variance[None])
-        ratio = (gaussian_log_prob(z, 0.0, 0.0) - log_q).sum(axis=-1)
-        return log_likelihood(pixels(params, z, condition), x) + ratio
+        if prior is None:
+            return (gaussian_log_prob(z, 0.0, 0.0) - log_q).sum(axis=-1)
+        normal, log_det = to_normal(variables, *_one_batch(z, condition))
+        log_p = -negative_log_likelihood(normal, log_det).reshape(z.shape[:2])
+        return log_p - log_q.sum(axis=-1)
 
-    return _Terms(posterior, pixels, log_likelihood, log_weights)
+    def divergence(variables, z, mean, log_variance, condition):
+        if prior is None:
+            return losses.gaussian_kl_to_standard(mean, log_variance)
+        return -log_ratio(variables, z, mean, log_variance, condition).mean(axis=0)
+
+    def log_weights(variables, z, mean, log_variance, x, condition):
+        ratio = log_ratio(variables, z, mean, log_variance, condition)
+        return log_likelihood(pixels(variables, z, condition), x) + ratio
+
+    return _Terms(
+        posterior, to_normal, from_normal, pixels, log_likelihood, divergence, log_weights
+    )
+
+
+def _one_batch(z: Array, condition: Condition | None) -> tuple[Array, Condition | None]:
+    """K latents of each of B examples and their conditions, [K B, ...]."""
+    tiled = jax.tree.map(lambda v: jnp.tile(v, (len(z),) + (1,) * (v.ndim - 1)), condition)
+    return z.reshape(-1, z.shape[-1]), tiled
 
 
 def _active_units(mean: Array, weight: Array | None) -> Values:

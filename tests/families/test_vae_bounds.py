@@ -1,5 +1,7 @@
 """VAEs whose likelihood is known: linear and Gaussian, so that every bound has its number."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from jaxgen.core import Variables
 from jaxgen.distributions import likelihoods
 from jaxgen.families import vae
 from jaxgen.models import vae as networks
+from jaxgen.models.bijectors.algebra import ActNorm
 
 
 def linear_gaussian(weights, mean, log_variance, scale=0.5, **options):
@@ -70,6 +73,36 @@ def test_exact_posterior_gives_the_exact_likelihood():
     data = {"image": jnp.asarray(np.repeat(x[:1], 4000, axis=0))}
     elbo = logged(family, variables, data)
     assert elbo.mean() == pytest.approx(exact(weights, x[:1]), abs=0.1)
+
+
+@pytest.mark.parametrize("samples", [1, 7])
+def test_learned_prior_is_the_one_of_the_bound(samples):
+    """The prior N(1, 4) by a flow (z - 1) / 2; with q(z | x) = p(z | x) every draw gives p(x)."""
+    weights = np.array([[1.0], [-0.5], [0.5]], np.float32)
+    precision = 1 / 4 + (weights**2).sum(axis=0) / 0.25
+    mean, shift = (weights / 0.25 / precision).T, 1 / 4 / precision
+    options = {"prior": ActNorm(), "bound_samples": samples, "bound_chunk": 3}
+    family, variables = linear_gaussian(weights, mean, -np.log(precision), **options)
+    variables.params["encoder"]["posterior"]["mean"]["bias"] = jnp.asarray(shift)
+    flow = {"bias": -jnp.ones(1), "log_scale": jnp.full(1, -math.log(2))}
+    variables = Variables({**variables.params, "prior": flow}, {"prior": {}})
+    x = gaussian_data(weights)
+    stats = pytest.importorskip("scipy.stats")
+    covariance = 4 * weights @ weights.T + 0.25 * np.eye(3)
+    truth = stats.multivariate_normal(weights[:, 0], covariance).logpdf(x[:, 0, :, 0])
+    nats = logged(family, variables, {"image": jnp.asarray(x)}, samples)
+    np.testing.assert_allclose(nats, truth, rtol=1e-4, atol=1e-3)
+    if samples == 1:  # latents are those under N(0, I), wherever they come from
+        data, key = {"image": jnp.asarray(x)}, jax.random.key(0)
+        latents = family.encode(variables, data, key)
+        z = x[:, 0, :, 0] @ mean.T + shift
+        np.testing.assert_allclose(latents, (z - 1) / 2, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(
+            family.decode(variables, latents, key)[:, 0, :, 0], z @ weights.T, rtol=1e-4, atol=1e-5
+        )
+        drawn = family.sample(variables, key, 4000)[:, 0, :, 0]
+        np.testing.assert_allclose(drawn.mean(axis=0), weights[:, 0], atol=0.1)
+        np.testing.assert_allclose(drawn.std(axis=0), 2 * abs(weights[:, 0]), rtol=0.1)
 
 
 def test_bound_rises_with_the_samples_to_the_likelihood():

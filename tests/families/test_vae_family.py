@@ -27,6 +27,7 @@ from jaxgen.core import Variables
 from jaxgen.distributions import likelihoods
 from jaxgen.families import vae
 from jaxgen.models import vae as networks
+from jaxgen.models.realnvp import realnvp
 from jaxgen.training import averages
 from jaxgen.training.step import init_state, make_step
 
@@ -41,6 +42,10 @@ VARIANTS = {
             "mmd_weight": 10.0,
             "perceptual": lambda x: [x[:, ::2], 0.1 * x],
         },
+    ),
+    "conditional, learned prior": (
+        make_vae,
+        {"conditioning": CLASSES, "prior": realnvp(2, (4,)), "mmd_weight": 10.0},
     ),
     "dreg": (make_vae, {"objective": "dreg", "num_importance": 4, "bound_samples": 5}),
     "autoencoder": (make_autoencoder, {}),
@@ -249,6 +254,7 @@ def test_eight_devices_equal_one():
         (make_vae, {"beta": -1.0}, "beta must be 0 or more, got -1"),
         (make_vae, {"mmd_weight": float("nan")}, "mmd_weight must be 0 or more"),
         (make_vae, {"objective": "elbow"}, "objective must be"),
+        (make_vae, {"free_bits": 1.0, "prior": realnvp()}, r"free_bits needs the prior N\(0, I\)"),
         (make_vae, {"output": "median"}, "output must be"),
         (make_vae, {"objective": "iwae", "beta": 2.0}, "belong to the objective 'elbo'"),
         (make_vqvae, {"num_codes": 1}, "num_codes must be at least 2, got 1"),
