@@ -81,10 +81,11 @@ ENTRANTS: dict[str, Entrant] = {
         "experiments.vae_digits",
         lambda steps, size, labels: {
             "model": {"min_size": _innermost(size)},
-            "objective": {"kl_warmup_steps": steps // 2},
+            "objective": {"kl_warmup_steps": steps // 5},
+            "optimizer": {"decay_steps": steps},
         },
         400,
-        2000,
+        5000,
     ),
     "flow": Entrant("experiments.realnvp_digits", lambda steps, size, labels: {}, 40, 3000),
     "autoregressive": Entrant(

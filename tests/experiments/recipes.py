@@ -10,6 +10,7 @@ import pytest
 from quick import xla_flags
 
 from jaxgen.data.sources import digits
+from jaxgen.metrics.neighbours import nearest_images
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,10 +53,10 @@ def launch(module, run_dir, *args, wait=True, optimized=False):
     return process, out
 
 
-def recognised(classifier, images):
-    """The share of images whose most probable class has more than 0.9, and the classes."""
-    probabilities = classifier.predict_proba(images.reshape(len(images), -1) / 255.0)
-    sure = probabilities.max(axis=1) > 0.9
+def recognised(classifier, images, least=0.9):
+    """The share of images whose most probable class has more than `least`, and the classes."""
+    probabilities = classifier.predict_proba(_flat(images))
+    sure = probabilities.max(axis=1) > least
     return sure.mean(), set(probabilities.argmax(axis=1)[sure].tolist())
 
 
@@ -64,8 +65,31 @@ def sklearn_classifier():
     neural_network = pytest.importorskip("sklearn.neural_network")
     train, test = (digits(split).arrays for split in ("train", "test"))
     classifier = neural_network.MLPClassifier((128,), max_iter=1000, random_state=0)
-    classifier.fit(train["image"].reshape(len(train["image"]), -1) / 255.0, train["label"])
+    classifier.fit(_flat(train["image"]), train["label"])
     return classifier, recognised(classifier, np.asarray(test["image"]))[0]
+
+
+def readable_ratio(capsys, module, run_dir, out):
+    """Train a recipe and draw 600 samples, to be read by a forest that has never seen any.
+
+    An image is readable if one class has more than 2/3 of the votes of 500 trees fitted on the
+    train split; three of four held-out digits are.
+
+    Returns:
+        The share of readable samples over that of held-out digits; the classes read; the median
+        distance to the nearest training image over that of held-out digits, of which none is 0.
+    """
+    ensemble = pytest.importorskip("sklearn.ensemble")
+    launch(module, run_dir, optimized=True)
+    call(capsys, module, "sample", "--run-dir", str(run_dir), "--num=600", f"--out={out}")
+    train, test = (digits(split).arrays for split in ("train", "test"))
+    forest = ensemble.RandomForestClassifier(500, random_state=0)
+    forest.fit(_flat(train["image"]), train["label"])
+    images = np.load(out)["samples"], np.asarray(test["image"])
+    (share, classes), (real, _) = (recognised(forest, x, least=2 / 3) for x in images)
+    near, near_real = (nearest_images(x, digits("train")).distances for x in images)
+    assert near.min() > 0
+    return share / real, classes, np.median(near) / np.median(near_real)
 
 
 def share_of_readable_samples(capsys, module, run_dir, out):
@@ -77,5 +101,9 @@ def share_of_readable_samples(capsys, module, run_dir, out):
     call(capsys, module, "sample", "--run-dir", str(run_dir), "--num=500", f"--out={out}")
     samples = np.load(out)["samples"]
     share, classes = recognised(classifier, samples)
-    right = classifier.predict(samples.reshape(500, -1) / 255.0) == np.arange(500) // 50
+    right = classifier.predict(_flat(samples)) == np.arange(500) // 50
     return share, real, classes, right.mean()
+
+
+def _flat(images):
+    return np.reshape(images, (len(images), -1)) / 255.0

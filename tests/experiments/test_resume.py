@@ -16,7 +16,8 @@ from jaxgen.training.strategies import make_strategy
 
 STEPS, EVERY = 2000, 100
 FLAGS = (
-    "--model.network=dense --model.features 32 --model.latent-dim=4 --batch-size=16 --keep=100 "
+    "--model.network=dense --model.features 32 --model.latent-dim=4 --model.prior=normal "
+    "--batch-size=16 --keep=100 "
     f"--steps={STEPS} --checkpoint-every={EVERY} --sample-every=0 --evaluate-every=0 --log-every=50"
 ).split()
 
