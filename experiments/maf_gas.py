@@ -1,4 +1,4 @@
-"""MAF on GAS (Papamakarios et al. 2017, table 1: 9.07 nats, 10.08 with ten layers).
+"""MAF on GAS (Papamakarios et al. 2017; table 1, from memory: 9.07 nats, 10.08 with ten layers).
 
 The hyper-parameters of the authors' code: five layers (`--model.layers 10` for MAF (10)), each a
 MADE of two hidden layers of 100 tanh units, the variables' order turned round from one to the next;

@@ -1,4 +1,4 @@
-"""MAF on POWER (Papamakarios et al. 2017, table 1: 0.14 nats, 0.24 with ten layers).
+"""MAF on POWER (Papamakarios et al. 2017; table 1, from memory: 0.14 nats, 0.24 with ten layers).
 
 The hyper-parameters of the authors' code: five layers (`--model.layers 10` for MAF (10)), each a
 MADE of two hidden layers of 100 ReLU units, the variables' order turned round from one to the next;

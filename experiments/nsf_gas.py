@@ -1,4 +1,4 @@
-"""Neural spline flow, RQ-NSF (C), on GAS (Durkan et al. 2019, table 1: 13.09 nats).
+"""Neural spline flow, RQ-NSF (C), on GAS (Durkan et al. 2019; table 1, from memory: 13.09 nats).
 
 The hyper-parameters of the paper's appendix and its authors' code: ten steps of a linear map and a
 spline coupling, whose networks have two residual blocks of 256 units, dropout of 0.1 within;

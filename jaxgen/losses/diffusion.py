@@ -22,7 +22,7 @@ from jaxgen.distributions.elementwise import (
 )
 from jaxgen.noise.chain import Chain, Variance, large_variance, learned_variance, posterior_mean
 from jaxgen.noise.parametrization import EPS, Denoise, Denoised, Parametrization, interpret
-from jaxgen.noise.process import Level, expand, log_snr_of, q_sample
+from jaxgen.noise.process import Level, Process, expand, log_snr_of, q_sample, sde
 
 # (level of each example, what the network predicts) -> the weight of its squared error
 Weighting = Callable[[Level, Parametrization], Float[Array, "*levels"]]
@@ -46,6 +46,8 @@ def of_x0(log_weight: Callable[[Level], Float[Array, "*levels"]]) -> Weighting:
         snr_plus_one    SNR + 1         (SNR + 1) / SNR     1
         truncated_snr   max(SNR, 1)     max(1, 1 / SNR)     max(SNR, 1) / (SNR + 1)
         min_snr(g)      min(SNR, g)     min(1, g / SNR)     min(SNR, g) / (SNR + 1)
+        p2(g, k)        SNR / (k+SNR)^g (k + SNR)^-g        SNR (k + SNR)^-g / (SNR + 1)
+        edm_weight(d)   SNR + d^-2      1 + d^-2 / SNR      (SNR + d^-2) / (SNR + 1)
 
     Args:
         log_weight: The log of the weight, a function of the level.
@@ -80,6 +82,60 @@ def min_snr(gamma: float = 5.0) -> Weighting:
     if not gamma > 0:
         raise ValueError(f"gamma must be positive, got {gamma}")
     return of_x0(lambda level: jnp.minimum(log_snr_of(level), math.log(gamma)))
+
+
+def p2(gamma: float = 1.0, k: float = 1.0) -> Weighting:
+    """Weight `1 / (k + SNR)^gamma` of the squared error of eps (Choi et al. 2022, P2, eq. 8).
+
+    Args:
+        gamma: The power; 0 is the weight 1 of eps.
+        k: The number that keeps the weight of clean data finite, positive.
+
+    Raises:
+        ValueError: if k is not positive.
+    """
+    if not k > 0:
+        raise ValueError(f"k must be positive, got {k}")
+
+    def log_weight(level: Level) -> Array:
+        log_snr = log_snr_of(level)
+        return log_snr - gamma * jnp.logaddexp(math.log(k), log_snr)
+
+    return of_x0(log_weight)
+
+
+def edm_weight(sigma_data: float = 0.5) -> Weighting:
+    """Weight `(s^2 + sigma_data^2) / (s sigma_data)^2` of the data's, `s = sigma / alpha`.
+
+    Karras et al. 2022 (EDM), table 1; with EDM's own preconditioning it is `simple`.
+
+    Args:
+        sigma_data: The deviation of the data, positive.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data must be positive, got {sigma_data}")
+    return of_x0(lambda level: jnp.logaddexp(log_snr_of(level), -2 * math.log(sigma_data)))
+
+
+def likelihood(process: Process) -> Weighting:
+    """Weight `g^2` of the squared error of the score (Song et al. 2021, maximum likelihood, eq. 7).
+
+    Half of the loss's sum over dimensions, integrated over times, bounds the negative
+    log-likelihood in nats but for a constant; with t uniform the variance is large, for the weight
+    of eps is `g^2 / sigma^2`.
+
+    Args:
+        process: The process, whose time the level must know.
+    """
+
+    def log_weight(level: Level) -> Array:
+        _, spread = sde(process, level.time)
+        return jnp.log(spread) + 2 * jnp.log(level.alpha) - 4 * jnp.log(level.sigma)
+
+    return of_x0(log_weight)
 
 
 def denoising_loss(

@@ -40,6 +40,10 @@ DDPM = [
     *"--model.num-res-blocks=1 --diffusion.num-timesteps=20".split(),
     "--evaluation.num-examples=16",
 ]
+SCORE = [
+    *"--model.channels=8 --model.multipliers 1 2 --model.attention-resolutions 4".split(),
+    *"--model.num-res-blocks=1 --evaluation.num-examples=16".split(),
+]
 TWO_MOONS = ["--batch-size=16", "--data.name=two_moons"]
 # name -> (flags of the run, flags of `sample`, or None where there is no prior)
 RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
@@ -88,6 +92,8 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
         ["--sample-seconds=0.06"],
     ),
     "ddpm_digits": ([*DIGITS, *DDPM], ["--sampler.num-steps", "None"]),
+    "edm_digits": ([*DIGITS, *SCORE], []),
+    "flow_digits": ([*DIGITS, *SCORE], ["--sampler.solver=dpm"]),
     "ddpm_cifar": ([*DIGITS, *DDPM], []),
     "ddpm_cifar ddim": (
         [*DIGITS, *DDPM, "--diffusion.schedule=cosine"],

@@ -9,8 +9,11 @@ from scipy.special import ndtr
 from jaxgen.distributions.elementwise import discretized_gaussian_log_prob
 from jaxgen.losses.diffusion import (
     denoising_loss,
+    edm_weight,
     hybrid_loss,
+    likelihood,
     min_snr,
+    p2,
     prior_kl,
     simple,
     snr,
@@ -20,6 +23,7 @@ from jaxgen.losses.diffusion import (
     vb_term,
 )
 from jaxgen.losses.reduce import weighted_mean
+from jaxgen.noise import parametrization
 from jaxgen.noise.chain import (
     chain,
     cosine_betas,
@@ -30,7 +34,7 @@ from jaxgen.noise.chain import (
     small_variance,
 )
 from jaxgen.noise.parametrization import EPS, X0, Denoised, V, denoiser, interpret
-from jaxgen.noise.process import Level, q_sample
+from jaxgen.noise.process import Level, edm, q_sample, ve
 from jaxgen.sampling.guidance import clip_x0
 
 LINEAR = chain(linear_betas(1000))
@@ -368,3 +372,37 @@ def test_bound_of_a_chain_of_one_step(key):
     _, terms = variational_bound(denoise, chain([0.3]), jnp.zeros(SHAPE), key)
     assert not terms["diffusion_kl"].any()
     assert (terms["decoder_nll"] > 0).all()
+
+
+LEVEL = edm().at(jnp.array([0.02, 0.5, 7.0]))
+SIGMA = np.array([0.02, 0.5, 7.0])
+
+
+def test_edm_weight_is_the_papers():
+    """lambda of the data's error (table 1), and 1 of the network's with the preconditioning."""
+    weight = edm_weight(0.5)
+    want = (SIGMA**2 + 0.25) / (SIGMA * 0.5) ** 2
+    np.testing.assert_allclose(weight(LEVEL, X0), want, rtol=1e-5)
+    np.testing.assert_allclose(weight(LEVEL, parametrization.edm(0.5)), 1, rtol=1e-5)
+
+
+def test_p2_weight_is_the_papers():
+    snr = 1 / SIGMA**2
+    np.testing.assert_allclose(p2(0.7, 2.0)(LEVEL, EPS), (2 + snr) ** -0.7, rtol=1e-5)
+    np.testing.assert_allclose(p2(0.0)(LEVEL, EPS), 1, rtol=1e-5)
+
+
+def test_likelihood_weight_is_that_of_the_score():
+    """EDM's g^2 is 2 sigma; VE's 2 sigma^2 log(max / min), so its weight of eps is constant."""
+    np.testing.assert_allclose(
+        likelihood(edm())(LEVEL, parametrization.SCORE), 2 * SIGMA, rtol=1e-4
+    )
+    level = ve().at(jnp.array([0.1, 0.5, 0.9]))
+    np.testing.assert_allclose(likelihood(ve())(level, EPS), 2 * np.log(5000), rtol=1e-4)
+
+
+def test_bad_weights():
+    with pytest.raises(ValueError, match="k must be positive, got 0"):
+        p2(1.0, 0.0)
+    with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
+        edm_weight(0.0)

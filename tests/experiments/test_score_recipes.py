@@ -1,0 +1,92 @@
+"""The recipes of continuous processes: shrunk here, at their own size in the slow tests."""
+
+import json
+
+import numpy as np
+import pytest
+from recipes import call, fails, launch, recognised, sklearn_classifier
+
+from experiments import edm_digits, flow_digits
+from experiments.recipes import score
+from jaxgen.noise.process import edm, rectified
+
+TINY = (
+    "--model.channels=8 --model.multipliers 1 2 --model.attention-resolutions 4 --batch-size=16 "
+    "--model.num-res-blocks=1 --log-every=5 --evaluation.num-examples=16 --evaluation.tolerance=0.1"
+).split()
+
+
+def test_recipe_end_to_end(tmp_path, capsys):
+    """Over eight devices: train, sample with another solver and guidance, evaluate."""
+    run_dir = str(tmp_path / "run")
+    more = ("--model.condition=label", "--sampler.num-steps=3")
+    out = call(capsys, edm_digits, "--run-dir", run_dir, *TINY, *more, "--steps=10")
+    assert "10 of 10 steps done" in out
+    assert (tmp_path / "run" / "samples" / "00000010.png").exists()
+
+    samples = tmp_path / "samples.npz"
+    other = ("--sampler.solver=unipc", "--sampler.num-steps=4", "--sampler.guidance-scale=2.0")
+    call(capsys, edm_digits, "sample", "--run-dir", run_dir, "--num=3", f"--out={samples}", *other)
+    with np.load(samples) as data:
+        assert data["samples"].shape == (3, 8, 8, 1)
+
+    result = json.loads(call(capsys, edm_digits, "evaluate", "--run-dir", run_dir).splitlines()[-1])
+    assert result["loss"] == pytest.approx(result["bits_per_dim"] * 64 * np.log(2), rel=1e-5)
+    assert result["protocol"]["tolerance"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--sampler.guidance-scale", "2.0"], "needs --model.condition"),
+        (["--process.times", "uniform"], "--process.times must be log_normal with"),
+        (["--process.prediction", "v"], "--process.prediction v is of a variance-preserving"),
+        (["--sampler.num-steps", "0"], "--sampler.num-steps must be at least 1, got 0"),
+        (["--sampler.sigma-min", "0"], "0 < sigma_min < sigma_max must hold"),
+        (["--sampler.grid", "log_snr"], "--sampler.last-time must be positive with"),
+        (["--evaluation.tolerance", "0"], r"--evaluation.tolerance must lie in (0, 1), got 0"),
+        (["--evaluation.first-time", "90"], "--evaluation.first-time must lie in (0, 80)"),
+        (["--process.sigma-data", "0"], "sigma_data must be positive and finite, got 0"),
+    ],
+)
+def test_bad_input(tmp_path, capsys, flags, message):
+    args = [*TINY, "--run-dir", str(tmp_path / "run"), *flags]
+    assert message in fails(capsys, edm_digits, *args)
+
+
+@pytest.mark.parametrize("name", ["heun", "euler", "dpm", "unipc", "dpm_sde", "euler_maruyama"])
+@pytest.mark.parametrize("grid", ["karras", "uniform"])
+def test_samplers_of_the_flags(name, grid):
+    for process in (edm(), rectified()):
+        made = score.make_sampler(score.SamplerConfig(solver=name, num_steps=9, grid=grid), process)
+        times = np.asarray(made.times(9))
+        assert times.shape == (10,)
+        assert (np.diff(times) < 0).all()
+        assert made.evaluations == (17 if name == "heun" else 9)
+
+
+def test_the_figures_of_the_recipes():
+    """35 evaluations a sample, and the network of ddpm_digits."""
+    from experiments import ddpm_digits
+
+    for module in (edm_digits, flow_digits):
+        config = module.recipe.config
+        assert config.model == ddpm_digits.recipe.config.model
+        process = score.PROCESSES[config.process.name]()
+        assert score.make_sampler(config.sampler, process).evaluations == 35
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [edm_digits, flow_digits], ids=["edm", "flow"])
+def test_digits_anyone_can_read(module, tmp_path, capsys):
+    """An independent classifier knows the samples nearly as often as held-out real digits."""
+    classifier, real = sklearn_classifier()
+    launch(module, tmp_path / "run", optimized=True)
+    out = tmp_path / "samples.npz"
+    run_dir = ("--run-dir", str(tmp_path / "run"))
+    call(capsys, module, "sample", *run_dir, "--num=500", f"--out={out}")
+    with np.load(out) as data:
+        share, classes = recognised(classifier, data["samples"])
+    print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits")
+    assert share >= 0.9 * real
+    assert classes == set(range(10))
