@@ -45,8 +45,11 @@ def test_bad_input():
         train_classifier(ArraySource({"image": image}))
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         train_classifier(ArraySource({"image": image, "label": label}))
-    with pytest.raises(ValueError, match="4 to 32 pixels a side, got 40x40"):
-        train_classifier(digits("train", resize=40))
+    for size in (3, 4, 32, 33):  # those between are asked for their classes
+        small = ArraySource({"image": np.zeros((4, size, size, 1), np.uint8), "label": label})
+        message = "at least 2 classes" if size in (4, 32) else f"4 to 32 .* got {size}x{size}"
+        with pytest.raises(ValueError, match=message):
+            train_classifier(small)
     with pytest.raises(ValueError, match=r"test must have images \(8, 8, 1\), got \(16, 16, 1\)"):
         train_classifier(digits("train"), digits("test", resize=16))
     with pytest.raises(ValueError, match="must be positive, got 0"):
