@@ -72,9 +72,11 @@ def test_other_files(tmp_path):
     torch.save({"weights": [1, 2]}, tmp_path / "c.pth")
     with pytest.raises(WeightsError, match="holds under 'weights' no tensor, but list"):
         read_state_dict(tmp_path / "c.pth")
-    torch.save([torch.zeros(2)], tmp_path / "d.pth")
-    with pytest.raises(WeightsError, match="no dictionary of tensors, but list"):
-        read_state_dict(tmp_path / "d.pth")
+    for wrong in ([torch.zeros(2)], {}):
+        torch.save(wrong, tmp_path / "d.pth")
+        kind = type(wrong).__name__
+        with pytest.raises(WeightsError, match=f"no dictionary of tensors, but {kind}"):
+            read_state_dict(tmp_path / "d.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "e.pth")
     with pytest.raises(WeightsError, match=r"asks for torch\.nn\.modules\.linear\.Linear"):
         read_state_dict(tmp_path / "e.pth")
