@@ -189,8 +189,8 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
         "lost": lost,
     }
     pictures: Pictures = {}
-    if "samples" not in why:
-        samples = _draw(run, reference, key)
+    samples = attempt("samples", lambda run, reference: _draw(run, reference, key))
+    if samples is not None:
         quality = _quality(samples, reference.statistics, reference)
         results["quality"] = {**quality, **_nearest(samples, reference.train)}
         results["sampling"] = _sampling(run, key)
@@ -200,7 +200,9 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
         pictures["neighbours"] = beside_neighbours(shown, reference.train, near)
     for strip in [strip for strip in STRIPS if strip in evaluation.drawable(run.experiment)]:
         draw = evaluation.make_picture(run.experiment, strip)
-        pictures[strip] = draw(run.variables, key, *STRIP)
+        drawn = attempt(strip, lambda run, _, draw=draw: draw(run.variables, key, *STRIP))
+        if drawn is not None:
+            pictures[strip] = drawn
     return results, pictures
 
 

@@ -274,8 +274,12 @@ def from_model_space(
 
     Raises:
         ValueError: Another encoding, or `num_values` out of range.
+        FloatingPointError: NaN, infinity, or numbers of no class.
     """
     _check_encoding(encoding, num_values)
+    is_known = (x >= 0) & (x < num_values) if encoding == "mu_law" else np.isfinite(x)
+    if not np.all(is_known):
+        raise FloatingPointError(f"x has {np.sum(~is_known)} samples that are no sound: not finite")
     if encoding == "mu_law":
         return _to_int16(np.asarray(mu_law_decode(jnp.asarray(x), num_values)))
     width = 65536 // num_values

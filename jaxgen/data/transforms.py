@@ -14,7 +14,19 @@ def to_model_space(image: UInt8[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 def to_uint8(x: Float[Array, "*shape"]) -> UInt8[Array, "*shape"]:
-    """Model space to the nearest byte, the inverse of `to_model_space`; clipped outside [-1, 1]."""
+    """Model space to the nearest byte, the inverse of `to_model_space`; clipped outside [-1, 1].
+
+    A NaN would become a byte like any other. Compiled functions cannot raise: there the caller
+    looks, as `jaxgen.training.evaluation` does.
+
+    Args:
+        x: Images of any shape.
+
+    Raises:
+        FloatingPointError: If `x` has NaN, outside of compiled functions.
+    """
+    if not isinstance(x, jax.core.Tracer) and bool(jnp.isnan(x).any()):
+        raise FloatingPointError(f"x has {int(jnp.isnan(x).sum())} NaN, which no byte can be")
     return jnp.clip(jnp.round((x.astype(jnp.float32) + 1) * 127.5), 0, 255).astype(jnp.uint8)
 
 

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int, Integer, Key
 
 from jaxgen.checks import check_broadcast
 
+# What is drawn by logits that are NaN: a number of none of the values, beyond the end of any table.
+NO_CLASS = 2**31 - 1
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
 
 
@@ -169,10 +171,24 @@ def categorical_sample(
         logits: The V values' unnormalized log-masses.
 
     Returns:
-        The values' numbers, 0..V-1, i32.
+        The values' numbers, 0..V-1, i32; `NO_CLASS` where a logit is NaN.
     """
     noise = jax.random.gumbel(key, (logits.size,)).reshape(logits.shape)  # flat compiles faster
-    return jnp.argmax(logits + noise, axis=-1)
+    return likeliest(logits + noise)
+
+
+def likeliest(logits: Float[Array, "*dims num_values"]) -> Int[Array, "*dims"]:
+    """The number of the greatest logit of the last axis.
+
+    Args:
+        logits: The V values' unnormalized log-masses.
+
+    Returns:
+        The values' numbers, 0..V-1, i32; `NO_CLASS` where a logit is NaN: the number of a value
+        would look like any other.
+    """
+    found = jnp.argmax(logits, axis=-1).astype(jnp.int32)  # XLA's maximum may pass over NaN
+    return jnp.where(jnp.isnan(logits).any(axis=-1), NO_CLASS, found)
 
 
 def _log_phi(z):

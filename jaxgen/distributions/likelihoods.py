@@ -30,6 +30,7 @@ from jaxgen.distributions.elementwise import (
     categorical_log_prob,
     categorical_sample,
     gaussian_log_prob,
+    likeliest,
     standard_normal,
 )
 
@@ -82,13 +83,13 @@ def bernoulli() -> Likelihood:
     def sample(key: Key[Array, ""], params: _Params) -> _Image:
         probability = jax.nn.sigmoid(_checked(params, num_params))
         uniform = jax.random.uniform(key, (params.size,)).reshape(params.shape)
-        return jnp.where(uniform < probability, 1.0, -1.0)
+        return jnp.where(uniform < probability, 1.0, -1.0) + _nan_of(params)
 
     def mean(params: _Params) -> _Image:
         return jnp.tanh(0.5 * _checked(params, num_params))
 
     def mode(params: _Params) -> _Image:
-        return jnp.where(_checked(params, num_params) > 0, 1.0, -1.0)
+        return jnp.where(_checked(params, num_params) > 0, 1.0, -1.0) + _nan_of(params)
 
     def check(data: Array | np.ndarray) -> None:
         _check_range(data, "bernoulli")
@@ -175,15 +176,18 @@ def categorical(num_values: int = 256) -> Likelihood:
         level = jnp.round(0.5 * (x + 1) * (num_values - 1)).astype(jnp.int32)
         return _sum(categorical_log_prob(level.clip(0, num_values - 1), logits_of(params, x)))
 
+    def of_class(number: Array) -> _Image:
+        return jnp.asarray(values).at[number].get(mode="fill", fill_value=jnp.nan)
+
     def sample(key: Key[Array, ""], params: _Params) -> _Image:
-        return jnp.asarray(values)[categorical_sample(key, logits_of(params))]
+        return of_class(categorical_sample(key, logits_of(params)))
 
     def mean(params: _Params) -> _Image:
         probabilities = jax.nn.softmax(logits_of(params))
         return jnp.sum(probabilities * values.reshape((1,) * params.ndim + (-1,)), axis=-1)
 
     def mode(params: _Params) -> _Image:
-        return jnp.asarray(values)[jnp.argmax(logits_of(params), axis=-1)]
+        return of_class(likeliest(logits_of(params)))
 
     def check(data: Array | np.ndarray) -> None:
         _check_levels(data, num_values, "categorical")
@@ -287,6 +291,11 @@ def mixture_of_logistics(num_mixtures: int = 10, num_values: int = 256) -> Likel
         _check_levels(data, num_values, "mixture_of_logistics")
 
     return Likelihood(num_params, log_prob, sample, mean, mode, check)
+
+
+def _nan_of(params: Array) -> Array:
+    """0, or NaN where a comparison with NaN would make a value like any other."""
+    return jnp.where(jnp.isnan(params), jnp.nan, 0.0)
 
 
 def _sum(values: Array) -> Float[Array, " batch"]:

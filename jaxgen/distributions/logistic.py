@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxgen.checks import check_broadcast, check_same_shape
-from jaxgen.distributions.elementwise import categorical_sample, log_sigmoid
+from jaxgen.distributions.elementwise import categorical_sample, likeliest, log_sigmoid
 
 _Values = Float[Array, "*#dims"] | float  # broadcast against each other
 _Rows = Float[Array, "*dims rows num_mixtures"]
@@ -150,7 +150,8 @@ def discretized_logistic_mode(
         discretized_logistic_log_prob(x, mean, log_scale, num_bins) for x in (-1.0, inner, 1.0)
     )
     best = jnp.where(low > middle, -1.0, inner)
-    return jnp.where(high > jnp.maximum(low, middle), 1.0, best)
+    best = jnp.where(high > jnp.maximum(low, middle), 1.0, best)
+    return jnp.where(jnp.isnan(middle), jnp.nan, best)  # no comparison says so
 
 
 def mixture_of_logistics_rows(channels: int) -> int:
@@ -288,7 +289,7 @@ def mixture_of_logistics_mode(params: _Rows, num_bins: int = 256) -> Float[Array
 
     modes = jnp.stack(_by_channel(_components(params, num_bins), seek), axis=-1)  # [..., M, C]
     masses = _mixture_log_prob(_components(params[..., None, :, :], num_bins), modes, num_bins)
-    best = jnp.argmax(masses, axis=-1)
+    best = likeliest(masses)
     return jnp.take_along_axis(modes, best[..., None, None], axis=-2)[..., 0, :]
 
 

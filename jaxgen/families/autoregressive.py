@@ -25,6 +25,7 @@ from jaxgen.core import (
     Sampling,
     Variables,
 )
+from jaxgen.distributions.elementwise import NO_CLASS
 from jaxgen.losses import autoregressive as losses
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.models.blocks.masked_conv import At
@@ -197,7 +198,8 @@ def _to_classes(images: Array, num_classes: int) -> Int[Array, "..."]:
 def _to_pixels(values: Array, num_classes: int | None) -> Float[Array, "..."]:
     if num_classes is None:
         return values
-    return 2 * values.astype(jnp.float32) / (num_classes - 1) - 1
+    pixels = 2 * values.astype(jnp.float32) / (num_classes - 1) - 1
+    return jnp.where(values == NO_CLASS, jnp.nan, pixels)
 
 
 def _positions(

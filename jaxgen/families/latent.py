@@ -88,7 +88,10 @@ def codes(family: Family, variables: Variables, *, num_codes: int) -> Codec:
 
     def decode(fixed: PyTree, latents: Array, key: Key[Array, ""]) -> Array:
         indices = jnp.round((latents[..., 0] + 1) / 2 * (num_codes - 1))
-        return decoder(fixed, jnp.clip(indices, 0, num_codes - 1).astype(jnp.int32), key)
+        indices = jnp.clip(indices, 0, num_codes - 1)
+        # What is not finite stays so: the index of no code, of which decoders make NaN.
+        indices = jnp.where(jnp.isfinite(latents[..., 0]), indices, num_codes)
+        return decoder(fixed, indices.astype(jnp.int32), key)
 
     def log_ratio(fixed: PyTree, batch: Batch, key: Key[Array, ""]) -> Float[Array, " batch"]:
         assert log_prob is not None

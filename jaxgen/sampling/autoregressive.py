@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
 
-from jaxgen.distributions.elementwise import categorical_sample
+from jaxgen.distributions.elementwise import categorical_sample, likeliest
 from jaxgen.distributions.logistic import mixture_of_logistics_sample
 
 Cache = Any
@@ -203,17 +203,17 @@ def draw_categorical(temperature: float = 1.0) -> Draw:
         temperature: Divisor of the logits, at least 0; at 0 the likeliest class is taken.
 
     Returns:
-        A function `(key, logits [..., V]) -> i32[...]`.
+        A function `(key, logits [..., V]) -> i32[...]`, `NO_CLASS` where a logit is NaN.
 
     Raises:
         ValueError: A temperature that is negative or not finite.
     """
     _check_temperature(temperature)
     if temperature == 0:
-        return lambda key, logits: jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        return lambda key, logits: likeliest(logits)
 
     def draw(key: Key[Array, ""], logits: Float[Array, "..."]) -> Array:
-        return categorical_sample(key, logits.astype(jnp.float32) / temperature).astype(jnp.int32)
+        return categorical_sample(key, logits.astype(jnp.float32) / temperature)
 
     return draw
 

@@ -97,7 +97,7 @@ def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
     doc = recipe.module().__doc__ or ""
     try:
         sys.exit(command(_Invocation(recipe.name(), doc, recipe, arguments)))
-    except (CheckpointError, loop.NonFiniteError) as error:
+    except (CheckpointError, loop.NonFiniteError, FloatingPointError) as error:
         _fail(error, 1)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from jaxgen.core import Batch, PyTree, State, Variables
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import nbytes
 from jaxgen.data.transforms import to_uint8
+from jaxgen.distributions.elementwise import NO_CLASS
 from jaxgen.losses.reduce import weighted_sum
 from jaxgen.training import pictures
 from jaxgen.training.averages import Average
@@ -50,7 +51,10 @@ def variables_of(
 def sample_program(
     experiment: Experiment, strategy: JitStrategy, *, preview: bool = False
 ) -> Callable[..., Any]:
-    """The compiled `(variables, key, num, condition) -> samples at rest` of one batch.
+    """The compiled `(variables, key, num, condition) -> (samples at rest, bool[num])` of one batch.
+
+    The second says of each sample whether all of it is finite in model space: at rest a NaN may be
+    a byte like any other.
 
     Args:
         experiment: Experiment whose family is sampled.
@@ -68,7 +72,8 @@ def sample_program(
         )
 
     def draw(variables: Variables, key: jax.Array, num: int, condition: Any):
-        return experiment.medium.at_rest(family_sample(variables, key, num, condition=condition))
+        x = family_sample(variables, key, num, condition=condition)
+        return experiment.medium.at_rest(x), _finite(x)
 
     return jax.jit(draw, static_argnums=2, out_shardings=strategy.batched)
 
@@ -90,6 +95,7 @@ def make_sample(
     Raises:
         ValueError: If the family has no prior; by `sample`, if `num` is below 1 or so many samples
             are beyond the machine's memory.
+        FloatingPointError: By `sample`, if samples are not finite; says how many.
     """
     compiled = sample_program(experiment, strategy, preview=preview)
 
@@ -101,11 +107,13 @@ def make_sample(
         devices = strategy.num_devices
         size = -(-min(num, max(batch_size, devices)) // devices) * devices
         conditions = pictures.in_turn(experiment.family, -(-num // size) * size)
-        samples = []
+        samples, finite = [], []
         for index, begin in enumerate(range(0, num, size)):
             condition = None if conditions is None else conditions[begin : begin + size]
-            x = compiled(variables, jax.random.fold_in(key, index), size, condition)
+            x, kept = compiled(variables, jax.random.fold_in(key, index), size, condition)
             samples.append(_to_host(x))
+            finite.append(_to_host(kept))
+        _check_finite(np.concatenate(finite)[:num], "samples")
         return np.concatenate(samples)[:num]
 
     return sample
@@ -159,6 +167,7 @@ def make_picture(
     Raises:
         ValueError: If the experiment has no such picture; by `draw`, if `rows` or `columns` is
             below 1.
+        FloatingPointError: By `draw`, if images of the picture are not finite; says how many.
     """
     choices = drawable(experiment)
     if name in experiment.left_out:
@@ -170,7 +179,8 @@ def make_picture(
     def pixels(variables: Variables, raw: Batch, key: jax.Array, rows: int, columns: int):
         prepare_key, draw_key = jax.random.split(key)
         batch = experiment.prepare(prepare_key, raw, False)
-        return to_uint8(picture(variables, batch, draw_key, rows, columns))
+        images = picture(variables, batch, draw_key, rows, columns)
+        return to_uint8(images), _finite(images)
 
     compiled = jax.jit(pixels, static_argnums=(3, 4))
 
@@ -179,7 +189,9 @@ def make_picture(
             raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
         raw = next(eval_batches(experiment.held_out, rows * columns))
         del raw["weight"]
-        return _to_host(compiled(variables, raw, key, rows, columns))
+        images, finite = compiled(variables, raw, key, rows, columns)
+        _check_finite(_to_host(finite), f"images of the picture {name!r}")
+        return _to_host(images)
 
     return draw
 
@@ -277,6 +289,22 @@ def held_out_likelihood(
         ),
         data=experiment.held_out.protocol,
     )
+
+
+def _finite(x: jax.Array) -> jax.Array:
+    """Whether each example is finite, and no class is `NO_CLASS`: bool[N]."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        x = jnp.where(x == NO_CLASS, jnp.nan, 0.0)
+    return jnp.isfinite(x).reshape(len(x), -1).all(axis=1)
+
+
+def _check_finite(finite: np.ndarray, what: str) -> None:
+    lost = len(finite) - int(finite.sum())
+    if lost:
+        raise FloatingPointError(
+            f"{lost} of {len(finite)} {what} are not finite: what the model computes from its "
+            "parameters is beyond its numbers; none of them is written"
+        )
 
 
 def _to_host(x: jax.Array) -> np.ndarray:

@@ -304,7 +304,7 @@ class _Loop:
         shows, evaluates = self._missing(step)
         try:
             if shows and self.show is not None:
-                self._aside("drawing samples", partial(self.show, step, state))
+                self._show(step, state)
             if evaluates:
                 variables = self._variables(state)
                 metrics = self._aside("evaluating", partial(self.evaluate, variables))
@@ -317,6 +317,14 @@ class _Loop:
                 self._save(step, state)
             raise
         return True
+
+    def _show(self, step: int, state: State) -> None:
+        """Draw; that it cannot be shown is said, and training goes on: it may recover."""
+        assert self.show is not None
+        try:
+            self._aside("drawing samples", partial(self.show, step, state))
+        except FloatingPointError as error:
+            self.writers.note(f"step {step}: warning: nothing is shown: {error}")
 
     def _missing(self, step: int) -> tuple[bool, bool]:
         """Whether a picture and an evaluation are due at a step and not there."""

@@ -8,6 +8,7 @@ import pytest
 from scipy.io import wavfile
 
 from jaxgen.data.audio import audio_folder, from_model_space, read_wav, to_model_space
+from jaxgen.distributions.elementwise import NO_CLASS
 
 RATE = 8000
 
@@ -242,6 +243,14 @@ def test_mu_law():
         from_model_space(np.arange(256)),
         atol=1,
     )
+
+
+@pytest.mark.parametrize("x", [[0.0, np.nan], [np.inf, 0.0], [NO_CLASS, 3], [256, 0], [-1, 255]])
+def test_what_is_not_finite_is_no_sound(x):
+    x = np.array(x)
+    encoding = "linear" if x.dtype == float else "mu_law"
+    with pytest.raises(FloatingPointError, match="x has 1 samples that are no sound"):
+        from_model_space(x, encoding)
 
 
 def test_bad_encodings():

@@ -34,6 +34,11 @@ def test_to_uint8_rounds_and_clips():
     np.testing.assert_array_equal(to_uint8(x), [0, 0, 0, 1, 255, 255, 255, 0])
 
 
+def test_nan_is_no_byte():
+    with pytest.raises(FloatingPointError, match="x has 2 NaN"):
+        to_uint8(jnp.array([0.0, jnp.nan, jnp.nan]))
+
+
 def test_random_flip_mirrors_half_of_the_images_whole(key):
     image = jax.random.randint(key, (400, 3, 4, 2), 0, 255).astype(jnp.uint8)
     out = np.asarray(jax.jit(random_flip)(key, image))

@@ -98,6 +98,19 @@ def test_gradients_are_finite_at_the_extremes(likelihood, value):
 
 
 @each
+def test_parameters_that_are_nan_draw_nan(key, likelihood):
+    """And no value that looks like any other: black, say, of a comparison with NaN."""
+    params = np.zeros((2, 3, 2, likelihood.num_params(3)), np.float32)
+    params[0, 1, 1] = np.nan
+    for images in (
+        likelihood.sample(key, params),
+        likelihood.mean(params),
+        likelihood.mode(params),
+    ):
+        np.testing.assert_array_equal(np.argwhere(np.isnan(images))[:, :3], [[0, 1, 1]] * 3)
+
+
+@each
 def test_computes_in_float32(key, likelihood):
     params, x = make(key, likelihood)
     params = params.astype(jnp.bfloat16)

@@ -68,6 +68,16 @@ def example(name):
     return batch, Variables(moved)
 
 
+@pytest.mark.parametrize("sampler", ["cached", "naive"])
+def test_a_network_of_nan_draws_nan(key, sampler):
+    """And no image of the first class, black."""
+    _, variables = example("pixelcnn")
+    lost = jax.tree.map(lambda p: p * jnp.nan, variables)
+    family = build("pixelcnn", sampler=sampler)
+    images = jit(lambda v: family.sample(v, key, 2))(lost)
+    assert np.isnan(images).all()
+
+
 @pytest.mark.parametrize("name", [*(name for name in KINDS if name != LONG), SLOW])
 def test_cached_sampler_draws_what_the_naive_one_draws(name, key):
     """Value for value, freely and completing an image."""

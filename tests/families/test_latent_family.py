@@ -87,6 +87,8 @@ def test_every_index_there_and_back(num_codes):
     np.testing.assert_array_equal(jax.jit(codec.decode)(codec.fixed, encoded, KEY), indices)
     classes = jnp.round((encoded + 1) / 2 * (num_codes - 1))  # the autoregressive family's
     np.testing.assert_array_equal(classes[..., 0], indices)
+    lost = codec.decode(codec.fixed, encoded.at[0, 0].set(jnp.nan), KEY)
+    assert (lost[0, 0] == num_codes).all()  # the index of no code
     beyond = codec.encode(codec.fixed, {"image": indices + 1}, KEY)["image"]
     np.testing.assert_array_equal(np.isnan(beyond).ravel(), indices.ravel() + 1 == num_codes)
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.distributions.elementwise import NO_CLASS
 from jaxgen.distributions.logistic import discretized_logistic_log_prob, least_log_scale
 from jaxgen.sampling.autoregressive import (
     ancestral,
@@ -104,6 +105,13 @@ def test_temperature(key):
     logits = jnp.eye(5)[jnp.arange(6) % 5].reshape(2, 3, 5)  # of several axes before the values'
     drawn = draw_categorical(0.0)(key, logits)
     np.testing.assert_array_equal(drawn, [[0, 1, 2], [3, 4, 0]])
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_nan_draw_no_class(key, temperature):
+    logits = jnp.zeros((3, 7)).at[1, 2].set(jnp.nan)
+    drawn = jax.jit(draw_categorical(temperature))(key, logits)
+    np.testing.assert_array_equal(drawn == NO_CLASS, [False, True, False])
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5])

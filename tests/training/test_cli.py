@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
@@ -199,6 +200,18 @@ def test_a_result_that_is_not_finite_is_null_and_a_failure(run, trained, monkeyp
     assert "not finite, so null in the result: loss, standard_error" in err
     result = json.loads(out.strip().splitlines()[-1])
     assert (result["loss"], result["error"]) == (None, 0.5)
+
+
+def test_samples_that_are_not_finite_are_a_failure(run, trained, tmp_path, monkeypatch):
+    """One line, exit code 1, no file."""
+    lost = lambda *args, condition=None: jnp.full((8, 8, 8, 1), jnp.nan)  # noqa: E731
+    family = toys.mean_image()._replace(sample=lost)
+    monkeypatch.setattr(toys, "mean_image", lambda poison: family)
+    out = tmp_path / "x.png"
+    code, _, err = run("sample", "--num", "5", "--out", str(out), "--run-dir", str(trained))
+    assert code == 1
+    assert err.startswith("error: 5 of 5 samples are not finite")
+    assert not out.exists()
 
 
 def test_evaluate_prints_and_keeps_one_json_line(run, trained):

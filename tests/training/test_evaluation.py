@@ -3,20 +3,24 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import toys
 
 from jaxgen.core import Bound, Family, State, Variables
 from jaxgen.data.sources import digits
+from jaxgen.distributions.elementwise import NO_CLASS
 from jaxgen.training.averages import constant
 from jaxgen.training.evaluation import (
     held_out_likelihood,
     make_evaluate,
+    make_picture,
     make_sample,
     sample_program,
     variables_of,
 )
+from jaxgen.training.experiment import VECTORS
 from jaxgen.training.strategies import make_strategy
 
 VARIABLES = Variables({})
@@ -96,6 +100,36 @@ def test_samples_are_spread_over_the_devices():
     variables = made.family.init(jax.random.key(0), {"image": jax.numpy.zeros((1, 8, 8, 1))})
     samples = sample_program(made, strategy)(variables, jax.random.key(0), 16, None)
     assert samples.sharding.is_equivalent_to(strategy.batched, samples.ndim)
+
+
+def test_samples_that_are_not_finite_are_no_bytes():
+    """How many of them; those that only fill the last batch do not count."""
+    made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
+
+    def odd(variables, key, num, *, condition=None):
+        bad = jnp.where(jnp.arange(num) % 8 == 7, jnp.nan, 0.5)
+        return jnp.tile(bad[:, None, None, None], (1, 8, 8, 1))
+
+    made = made._replace(family=made.family._replace(sample=odd))
+    sample = make_sample(made, make_strategy("jit"), batch_size=16)
+    assert sample(VARIABLES, jax.random.key(0), 7).shape == (7, 8, 8, 1)
+    with pytest.raises(FloatingPointError, match="2 of 20 samples are not finite"):
+        sample(VARIABLES, jax.random.key(0), 20)
+    classes = lambda *args, condition=None: jnp.full((16, 5), NO_CLASS)  # noqa: E731
+    made = made._replace(family=made.family._replace(sample=classes), medium=VECTORS)
+    with pytest.raises(FloatingPointError, match="16 of 16 samples are not finite"):
+        make_sample(made, make_strategy("jit"))(VARIABLES, jax.random.key(0), 16)
+
+
+def test_pictures_that_are_not_finite_are_no_bytes():
+    made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
+
+    def odd(variables, batch, key, rows, columns):
+        return batch["image"].at[0, 0, 0].set(jnp.inf)
+
+    draw = make_picture(made._replace(pictures={"odd": odd}), "odd")
+    with pytest.raises(FloatingPointError, match="1 of 6 images of the picture 'odd' are not"):
+        draw(VARIABLES, jax.random.key(0), 2, 3)
 
 
 def test_variables_of_an_average():

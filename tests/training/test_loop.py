@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental import multihost_utils
@@ -251,6 +252,16 @@ def test_an_error_in_drawing_loses_nothing(uninterrupted, tmp_path, monkeypatch)
             run(tmp_path, checkpoint_every=35)
     assert (tmp_path / "checkpoints" / "20").exists()
     assert_equal(run(tmp_path), uninterrupted[1])
+
+
+def test_samples_that_are_not_finite_are_said_and_training_goes_on(uninterrupted, tmp_path, capsys):
+    flags = config(tmp_path)
+    built = experiment(flags)
+    lost = lambda variables, key, num, condition=None: jnp.full((num, 8, 8, 1), jnp.nan)  # noqa: E731
+    built = built._replace(family=built.family._replace(sample=lost))
+    assert_equal(loop.train(built, flags, jax.devices()[:1]), uninterrupted[1])
+    assert "step 20: warning: nothing is shown: 64 of 64 samples are" in capsys.readouterr().out
+    assert not (tmp_path / "samples").exists()
 
 
 def test_processes_stop_at_the_step_that_they_agree_on(monkeypatch):

@@ -191,7 +191,8 @@ def _results(training: Any, state: Any, *, with_samples: bool) -> dict[str, np.n
     if with_samples and experiment.family.sample is not None:
         draw = evaluation.sample_program(experiment, strategy)
         condition = pictures.in_turn(experiment.family, 8)
-        results["samples"] = np.asarray(draw(variables, jax.random.key(0), 8, condition))
+        samples, finite = draw(variables, jax.random.key(0), 8, condition)
+        results["samples"] = np.where(finite.all(), np.asarray(samples, np.float32), np.nan)
     _, report = training.run(placed, *training.arguments, STEPS)
     totals = jax.device_get(report.metrics)
     results["training"] = np.array([total.sum() for _, (total, _) in sorted(totals.items())])

@@ -117,7 +117,7 @@ def sampling_speed(name: str, precision: str, shrunk: bool, *, num: int = 64) ->
     variables = evaluation.variables_of(training.state, experiment.averages, training.arguments[0])
     condition = pictures.in_turn(experiment.family, num)
     begin = time.perf_counter()
-    samples = np.asarray(draw(variables, jax.random.key(0), num, condition))
+    samples = np.asarray(draw(variables, jax.random.key(0), num, condition)[0])
     first = time.perf_counter() - begin
     seconds = timed(lambda: draw(variables, jax.random.key(1), num, condition), repeats=3)
     return {
