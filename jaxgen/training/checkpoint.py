@@ -7,6 +7,7 @@ it, falls back to the newest sound step, and warns. This is the only file of the
 imports Orbax.
 """
 
+import contextlib
 import logging
 import math
 import shutil
@@ -196,7 +197,9 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            # After a save that failed Orbax raises it once more, as it came from the system.
+            with contextlib.suppress(Exception):
+                self._manager.close()
 
     def save(
         self,

@@ -1,6 +1,7 @@
 """The command line of every experiment: train (the default), sample, evaluate."""
 
 import dataclasses
+import logging
 import math
 import os
 import signal
@@ -91,6 +92,8 @@ def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
         args: Arguments of the command line, `sys.argv[1:]` by default.
     """
     print_anywhere()
+    if not os.environ.get(TRACEBACK):  # Orbax logs tracebacks of what it raises too
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
     arguments = list(sys.argv[1:] if args is None else args)
     verb = arguments.pop(0) if arguments and arguments[0] in VERBS else "train"
     command = {"train": _train, "sample": _sample, "evaluate": _evaluate}[verb]

@@ -93,6 +93,20 @@ def save_png(path: str | Path, image: np.ndarray, *, overwrite: bool = False) ->
         Image.fromarray(np.ascontiguousarray(squeezed)).save(file, format="PNG")
 
 
+def is_whole_png(path: str | Path) -> bool:
+    """Whether a file is there and can be read to its end as a PNG picture.
+
+    Args:
+        path: Path of the file.
+    """
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            picture.load()
+    except (OSError, SyntaxError, ValueError):  # Pillow raises any of them for damaged files
+        return False
+    return True
+
+
 def save_samples(
     path: str | Path,
     images: np.ndarray,

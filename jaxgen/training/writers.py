@@ -26,7 +26,7 @@ from rich.progress import Progress as RichProgress
 import jaxgen
 from jaxgen.files import drop_half_line, naming, open_atomically
 from jaxgen.training.experiment import Medium
-from jaxgen.training.images import save_png
+from jaxgen.training.images import is_whole_png, save_png
 from jaxgen.training.tables import CsvWriter
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
@@ -156,7 +156,8 @@ class TensorBoardWriter:
 
     def close(self) -> None:
         """Closes the event file."""
-        self._file.close()
+        with naming(self._directory):
+            self._file.close()
 
 
 class Progress:
@@ -282,10 +283,15 @@ class Writers:
             self._progress.__enter__()
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        if self.enabled:
-            self._progress.__exit__(*exception)
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not self.enabled:
+            return
+        self._progress.__exit__(kind, error, trace)
+        try:
             self._tensorboard.close()
+        except OSError:
+            if error is None:  # `error` matters more
+                raise
 
     def resume(self, step: int, noted: Mapping[str, int], *, accept_lost: bool = False) -> None:
         """Goes on from a checkpoint: rows after it are written again, those before must be there.
@@ -351,8 +357,8 @@ class Writers:
             self.note(f"step {step:,}: held-out {values}")
 
     def has_samples(self, step: int) -> bool:
-        """Whether the picture of a step is there."""
-        return self.enabled and (self._samples / f"{step:08d}.png").exists()
+        """Whether the picture of a step is there, and whole."""
+        return self.enabled and is_whole_png(self._picture_of(step))
 
     def has_evaluation(self, step: int) -> bool:
         """Whether the evaluation of a step is there."""
@@ -361,13 +367,14 @@ class Writers:
     def samples(self, step: int, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
         """Writes samples at rest: their picture, named so that names sort by step, and the medium's
         own file beside it."""
-        path = self._samples / f"{step:08d}.png" if self.enabled else None
-        if path is None or path.exists() or medium.picture is None:
+        if not self.enabled or medium.picture is None or self.has_samples(step):
             return
+        path = self._picture_of(step)
         if medium.save is not None and medium.suffix is not None:
             medium.save(path.with_suffix(medium.suffix), samples)
-        self._picture(step, path, medium.picture(samples, columns))  # last: it ends the work
-
-    def _picture(self, step: int, path: Path, picture: np.ndarray) -> None:
-        save_png(path, picture)
+        picture = medium.picture(samples, columns)
+        save_png(path, picture, overwrite=True)  # last: it ends the work
         self._tensorboard.image(step, "samples", picture)
+
+    def _picture_of(self, step: int) -> Path:
+        return self._samples / f"{step:08d}.png"

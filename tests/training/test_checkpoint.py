@@ -218,6 +218,21 @@ def test_a_failed_write_costs_no_older_checkpoint(tmp_path):
         assert checkpoints.restore(BIG, best=True)[0] == 1
 
 
+def test_a_failed_write_is_said_once_and_by_its_place(tmp_path, monkeypatch):
+    """Orbax raises it again when it is closed, without a path."""
+
+    def again():
+        raise OSError(28, "No space left on device")
+
+    def run():
+        with Checkpoints(tmp_path) as checkpoints, small_files():
+            monkeypatch.setattr(checkpoints._manager, "close", again)
+            checkpoints.save(1, BIG)
+
+    with pytest.raises(CheckpointError, match=f"could not write checkpoint 1 to {tmp_path}"):
+        run()
+
+
 @pytest.mark.parametrize(("body", "expected"), [(None, CheckpointError), (KeyError("x"), KeyError)])
 def test_a_failed_last_save_is_raised_by_close_but_hides_no_other_error(tmp_path, body, expected):
     def run():

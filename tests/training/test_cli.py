@@ -2,6 +2,7 @@
 
 import io
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -291,6 +292,15 @@ def test_a_full_disk_is_one_line_with_its_path(run, tmp_path, monkeypatch):
     assert code == 2
     assert err.splitlines()[0].startswith("error: [Errno 28] No space left on device: ")
     assert "config.json" in err.splitlines()[0]
+
+
+def test_no_tracebacks_of_libraries_before_the_one_line(run, tmp_path, monkeypatch):
+    """Orbax logs those of a save that failed; the error says it."""
+    orbax = logging.getLogger("absl")
+    monkeypatch.setattr(orbax, "level", logging.INFO)
+    orbax.setLevel(logging.INFO)  # and forgets what it held for enabled
+    assert run("sample", "--run-dir", str(tmp_path / "none"))[0] == 2
+    assert not orbax.isEnabledFor(logging.ERROR)
 
 
 def test_samples_one_by_one(run, trained, tmp_path):

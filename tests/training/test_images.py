@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxgen.training.images import check_output, grid, save_each, save_png, save_samples
+from jaxgen.training.images import (
+    check_output,
+    grid,
+    is_whole_png,
+    save_each,
+    save_png,
+    save_samples,
+)
 
 
 def images(count=5, height=4, width=6, channels=3, seed=0):
@@ -93,6 +100,21 @@ def test_png_is_the_grid_and_npz_the_samples(tmp_path):
         assert stored.files == ["samples"]
         assert stored["samples"].dtype == np.uint8
         assert np.array_equal(stored["samples"], batch)
+
+
+def test_half_a_png_is_none(tmp_path):
+    """Cut anywhere, empty, of another kind or not there."""
+    path = tmp_path / "x.png"
+    save_png(path, np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8))
+    assert is_whole_png(path)
+    whole = path.read_bytes()
+    for size in range(0, len(whole) - 24, 7):  # the last bytes are checksums and a mark
+        path.write_bytes(whole[:size])
+        assert not is_whole_png(path), size
+    Image.new("L", (2, 2)).save(path, format="GIF")
+    assert not is_whole_png(path)
+    assert not is_whole_png(tmp_path / "none.png")
+    assert not is_whole_png(tmp_path)
 
 
 def test_a_grey_png(tmp_path):

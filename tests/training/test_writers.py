@@ -286,6 +286,30 @@ def test_a_resumed_run_writes_everything_once(tmp_path):
     )
 
 
+def test_half_a_picture_is_drawn_again(tmp_path):
+    run(tmp_path, 1, 5)
+    path = tmp_path / "samples" / "00000004.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    assert not Writers(tmp_path, 10, console=console(False)).has_samples(4)
+    run(tmp_path, 4, 5)
+    assert path.read_bytes() == whole
+
+
+def test_what_cannot_be_closed_is_named_and_hides_no_other_error(tmp_path, monkeypatch):
+    def full(self):
+        raise OSError(28, "No space left on device")
+
+    out = console(False)
+    with Writers(tmp_path, 10, console=out) as both:
+        monkeypatch.setattr(type(both._tensorboard._file), "close", full)
+        both.note("x")
+        with pytest.raises(OSError, match="tensorboard"):
+            both.__exit__(None, None, None)
+        both.__exit__(None, KeyError("what matters"), None)
+        monkeypatch.undo()
+
+
 def test_disabled_writers_touch_nothing(tmp_path):
     with Writers(tmp_path / "run", 10, enabled=False) as nothing:
         nothing.note("x")
