@@ -63,6 +63,8 @@ def test_numbers_carry_their_protocol(extractor, reference, tmp_path):
     assert protocol["reference"]["weights"] == extractor.checksum
     assert protocol["reference"]["resizer"] == "none"
     assert "split train" in protocol["reference"]["data"]
+    for name, split in (("samples", "test"), ("reference", "train")):  # whatever set was compared
+        assert f"content {digits(split).digest}" in protocol[name]["data"]
     assert protocol["neighbours"] == {"k": 3, "samples": 200, "reference": 200}
     assert protocol["kernel distance"] == {"subsets": 7, "subset size": 297, "degree": 3}
     assert protocol["seed"] == 5
