@@ -199,11 +199,14 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
         pictures["samples"] = _some(samples)
         pictures["neighbours"] = beside_neighbours(shown, reference.train, near)
     for strip in [strip for strip in STRIPS if strip in evaluation.drawable(run.experiment)]:
-        draw = evaluation.make_picture(run.experiment, strip)
-        drawn = attempt(strip, lambda run, _, draw=draw: draw(run.variables, key, *STRIP))
+        drawn = attempt(strip, partial(_strip, strip=strip, key=key))
         if drawn is not None:
             pictures[strip] = drawn
     return results, pictures
+
+
+def _strip(run: Run, reference: Reference, *, strip: str, key: Any) -> np.ndarray:
+    return evaluation.make_picture(run.experiment, strip)(run.variables, key, *STRIP)
 
 
 def absences(family: Family) -> dict[str, str]:
