@@ -7,6 +7,7 @@ import math
 import shlex
 import warnings
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
