@@ -20,6 +20,7 @@ from jaxgen.models.blocks.gan_layers import (
     VerdictHead,
     minibatch_stddev,
 )
+from jaxgen.models.blocks.resample import downsample, upsample
 from jaxgen.models.conv.layers import Conv
 
 SIZES = (32, 64, 128)
@@ -67,17 +68,6 @@ def _check_size(image_size: int) -> None:
         raise ValueError(f"image_size must be one of {SIZES}, got {image_size}: resize the images")
 
 
-def _upsample(x: Array) -> Array:
-    batch, height, width, channels = x.shape
-    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-    return x.reshape(batch, 2 * height, 2 * width, channels)
-
-
-def _downsample(x: Array) -> Array:
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
 class _UpBlock(nn.Module):
     """norm, ReLU, double, 3x3, norm, ReLU, 3x3, beside a doubled 1x1."""
 
@@ -99,10 +89,10 @@ class _UpBlock(nn.Module):
             layer = Conv(self.features, (size, size), kernel_init=init, dtype=self.dtype, name=name)
             return layer(x)
 
-        y = conv(_upsample(norm_relu(x, "norm1")), 3, "conv1")
+        y = conv(upsample(norm_relu(x, "norm1")), 3, "conv1")
         y = conv(norm_relu(y, "norm2"), 3, "conv2")
         # A 1x1 convolution of doubled pixels is the doubled 1x1 convolution, a quarter of the work.
-        return y + _upsample(conv(x, 1, "shortcut"))
+        return y + upsample(conv(x, 1, "shortcut"))
 
 
 class _DownBlock(nn.Module):
@@ -135,11 +125,11 @@ class _DownBlock(nn.Module):
         y = conv(x if self.first else nn.relu(x), 3, "conv1", hidden)
         y = conv(nn.relu(y), 3, "conv2")
         if self.halves:
-            y = _downsample(y)
+            y = downsample(y)
         if not self.halves and x.shape[-1] == self.features:
             return y + x
         # Averaging and a 1x1 convolution commute: average first, on a quarter of the pixels.
-        return y + conv(_downsample(x) if self.halves else x, 1, "shortcut")
+        return y + conv(downsample(x) if self.halves else x, 1, "shortcut")
 
 
 class Generator(nn.Module):

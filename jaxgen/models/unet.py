@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Num
 from jaxgen.conditioning.base import Condition, vector_of
 from jaxgen.models.blocks.layers import (
     Downsample,
-    Dropout,
     GroupNorm,
     SelfAttention,
     Upsample,
@@ -23,43 +22,8 @@ from jaxgen.models.blocks.layers import (
     scaled_init,
     timestep_embedding,
 )
+from jaxgen.models.blocks.unet_layers import ResidualBlock, check_fields, check_inputs
 from jaxgen.models.conv.layers import Conv
-
-
-class ResidualBlock(nn.Module):
-    """Two normalized 3x3 convolutions beside a shortcut; the time enters between them.
-
-    Attributes:
-        channels: Channels of the output; where the input has others, the shortcut is a 1x1
-            convolution.
-        dropout: Rate of the dropout before the second convolution.
-        deterministic: Whether there is no dropout.
-        dtype: Type of the convolutions; the time's linear map is float32.
-    """
-
-    channels: int
-    dropout: float
-    deterministic: bool
-    dtype: DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self,
-        x: Float[Array, "batch height width features"],
-        embedding: Float[Array, "batch embedding"],
-    ) -> Float[Array, "batch height width channels"]:
-        """Applies the block. `embedding` has had its nonlinearity."""
-        conv = partial(Conv, self.channels, kernel_init=scaled_init, dtype=self.dtype)
-        dense = nn.Dense(self.channels, kernel_init=scaled_init, name="time")
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm1")(x))
-        h = conv(kernel_size=(3, 3), name="conv1")(h)
-        h = h + dense(embedding).astype(self.dtype)[:, None, None]
-        h = nn.silu(GroupNorm(dtype=self.dtype, name="norm2")(h))
-        h = Dropout(self.dropout, self.deterministic)(h)
-        h = conv(kernel_size=(3, 3), kernel_init=near_zero_init, name="conv2")(h)
-        if x.shape[-1] != self.channels:
-            x = conv(kernel_size=(1, 1), name="shortcut")(x)
-        return x + h
 
 
 class UNet(nn.Module):
@@ -106,33 +70,11 @@ class UNet(nn.Module):
     def __post_init__(self) -> None:
         """Checks the fields as soon as they are given."""
         super().__post_init__()
-        if self.channels < 4 or self.channels % 2:
-            raise ValueError(f"channels must be even and at least 4, got {self.channels}")
-        if not self.multipliers or min(self.multipliers) < 1:
-            raise ValueError(f"multipliers must be one or more positives, got {self.multipliers}")
-        if self.num_res_blocks < 1:
-            raise ValueError(f"num_res_blocks must be positive, got {self.num_res_blocks}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {self.dropout}")
+        check_fields(
+            self.channels, self.num_res_blocks, self.dropout, self.multipliers, self.out_channels
+        )
         if self.num_heads < 1:
             raise ValueError(f"num_heads must be positive, got {self.num_heads}")
-        if self.out_channels is not None and self.out_channels < 1:
-            raise ValueError(f"out_channels must be positive, got {self.out_channels}")
-
-    def _check_inputs(self, x: Array, t: Array, vector: Array | None) -> None:
-        """Checks the shapes before anything is computed."""
-        batch, height, width, _ = x.shape
-        multiple = 2 ** (len(self.multipliers) - 1)
-        if height % multiple or width % multiple:
-            raise ValueError(
-                f"x: an image of {height}x{width} cannot be halved {len(self.multipliers) - 1} "
-                f"times; with multipliers {self.multipliers} its height and width must be "
-                f"multiples of {multiple}"
-            )
-        if t.shape != (batch,):
-            raise ValueError(f"t must have shape ({batch},), one time an image, got {t.shape}")
-        if vector is not None and vector.shape[0] != batch:
-            raise ValueError(f"condition must be of {batch} examples, got {vector.shape[0]}")
 
     @nn.compact
     def __call__(
@@ -160,7 +102,7 @@ class UNet(nn.Module):
                 not divide the channels, or the condition has tokens.
         """
         vector = vector_of(condition)
-        self._check_inputs(x, t, vector)
+        check_inputs(x, t, vector, self.multipliers)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         remat: Any = nn.remat if self.remat else lambda module: module
         block = partial(

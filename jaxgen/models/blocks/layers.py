@@ -16,6 +16,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from jaxgen.models.blocks.attention import dot_product_attention
+from jaxgen.models.blocks.resample import upsample
 from jaxgen.models.conv.layers import Conv
 
 scaled_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
@@ -27,7 +28,11 @@ passes gradients."""
 
 
 def timestep_embedding(
-    t: Num[Array, " batch"], features: int, max_period: float = 10_000.0
+    t: Num[Array, " batch"],
+    features: int,
+    max_period: float = 10_000.0,
+    *,
+    endpoint: bool = True,
 ) -> Float[Array, "batch features"]:
     r"""Embeds times as sines and cosines of geometrically spaced frequencies.
 
@@ -35,13 +40,14 @@ def timestep_embedding(
     \cos(\omega_{n-1} t)], \quad \omega_i = P^{-i / (n - 1)}, \quad n = \text{features} / 2$$
 
     The frequencies run from 1 to 1/P with both ends included, as in the code of Ho et al. (2020),
-    "Denoising Diffusion Probabilistic Models"; Vaswani et al. (2017), section 3.5, leave out the
-    lower end.
+    "Denoising Diffusion Probabilistic Models". Without the `endpoint` they are `P^{-i / n}`, as in
+    Vaswani et al. (2017), section 3.5, and ADM.
 
     Args:
         t: Times, in steps; integers or floats.
         features: Width of the embedding, even and at least 4.
         max_period: Longest wavelength divided by 2 pi, P.
+        endpoint: Whether the lowest frequency is 1/P itself.
 
     Returns:
         f32[batch, features], the sines first.
@@ -56,8 +62,36 @@ def timestep_embedding(
     if features < 4 or features % 2:
         raise ValueError(f"features must be even and at least 4, got {features}")
     half = features // 2
-    frequencies = np.exp(-math.log(max_period) * np.arange(half) / (half - 1)).astype(np.float32)
+    last = half - 1 if endpoint else half
+    frequencies = np.exp(-math.log(max_period) * np.arange(half) / last).astype(np.float32)
     angles = t.astype(jnp.float32)[:, None] * frequencies[None]
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def fourier_features(
+    t: Num[Array, " batch"], channels: int, scale: float = 16.0
+) -> Float[Array, "batch features"]:
+    r"""Embeds times as sines and cosines of random frequencies (Tancik et al. 2020; NCSN++).
+
+    $$e(t) = [\sin(2 \pi W t), \cos(2 \pi W t)], \quad W_i \sim N(0, \text{scale}^2)$$
+
+    W is drawn once and for all: it depends on the arguments alone, and is no parameter.
+
+    Args:
+        t: Times, such as the logarithm of the noise's deviation.
+        channels: Number of frequencies, half the width of the embedding.
+        scale: Deviation of the frequencies.
+
+    Returns:
+        f32[batch, 2 channels], the sines first.
+
+    Raises:
+        ValueError: If `channels` is not positive.
+    """
+    if channels < 1:
+        raise ValueError(f"channels must be positive, got {channels}")
+    frequencies = np.random.default_rng(0).normal(scale=2 * np.pi * scale, size=channels)
+    angles = t.astype(jnp.float32)[:, None] * frequencies.astype(np.float32)[None]
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
@@ -180,10 +214,18 @@ class SelfAttention(nn.Module):
     Attributes:
         num_heads: Number of heads, which must divide the channels.
         dtype: Type of the computation; the softmax is float32.
+        kernel_init: Initialization of the maps to q, k and v.
+        last_init: Initialization of the last map.
+        epsilon: Number that the normalization adds to the variance.
+        residual_scale: Factor of the sum of x and what attention adds.
     """
 
     num_heads: int = 1
     dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = scaled_init
+    last_init: nn.initializers.Initializer = near_zero_init
+    epsilon: float = 1e-6
+    residual_scale: float = 1.0
 
     @nn.compact
     def __call__(
@@ -200,14 +242,15 @@ class SelfAttention(nn.Module):
             raise ValueError(f"num_heads must divide the {channels} channels, got {heads}")
 
         def project(name: str) -> Array:
-            y = nn.Dense(channels, kernel_init=scaled_init, dtype=self.dtype, name=name)(normed)
-            return y.reshape(batch, height * width, heads, channels // heads)
+            dense = nn.Dense(channels, kernel_init=self.kernel_init, dtype=self.dtype, name=name)
+            return dense(normed).reshape(batch, height * width, heads, channels // heads)
 
-        normed = GroupNorm(dtype=self.dtype, name="norm")(x)
+        normed = GroupNorm(epsilon=self.epsilon, dtype=self.dtype, name="norm")(x)
         y = dot_product_attention(project("query"), project("key"), project("value"))
         y = y.reshape(x.shape)
-        out = nn.Dense(channels, kernel_init=near_zero_init, dtype=self.dtype, name="out")
-        return x + out(y)
+        out = nn.Dense(channels, kernel_init=self.last_init, dtype=self.dtype, name="out")
+        y = x + out(y)
+        return y if self.residual_scale == 1 else self.residual_scale * y
 
 
 class Upsample(nn.Module):
@@ -224,10 +267,8 @@ class Upsample(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height2 width2 channels"]:
         """Returns twice the height and width, the same channels."""
-        batch, height, width, channels = x.shape
-        x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
-        x = x.reshape(batch, 2 * height, 2 * width, channels)
-        return Conv(channels, (3, 3), kernel_init=scaled_init, dtype=self.dtype, name="conv")(x)
+        conv = Conv(x.shape[-1], (3, 3), kernel_init=scaled_init, dtype=self.dtype, name="conv")
+        return conv(upsample(x))
 
 
 class Downsample(nn.Module):
