@@ -16,8 +16,21 @@ import numpy as np
 import pytest
 
 import jaxgen.models
-from jaxgen.models import dcgan, pixelcnn, pixelcnnpp, resnet_gan, unet, vae, vq, wavenet
+from jaxgen.models import (
+    dcgan,
+    pixelcnn,
+    pixelcnnpp,
+    resnet_gan,
+    score_unet,
+    unet,
+    vae,
+    vdm,
+    vq,
+    wavenet,
+)
 from jaxgen.models.bijectors import conditioners, made, residual, skip_resnet
+from jaxgen.models.blocks.resample import BINOMIAL
+from jaxgen.models.blocks.unet_layers import ADM
 
 IMAGE, VECTOR, CODES = (8, 8, 3), (16,), (2, 2, 8)
 TRAIN = {"train": True}
@@ -26,6 +39,17 @@ TRAIN = {"train": True}
 # has a hidden layer, wide or not, between its first and its last.
 NETWORKS = {
     "unet": (partial(unet.UNet, 8, (1, 2), 1, (4,)), IMAGE, {"train": False}),
+    "ncsnpp": (
+        partial(score_unet.ScoreUNet, 8, (1, 1, 2), 1, (4,), taps=BINOMIAL, input_pyramid=True),
+        IMAGE,
+        {"train": False},
+    ),
+    "adm": (
+        partial(score_unet.ScoreUNet, 8, (1, 2), 1, (4,), head_width=4, style=ADM),
+        IMAGE,
+        {"train": False},
+    ),
+    "vdm": (partial(vdm.VDMNetwork, 8, 2), IMAGE, {"train": False}),
     "dense_encoder": (partial(vae.DenseEncoder, 4, (16, 16)), IMAGE, {}),
     "dense_decoder": (partial(vae.DenseDecoder, (8, 8), 3, (16, 16)), VECTOR, {}),
     "conv_encoder": (partial(vae.ConvEncoder, 4, 8, 16), IMAGE, {}),
@@ -48,8 +72,9 @@ NETWORKS = {
     "residual": (partial(residual.ResidualMLP, 8, 16, 1), VECTOR, {}),
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
+TIMED = {"unet", "ncsnpp", "adm", "vdm"}  # those that are told a time too
 # Parts of the networks above, in whatever precision these are.
-PARTS = {"ResidualBlock", "NormedConv", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
+PARTS = {"SmoothDownsample", "NormedConv", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
 
 
 def randomized(module, *args, **options):
@@ -75,7 +100,7 @@ def test_bfloat16_stays_inside(name):
     network = make(dtype=jnp.bfloat16)
     x = np.random.default_rng(1).uniform(-1, 1, (2, *shape)).astype(np.float32)
     x = jnp.asarray(np.concatenate([x, rounded(x)]))
-    others = [jnp.array([3, 700, 3, 700])] if name == "unet" else []
+    others = [jnp.array([3, 700, 3, 700])] if name in TIMED else []
     variables = randomized(network, x, *others, **options)
 
     def call(variables, x):

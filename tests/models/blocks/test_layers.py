@@ -14,6 +14,7 @@ from jaxgen.models.blocks.layers import (
     SelfAttention,
     Upsample,
     default_groups,
+    fourier_features,
     timestep_embedding,
 )
 
@@ -44,6 +45,12 @@ class TestTimestepEmbedding:
         assert actual.dtype == jnp.float32
         np.testing.assert_allclose(actual, expected, atol=1e-4)
 
+    def test_without_the_endpoint(self):
+        angles = np.array([0, 3, 700])[:, None] * 10_000.0 ** (-np.arange(4) / 4)
+        expected = np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
+        actual = timestep_embedding(jnp.array([0, 3, 700]), 8, endpoint=False)
+        np.testing.assert_allclose(actual, expected, atol=1e-4)
+
     def test_floats_equal_integers(self):
         t = jnp.array([3, 500])
         np.testing.assert_array_equal(
@@ -54,6 +61,22 @@ class TestTimestepEmbedding:
     def test_refuses_widths_it_cannot_halve(self, features):
         with pytest.raises(ValueError, match=f"even and at least 4, got {features}"):
             timestep_embedding(jnp.zeros(2), features)
+
+
+class TestFourierFeatures:
+    def test_is_sines_and_cosines_of_normal_frequencies(self):
+        t = jnp.array([0.0, 1e-5, -1e-5])
+        features = np.asarray(fourier_features(t, 4096), np.float64)
+        assert features.shape == (3, 8192)
+        np.testing.assert_array_equal(features[0], np.repeat([0.0, 1.0], 4096))
+        frequencies = features[1, :4096] / (2 * np.pi * 1e-5)  # sin(a) = a, where a is small
+        assert abs(frequencies.mean()) < 1 and abs(frequencies.std() - 16) < 0.6
+        np.testing.assert_allclose((features**2)[:, :4096] + (features**2)[:, 4096:], 1, atol=1e-6)
+        np.testing.assert_array_equal(features[2, :4096], -features[1, :4096])
+
+    def test_refuses_no_channels(self):
+        with pytest.raises(ValueError, match="channels must be positive, got 0"):
+            fourier_features(jnp.zeros(2), 0)
 
 
 class TestGroupNorm:
