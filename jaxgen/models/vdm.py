@@ -32,7 +32,8 @@ def value_features(
     Returns:
         f32[..., 2 len(exponents) channels], the sines first.
     """
-    turns = x[..., None] * np.exp2(np.asarray(exponents, np.float32))
+    factors = np.exp2(np.asarray(exponents, np.float32)).reshape(*x.ndim * (1,), -1)
+    turns = x[..., None] * factors
     # Of whole turns nothing is left: taken away first, the angle loses no digits.
     angles = 2 * np.pi * (turns - jnp.round(turns)).reshape(*x.shape[:-1], -1)
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

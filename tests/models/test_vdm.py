@@ -60,9 +60,9 @@ def test_equals_its_blocks_one_after_another():
             return h
 
         conv = lambda name, h: nn.Conv(p[name]["bias"].size, (3, 3)).apply({"params": p[name]}, h)  # noqa: E731
-        e = timestep_embedding(t, 8) @ p["time1"]["kernel"] + p["time1"]["bias"]
+        e = timestep_embedding(t, 8) @ p["time1"]["kernel"] + p["time1"]["bias"][None]
         e = nn.silu(e + condition.vector @ p["condition"]["kernel"])
-        e = nn.silu(e @ p["time2"]["kernel"] + p["time2"]["bias"])
+        e = nn.silu(e @ p["time2"]["kernel"] + p["time2"]["bias"][None])
         kept = [conv("conv_in", jnp.concatenate([x, value_features(x, (6, 7))], axis=-1))]
         for i in range(2):
             kept.append(step(jax.tree.map(lambda leaf, i=i: leaf[i], p["down"]), kept[-1]))

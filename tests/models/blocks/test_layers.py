@@ -70,7 +70,8 @@ class TestFourierFeatures:
         assert features.shape == (3, 8192)
         np.testing.assert_array_equal(features[0], np.repeat([0.0, 1.0], 4096))
         frequencies = features[1, :4096] / (2 * np.pi * 1e-5)  # sin(a) = a, where a is small
-        assert abs(frequencies.mean()) < 1 and abs(frequencies.std() - 16) < 0.6
+        assert abs(frequencies.mean()) < 1
+        assert abs(frequencies.std() - 16) < 0.6
         np.testing.assert_allclose((features**2)[:, :4096] + (features**2)[:, 4096:], 1, atol=1e-6)
         np.testing.assert_array_equal(features[2, :4096], -features[1, :4096])
 
