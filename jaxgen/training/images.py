@@ -101,7 +101,7 @@ def is_whole_png(path: str | Path) -> bool:
     """
     try:
         with Image.open(path, formats=("PNG",)) as picture:
-            picture.load()
+            picture.verify()  # the checksum of every part, to the mark of the end
     except (OSError, SyntaxError, ValueError):  # Pillow raises any of them for damaged files
         return False
     return True
