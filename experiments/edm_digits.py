@@ -8,8 +8,7 @@ Heun's method draws samples with 35 evaluations. The network is that of `ddpm_di
     python -m experiments.edm_digits evaluate
 """
 
-from experiments.recipes.diffusion import ModelConfig
-from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, build
+from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
 from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
@@ -24,7 +23,7 @@ recipe = Recipe(
         checkpoint_every=600,
         data=DataConfig(name="digits"),
         dequantize=True,
-        model=ModelConfig(
+        model=ScoreModelConfig(
             channels=32,
             multipliers=(1, 2),
             num_res_blocks=1,

@@ -1,6 +1,6 @@
 """What the recipes of continuous processes share: their flags, and the way to an experiment.
 
-The recipes are `edm_digits`, `flow_digits`, `edm_cifar` and `flow_cifar`.
+The recipes are `edm_digits`, `flow_digits` and `edm_cifar`.
 """
 
 from collections.abc import Callable
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import jax.numpy as jnp
+from flax import linen as nn
 from jaxtyping import Array
 
 from experiments.recipes.diffusion import ModelConfig, make_unet
@@ -26,6 +28,7 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images
 from jaxgen.families.score import Sampler, score_based
+from jaxgen.models.score_unet import edm_ddpmpp, edm_ncsnpp
 from jaxgen.noise import parametrization, process, times
 from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear
 from jaxgen.noise.parametrization import Parametrization
@@ -38,7 +41,8 @@ from jaxgen.sampling.solvers import Solver, ancestral, euler
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 
-TIME_SCALE = 1000.0  # the U-Net's sinusoids are made for times of a thousand steps
+TIME_SCALE = 1000.0  # sinusoids are made for times of a thousand steps
+NETWORKS = {"ddpmpp": edm_ddpmpp, "ncsnpp": edm_ncsnpp}
 
 PROCESSES: dict[str, Callable[[], Process]] = {
     "edm": process.edm,
@@ -49,6 +53,14 @@ PROCESSES: dict[str, Callable[[], Process]] = {
     "ve": process.ve,
     "sub_vp": process.sub_vp,
 }
+
+
+@dataclass(frozen=True)
+class ScoreModelConfig(ModelConfig):
+    """The network."""
+
+    network: Literal["ddpm", "ddpmpp", "ncsnpp"] = "ddpm"
+    """Network: DDPM's U-Net, or DDPM++ or NCSN++ in EDM's form."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +129,7 @@ class Config(RunConfig):
     """Mirror half of the training images left to right."""
     dequantize: bool = False
     """Train on dequantized images, of which alone there is a density: for bits/dim."""
-    model: ModelConfig = ModelConfig()
+    model: ScoreModelConfig = ScoreModelConfig()
     process: ProcessConfig = ProcessConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
     average: AverageConfig = AverageConfig(decay=0.9999)
@@ -162,9 +174,9 @@ def make_family(config: Config, train: Source) -> Family:
             f"{evaluation.first_time:g}"
         )
     return score_based(
-        make_unet(model, channels, config.precision),
+        make_network(model, channels, config.precision),
         made,
-        make_parametrization(config.process, made),
+        make_parametrization(config, made),
         make_adam(config.optimizer),
         image_shape=(height, width, channels),
         times=make_times(config.process, made),
@@ -186,8 +198,27 @@ def last_time(made: Process) -> float:
     return made.last_time if made.prior_std > 1 else 1 - 1e-4
 
 
-def make_parametrization(config: ProcessConfig, made: Process) -> Parametrization:
-    """What the network predicts, by the flags; its time in thousandths."""
+def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.Module:
+    """The network of the flags."""
+    if model.network == "ddpm":
+        return make_unet(model, channels, precision)
+    if model.num_heads != 1:
+        raise ValueError(f"--model.num-heads must be 1 with --model.network {model.network}")
+    return NETWORKS[model.network](
+        channels=model.channels,
+        multipliers=model.multipliers,
+        num_res_blocks=model.num_res_blocks,
+        attention_resolutions=model.attention_resolutions,
+        dropout=model.dropout,
+        out_channels=channels,
+        remat=model.remat,
+        dtype=jnp.dtype(precision),
+    )
+
+
+def make_parametrization(flags: Config, made: Process) -> Parametrization:
+    """What the network predicts, by the flags, and the time in the unit that the network knows."""
+    config = flags.process
     predictions: dict[str, Callable[[], Parametrization]] = {
         "edm": partial(parametrization.edm, config.sigma_data),
         "velocity": partial(parametrization.velocity, made),
@@ -201,11 +232,11 @@ def make_parametrization(config: ProcessConfig, made: Process) -> Parametrizatio
             f"trigonometric), got {config.name}"
         )
     plain = predictions[config.prediction]()
-
-    def time(level: process.Level) -> Array:
-        return TIME_SCALE * plain.time(level)
-
-    return plain._replace(time=time)
+    # EDM's networks know its ln(sigma) / 4 as it is, NCSN++ any time.
+    network = flags.model.network
+    as_it_is = network == "ncsnpp" or (network == "ddpmpp" and config.prediction == "edm")
+    scale = 1.0 if as_it_is else TIME_SCALE
+    return plain._replace(time=lambda level: scale * plain.time(level))
 
 
 def make_times(config: ProcessConfig, made: Process) -> Times:

@@ -93,6 +93,7 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     ),
     "ddpm_digits": ([*DIGITS, *DDPM], ["--sampler.num-steps", "None"]),
     "edm_digits": ([*DIGITS, *SCORE], []),
+    "edm_cifar": ([*DIGITS, *SCORE], []),
     "flow_digits": ([*DIGITS, *SCORE], ["--sampler.solver=dpm"]),
     "ddpm_cifar": ([*DIGITS, *DDPM], []),
     "ddpm_cifar ddim": (

@@ -1,12 +1,15 @@
 """The recipes of continuous processes: shrunk here, at their own size in the slow tests."""
 
 import json
+from dataclasses import asdict, replace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import call, fails, launch, recognised, sklearn_classifier
 
-from experiments import edm_digits, flow_digits
+from experiments import ddpm_digits, edm_cifar, edm_digits, flow_digits
 from experiments.recipes import score
 from jaxgen.noise.process import edm, rectified
 
@@ -67,13 +70,51 @@ def test_samplers_of_the_flags(name, grid):
 
 def test_the_figures_of_the_recipes():
     """35 evaluations a sample, and the network of ddpm_digits."""
-    from experiments import ddpm_digits
-
     for module in (edm_digits, flow_digits):
         config = module.recipe.config
-        assert config.model == ddpm_digits.recipe.config.model
+        model = asdict(config.model)
+        assert model.pop("network") == "ddpm"
+        assert model == asdict(ddpm_digits.recipe.config.model)
         process = score.PROCESSES[config.process.name]()
         assert score.make_sampler(config.sampler, process).evaluations == 35
+
+
+def test_edm_on_cifar_is_the_papers():
+    """The authors' table: 55.7M parameters, 200 million images, their rates and levels."""
+    config = edm_cifar.recipe.config
+    network = score.make_network(config.model, 3, "float32")
+    x = jnp.zeros((1, 32, 32, 3))
+    shapes = jax.eval_shape(
+        lambda: network.init(jax.random.key(0), x, jnp.zeros(1), None, train=False)
+    )
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert count == pytest.approx(55.7e6, rel=2e-3)
+    assert config.steps * config.batch_size == pytest.approx(200e6, rel=1e-4)
+    assert config.optimizer.warmup_steps * config.batch_size == pytest.approx(10e6, rel=1e-3)
+    made = score.make_parametrization(config, edm())
+    level = edm().at(jnp.array([0.002, 80.0]))
+    np.testing.assert_allclose(made.time(level), np.log([0.002, 80.0]) / 4, rtol=1e-5)
+    other = score.make_parametrization(edm_digits.recipe.config, edm())
+    np.testing.assert_allclose(other.time(level), 250 * np.log([0.002, 80.0]), rtol=1e-5)
+
+
+@pytest.mark.parametrize("network", ["ddpmpp", "ncsnpp"])
+def test_networks_of_the_flags(network):
+    model = score.ScoreModelConfig(
+        channels=8,
+        multipliers=(1, 2),
+        num_res_blocks=1,
+        attention_resolutions=(),
+        network=network,
+    )
+    made = score.make_network(model, 1, "float32")
+    x = jnp.zeros((2, 8, 8, 1))
+    shapes = jax.eval_shape(
+        lambda: made.init_with_output(jax.random.key(0), x, jnp.zeros(2), None, train=False)
+    )
+    assert shapes[0].shape == x.shape
+    with pytest.raises(ValueError, match="--model.num-heads must be 1"):
+        score.make_network(replace(model, num_heads=2), 1, "float32")
 
 
 @pytest.mark.slow
