@@ -108,17 +108,17 @@ class ResidualBlock(nn.Module):
         norm = partial(GroupNorm, epsilon=style.epsilon, dtype=self.dtype)
         width = 2 * self.channels if style.scale_shift else self.channels
         time = nn.Dense(width, style.time_bias, kernel_init=style.time_init, name="time")
-        told = time(embedding)[:, None, None]
+        modulation = time(embedding)[:, None, None]
 
         h = nn.silu(norm(name="norm1")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(kernel_size=(3, 3), name="conv1")(h)
         if style.scale_shift:
-            scale, shift = jnp.split(told, 2, axis=-1)
+            scale, shift = jnp.split(modulation, 2, axis=-1)
             h = norm(name="norm2")(h) * (1 + scale).astype(self.dtype) + shift.astype(self.dtype)
         else:
-            h = norm(name="norm2")(h + told.astype(self.dtype))
+            h = norm(name="norm2")(h + modulation.astype(self.dtype))
         h = Dropout(self.dropout, self.deterministic)(nn.silu(h))
         h = conv(kernel_size=(3, 3), kernel_init=style.last_init, name="conv2")(h)
 
