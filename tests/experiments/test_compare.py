@@ -199,6 +199,31 @@ def test_a_likelihood_that_is_not_finite_is_no_number(tmp_path):
         measure._round_trip(run, reference)
 
 
+def test_samples_that_are_not_finite_are_a_dash(tmp_path, monkeypatch):
+    """With the reason, as of other numbers; so are pictures."""
+    fields = families.settings("vae", 7, 8, labels=False, seed=3, data={"name": "digits"})
+    planned = families.plan_run("vae", tmp_path / "run", fields)
+    family = planned.experiment.family
+    run = Run(family, Variables({}), planned.config, planned.experiment, 7, planned.recipe.name())
+
+    def lost(*_, **__):
+        def draw(*_):
+            raise FloatingPointError("3 of 20 samples are not finite")
+
+        return draw
+
+    for name in ("_training", "_likelihood", "_round_trip"):
+        monkeypatch.setattr(measure, name, lambda *_: None)
+    monkeypatch.setattr(measure.evaluation, "make_sample", lost)
+    monkeypatch.setattr(measure.evaluation, "make_picture", lost)
+    reference = SimpleNamespace(num_samples=20, seed=0)
+    results, pictures = measure.measure("vae", run, reference)
+    assert results["why"]["samples"] == "3 of 20 samples are not finite"
+    assert len(results["lost"]) > 1
+    assert pictures == {}
+    assert "quality" not in results
+
+
 @pytest.mark.slow
 def test_run_dirs(tmp_path, capsys, monkeypatch):
     """A finished run that is conditional on the label: p(x) and the classifier by Bayes' rule."""
