@@ -187,8 +187,8 @@ def likeliest(logits: Float[Array, "*dims num_values"]) -> Int[Array, "*dims"]:
         The values' numbers, 0..V-1, i32; `NO_CLASS` where a logit is NaN: the number of a value
         would look like any other.
     """
-    found = jnp.argmax(logits, axis=-1).astype(jnp.int32)  # XLA's maximum may pass over NaN
-    return jnp.where(jnp.isnan(logits).any(axis=-1), NO_CLASS, found)
+    number = jnp.argmax(logits, axis=-1).astype(jnp.int32)  # XLA's maximum may pass over NaN
+    return jnp.where(jnp.isnan(logits).any(axis=-1), NO_CLASS, number)
 
 
 def _log_phi(z):
