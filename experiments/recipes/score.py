@@ -41,7 +41,7 @@ from jaxgen.sampling.solvers import Solver, ancestral, euler
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 
-TIME_SCALE = 1000.0  # sinusoids are made for times of a thousand steps
+TIME_SCALE = 1000.0  # sinusoids are path for times of a thousand steps
 NETWORKS = {"ddpmpp": edm_ddpmpp, "ncsnpp": edm_ncsnpp}
 
 PROCESSES: dict[str, Callable[[], Process]] = {
@@ -160,7 +160,7 @@ def build(config: Config) -> Experiment:
 
 def make_family(config: Config, train: Source) -> Family:
     """The network of the flags on its process."""
-    model, made = config.model, PROCESSES[config.process.name]()
+    model, path = config.model, PROCESSES[config.process.name]()
     conditioning = make_conditioning(model.condition, train)
     height, width, channels = train.spec["image"][0]
     if config.sampler.guidance_scale != 1 and conditioning is None:
@@ -168,19 +168,19 @@ def make_family(config: Config, train: Source) -> Family:
     evaluation = config.evaluation
     if not 0 < evaluation.tolerance < 1:
         raise ValueError(f"--evaluation.tolerance must lie in (0, 1), got {evaluation.tolerance:g}")
-    if not 0 < evaluation.first_time < last_time(made):
+    if not 0 < evaluation.first_time < last_time(path):
         raise ValueError(
-            f"--evaluation.first-time must lie in (0, {last_time(made):g}), got "
+            f"--evaluation.first-time must lie in (0, {last_time(path):g}), got "
             f"{evaluation.first_time:g}"
         )
     return score_based(
         make_network(model, channels, config.precision),
-        made,
-        make_parametrization(config, made),
+        path,
+        make_parametrization(config, path),
         make_adam(config.optimizer),
         image_shape=(height, width, channels),
-        times=make_times(config.process, made),
-        sampler=make_sampler(config.sampler, made),
+        times=make_times(config.process, path),
+        sampler=make_sampler(config.sampler, path),
         dequantizes=config.dequantize,
         conditioning=conditioning,
         condition_dropout=model.condition_dropout if conditioning else 0.0,
@@ -188,14 +188,14 @@ def make_family(config: Config, train: Source) -> Family:
             evaluation.tolerance,
             evaluation.tolerance,
             evaluation.first_time,
-            last_time(made),
+            last_time(path),
         ),
     )
 
 
-def last_time(made: Process) -> float:
+def last_time(path: Process) -> float:
     """The last time at which something of the data is left, so that every prediction is defined."""
-    return made.last_time if made.prior_std > 1 else 1 - 1e-4
+    return path.last_time if path.prior_std > 1 else 1 - 1e-4
 
 
 def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.Module:
@@ -216,12 +216,12 @@ def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.M
     )
 
 
-def make_parametrization(flags: Config, made: Process) -> Parametrization:
+def make_parametrization(flags: Config, path: Process) -> Parametrization:
     """What the network predicts, by the flags, and the time in the unit that the network knows."""
     config = flags.process
     predictions: dict[str, Callable[[], Parametrization]] = {
         "edm": partial(parametrization.edm, config.sigma_data),
-        "velocity": partial(parametrization.velocity, made),
+        "velocity": partial(parametrization.velocity, path),
         "eps": lambda: parametrization.EPS,
         "x0": lambda: parametrization.X0,
         "v": lambda: parametrization.V,
@@ -239,19 +239,19 @@ def make_parametrization(flags: Config, made: Process) -> Parametrization:
     return plain._replace(time=lambda level: scale * plain.time(level))
 
 
-def make_times(config: ProcessConfig, made: Process) -> Times:
+def make_times(config: ProcessConfig, path: Process) -> Times:
     """The distribution of the times in training, by the flags."""
     mean, std = config.times_mean, config.times_std
     if config.times == "log_normal":
-        return times.log_normal(mean, std, process=None if config.name == "edm" else made)
+        return times.log_normal(mean, std, process=None if config.name == "edm" else path)
     if config.name == "edm":
         raise ValueError("--process.times must be log_normal with --process.name edm")
     if config.times == "logit_normal":
         return times.logit_normal(mean, std)
-    return times.uniform(1e-5, last_time(made))
+    return times.uniform(1e-5, last_time(path))
 
 
-def make_sampler(config: SamplerConfig, made: Process) -> Sampler:
+def make_sampler(config: SamplerConfig, path: Process) -> Sampler:
     """The sampler of the flags."""
     solvers: dict[str, Callable[[], Solver]] = {
         "heun": heun,
@@ -259,7 +259,7 @@ def make_sampler(config: SamplerConfig, made: Process) -> Sampler:
         "dpm": dpm_solver,
         "unipc": unipc,
         "dpm_sde": dpm_solver_sde,
-        "euler_maruyama": partial(euler_maruyama, made),
+        "euler_maruyama": partial(euler_maruyama, path),
         "ancestral": ancestral,
     }
     if config.grid == "log_snr" and not config.last_time > 0:
@@ -275,12 +275,12 @@ def make_sampler(config: SamplerConfig, made: Process) -> Sampler:
                 sigma_min=config.sigma_min,
                 sigma_max=config.sigma_max,
                 rho=config.rho,
-                process=made if made.prior_std == 1 else None,
+                process=path if path.prior_std == 1 else None,
             )
         last = config.last_time
         if config.grid == "uniform":
-            return times.uniform_times(num_steps, first=made.last_time, last=last)
-        return times.log_snr_times(made, num_steps, last=last)
+            return times.uniform_times(num_steps, first=path.last_time, last=last)
+        return times.log_snr_times(path, num_steps, last=last)
 
     if config.num_steps < 1:
         raise ValueError(f"--sampler.num-steps must be at least 1, got {config.num_steps}")

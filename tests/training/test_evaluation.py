@@ -98,7 +98,7 @@ def test_samples_are_spread_over_the_devices():
     made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
     strategy = make_strategy("jit")
     variables = made.family.init(jax.random.key(0), {"image": jax.numpy.zeros((1, 8, 8, 1))})
-    samples = sample_program(made, strategy)(variables, jax.random.key(0), 16, None)
+    samples, _ = sample_program(made, strategy)(variables, jax.random.key(0), 16, None)
     assert samples.sharding.is_equivalent_to(strategy.batched, samples.ndim)
 
 
