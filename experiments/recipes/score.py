@@ -275,13 +275,19 @@ def make_sampler(config: SamplerConfig, path: Process) -> Sampler:
                 sigma_min=config.sigma_min,
                 sigma_max=config.sigma_max,
                 rho=config.rho,
-                process=path if path.prior_std == 1 else None,
+                process=path,
             )
         last = config.last_time
         if config.grid == "uniform":
             return times.uniform_times(num_steps, first=path.last_time, last=last)
         return times.log_snr_times(path, num_steps, last=last)
 
+    noisiest = path.at(jnp.float32(path.last_time))
+    if config.grid == "karras" and config.sigma_max * noisiest.alpha > noisiest.sigma * 1.001:
+        raise ValueError(
+            f"--sampler.sigma-max must be at most the process's greatest ratio of noise to signal, "
+            f"{float(noisiest.sigma / noisiest.alpha):g}, got {config.sigma_max:g}"
+        )
     if config.num_steps < 1:
         raise ValueError(f"--sampler.num-steps must be at least 1, got {config.num_steps}")
     twice = config.solver == "heun"

@@ -12,8 +12,11 @@ from jaxtyping import Array, Key
 from jaxgen.conditioning import base as conditions
 from jaxgen.conditioning.base import Condition, Conditioning
 from jaxgen.core import Batch, PyTree, Variables
-from jaxgen.noise.parametrization import Denoise, Network
+from jaxgen.distributions.elementwise import standard_normal
+from jaxgen.noise.levels import Levels
+from jaxgen.noise.parametrization import Network, Parametrization, denoiser
 from jaxgen.sampling.guidance import clip_x0, guided
+from jaxgen.sampling.solvers import Solver, solve
 
 NAME, PHASE = "denoiser", "denoise"
 
@@ -92,13 +95,31 @@ class DenoisingNetwork(NamedTuple):
         null = self.conditioning.null(variables, len(batch["image"]))
         return conditions.drop(key, condition, null, self.condition_dropout)
 
-    def for_sampling(
-        self, denoise: Denoise, variables: Variables, num: int, *, scale: float, clip: bool
-    ) -> Denoise:
-        """A denoiser with guidance and clipping."""
+    def draw(
+        self,
+        variables: Variables,
+        key: Key[Array, ""],
+        num: int,
+        condition: Any,
+        *,
+        parametrization: Parametrization,
+        prior_std: float,
+        levels: Levels,
+        solver: Solver,
+        scale: float,
+        clip: bool,
+    ) -> Array:
+        """Samples: from noise over the levels, with guidance and clipping."""
+        self.check_guidance(scale)
+        encoded = conditions.encode(self.conditioning, variables, condition)
+        denoise = denoiser(self.under(variables), parametrization)
         if self.conditioning is not None and scale != 1:
             denoise = guided(denoise, self.conditioning.null(variables, num), scale)
-        return clip_x0(denoise) if clip else denoise
+        if clip:
+            denoise = clip_x0(denoise)
+        key_start, key_steps = jax.random.split(key)
+        start = prior_std * standard_normal(key_start, (num, *self.image_shape))
+        return solve(denoise, levels, solver, key_steps, start, condition=encoded)
 
     def check_guidance(self, scale: float) -> None:
         """Raises ValueError where guidance is wanted of a network without a condition."""

@@ -31,7 +31,7 @@ from jaxgen.noise.parametrization import EPS, Parametrization, ask, denoiser
 from jaxgen.noise.process import q_sample
 from jaxgen.noise.spacing import Spacing, trailing
 from jaxgen.sampling.guidance import clip_x0
-from jaxgen.sampling.solvers import Solver, ancestral, solve
+from jaxgen.sampling.solvers import Solver, ancestral
 
 
 class Sampler(NamedTuple):
@@ -156,15 +156,18 @@ def diffusion(
         sampler: Sampler | None = None,
     ) -> Float[Array, "num height width channels"]:
         sampler = default if sampler is None else sampler
-        scale = sampler.guidance_scale
-        denoising.check_guidance(scale)
-        encoded = conditions.encode(conditioning, variables, condition)
-        denoise = denoiser(denoising.under(variables), parametrization)
-        denoise = denoising.for_sampling(denoise, variables, num, scale=scale, clip=sampler.clip)
-        key_start, key_steps = jax.random.split(key)
-        start = chain.prior_std * standard_normal(key_start, (num, *image_shape))
-        levels = levels_of(chain, sampler.num_steps, sampler.spacing)
-        return solve(denoise, levels, sampler.solver, key_steps, start, condition=encoded)
+        return denoising.draw(
+            variables,
+            key,
+            num,
+            condition,
+            parametrization=parametrization,
+            prior_std=chain.prior_std,
+            levels=levels_of(chain, sampler.num_steps, sampler.spacing),
+            solver=sampler.solver,
+            scale=sampler.guidance_scale,
+            clip=sampler.clip,
+        )
 
     return Family(
         denoising.init(zeros_of_steps),

@@ -42,7 +42,7 @@ from jaxgen.noise.parametrization import Parametrization, ask, denoiser
 from jaxgen.noise.process import Process, q_sample
 from jaxgen.noise.times import Times
 from jaxgen.sampling.probability_flow import Tolerance, encode_with_log_det
-from jaxgen.sampling.solvers import Solver, solve
+from jaxgen.sampling.solvers import Solver
 
 _STRETCH = math.log(LEVELS / 127.5)  # nats a dimension from [0, 1] to model space
 
@@ -167,15 +167,18 @@ def score_based(
         sampler: Sampler | None = None,
     ) -> Float[Array, "num height width channels"]:
         sampler = default if sampler is None else sampler
-        scale = sampler.guidance_scale
-        denoising.check_guidance(scale)
-        encoded = conditions.encode(conditioning, variables, condition)
-        denoise = denoiser(denoising.under(variables), parametrization)
-        denoise = denoising.for_sampling(denoise, variables, num, scale=scale, clip=sampler.clip)
-        key_start, key_steps = jax.random.split(key)
-        start = process.prior_std * standard_normal(key_start, (num, *image_shape))
-        levels = levels_at(process, sampler.times(sampler.num_steps))
-        return solve(denoise, levels, sampler.solver, key_steps, start, condition=encoded)
+        return denoising.draw(
+            variables,
+            key,
+            num,
+            condition,
+            parametrization=parametrization,
+            prior_std=process.prior_std,
+            levels=levels_at(process, sampler.times(sampler.num_steps)),
+            solver=sampler.solver,
+            scale=sampler.guidance_scale,
+            clip=sampler.clip,
+        )
 
     return Family(
         denoising.init(jnp.zeros),

@@ -73,8 +73,8 @@ def encode(
         ValueError: if a tolerance is out of range.
     """
     low, high = _times(process, tolerance)
-    x, count = _integrate(_velocity(denoise, process, condition), x, low, high, tolerance)
-    return Solution(x, count)
+    velocity = _velocity(denoise, process, condition)
+    return Solution(*_integrate(velocity, x, low, high, tolerance))
 
 
 def decode(
@@ -98,8 +98,8 @@ def decode(
         ValueError: if a tolerance is out of range.
     """
     low, high = _times(process, tolerance)
-    x, count = _integrate(_velocity(denoise, process, condition), x, high, low, tolerance)
-    return Solution(x, count)
+    velocity = _velocity(denoise, process, condition)
+    return Solution(*_integrate(velocity, x, high, low, tolerance))
 
 
 def encode_with_log_det(

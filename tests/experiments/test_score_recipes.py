@@ -11,7 +11,7 @@ from recipes import call, fails, launch, recognised, sklearn_classifier
 
 from experiments import ddpm_digits, edm_cifar, edm_digits, flow_digits
 from experiments.recipes import score
-from jaxgen.noise.process import edm, rectified
+from jaxgen.noise.process import edm
 
 TINY = (
     "--model.channels=8 --model.multipliers 1 2 --model.attention-resolutions 4 --batch-size=16 "
@@ -46,6 +46,10 @@ def test_recipe_end_to_end(tmp_path, capsys):
         (["--process.prediction", "v"], "--process.prediction v is of a variance-preserving"),
         (["--sampler.num-steps", "0"], "--sampler.num-steps must be at least 1, got 0"),
         (["--sampler.sigma-min", "0"], "0 < sigma_min < sigma_max must hold"),
+        (
+            ["--process.name=ve", "--process.prediction=eps"],
+            "greatest ratio of noise to signal, 50",
+        ),
         (["--sampler.grid", "log_snr"], "--sampler.last-time must be positive with"),
         (["--evaluation.tolerance", "0"], r"--evaluation.tolerance must lie in (0, 1), got 0"),
         (["--evaluation.first-time", "90"], "--evaluation.first-time must lie in (0, 80)"),
@@ -60,11 +64,16 @@ def test_bad_input(tmp_path, capsys, flags, message):
 @pytest.mark.parametrize("name", ["heun", "euler", "dpm", "unipc", "dpm_sde", "euler_maruyama"])
 @pytest.mark.parametrize("grid", ["karras", "uniform"])
 def test_samplers_of_the_flags(name, grid):
-    for process in (edm(), rectified()):
-        made = score.make_sampler(score.SamplerConfig(solver=name, num_steps=9, grid=grid), process)
+    for make in score.PROCESSES.values():
+        process = make()
+        flags = score.SamplerConfig(solver=name, num_steps=9, grid=grid, sigma_max=40.0)
+        if process.prior_std == 50:
+            flags = replace(flags, sigma_min=0.02)  # of VE, whose least is 0.01
+        made = score.make_sampler(flags, process)
         times = np.asarray(made.times(9))
         assert times.shape == (10,)
         assert (np.diff(times) < 0).all()
+        assert times[0] <= process.last_time
         assert made.evaluations == (17 if name == "heun" else 9)
 
 

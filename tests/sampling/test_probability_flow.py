@@ -46,7 +46,7 @@ def test_the_density_of_gaussian_data(name):
         lambda x: log_density(gaussian(std), process, x, jax.random.key(1), tolerance=tolerance)
     )(x)
     want = -0.5 * np.square(x / std) - np.log(std) - 0.5 * np.log(2 * np.pi)
-    np.testing.assert_allclose(log_p / 8, want.reshape(3, -1).mean(1), atol=2e-4)
+    np.testing.assert_allclose(log_p / 8, want.reshape(3, -1).mean(1), atol=1e-4)
     assert 7 <= solution.num_evaluations < 400
 
 
