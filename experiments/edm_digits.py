@@ -1,4 +1,4 @@
-"""EDM on the embedded UCI digits: 8x8 pixels, two minutes on two CPU cores.
+"""EDM on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 The method of Karras et al. 2022: the network is preconditioned, noise levels are log-normal, and
 Heun's method draws samples with 35 evaluations. The network is that of `ddpm_digits`.

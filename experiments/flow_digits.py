@@ -1,4 +1,4 @@
-"""Rectified flow on the embedded UCI digits: 8x8 pixels, two minutes on two CPU cores.
+"""Rectified flow on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 Flow matching on straight lines from data to noise (Liu et al. 2023, Lipman et al. 2023): the
 network predicts the velocity, times are logit-normal (Esser et al. 2024), and Heun's method draws
