@@ -27,7 +27,7 @@ from jaxgen.core import Batch, Family, Params
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images, to_model_space
-from jaxgen.families.flow import ROUND_TRIP, flow
+from jaxgen.families.flow import ROUND_TRIP, check_values, flow
 from jaxgen.models.bijectors.algebra import Logit, chain
 from jaxgen.models.bijectors.skip_resnet import sum_of_squared_scales
 from jaxgen.models.glow import glow
@@ -72,6 +72,9 @@ class ModelConfig:
     """Let RealNVP factor out the pixels off the diagonal of each 2x2 block, not the odd rows."""
     logit: bool = True
     """Take the data through a logit first, as RealNVP does."""
+    values: int = 256
+    """Number of values of a pixel, evenly spaced in 0..255, over whose bins noise is spread; fewer
+    than 256 where the data have no others."""
     condition: Conditions = "none"
     """Condition of the flow (glow)."""
     remat: bool = operational(False)
@@ -115,7 +118,10 @@ class Config(RunConfig):
 def build(config: Config) -> Experiment:
     """The experiment of a config: bijector, family, data."""
     train, held_out = load_splits(config.data)
-    shape = train.spec["image"][0]
+    shape, values = train.spec["image"][0], config.model.values
+    for source in (train, held_out):
+        first = source[np.arange(min(len(source), 256))]["image"]
+        check_values(to_model_space(jnp.asarray(first)), values)
     family = flow(
         make_model(replace(config, precision="float32"), shape),
         make_adam(config.optimizer, infinity=config.optimizer.infinity),
@@ -123,6 +129,7 @@ def build(config: Config) -> Experiment:
         training_model=make_model(config, shape),
         conditioning=make_conditioning(config.model.condition, train),
         penalty=make_penalty(config),
+        num_values=values,
         temperature=config.temperature,
         round_trip=True,
     )
@@ -140,9 +147,9 @@ def build(config: Config) -> Experiment:
             held_out,
             config.evaluation.num_examples,
             bits_per_dim="bound of the 8-bit data: exact density of uniformly dequantized data, "
-            "one draw",
+            "one draw" + ("" if values == 256 else f", pixels of {values} values"),
             round_trip=ROUND_TRIP,
-            preprocessing="(u + U[0, 1)) / 256" + (", logit" if config.model.logit else ""),
+            preprocessing=f"(u + U[0, 1)) / {values}" + (", logit" if config.model.logit else ""),
         ),
     )
 

@@ -57,6 +57,7 @@ def flow(
     conditioning: Conditioning | None = None,
     dequantizer: nn.Module | None = None,
     penalty: Callable[[Params], Array] | None = None,
+    num_values: int = losses.BYTE,
     temperature: float = 1.0,
     round_trip: bool = False,
 ) -> Family:
@@ -86,6 +87,9 @@ def flow(
             log-density in nats; None for uniform noise.
         penalty: Nats f32[] that training adds to each example's loss, of the model's parameters,
             such as a multiple of `sum_of_squared_scales`; None for none.
+        num_values: Number V of evenly spaced values that a pixel of the images takes, in the place
+            of a byte's 256: x is then `(level + noise) / V`, samples have these values, and the
+            bound is of the same 8-bit data, of which each value is one byte.
         temperature: Standard deviation of the latents that `sample` draws.
         round_trip: Whether `evaluate` also goes from data to latents and back, and adds two
             metrics: `round_trip_error`, the largest `|decode(encode(x)) - x|` of an example, and
@@ -95,7 +99,7 @@ def flow(
         ValueError: An argument out of its range.
     """
     event_shape = tuple(event_shape)
-    _check(event_shape, temperature, dequantizer)
+    _check(event_shape, temperature, dequantizer, num_values)
     is_image, width = len(event_shape) == 3, math.prod(event_shape)
     entry = entry or ("image" if is_image else "vector")
 
@@ -103,12 +107,14 @@ def flow(
         key_flow, key_noise, key_dequantizer = jax.random.split(key, 3)
         params = conditions.init(conditioning, jax.random.fold_in(key, 3))
         x, state = _data(batch, entry, event_shape), {}
+        if is_image:
+            check_values(x, num_values)
         condition = conditions.encode_batch(conditioning, Variables(params, {}, fixed), batch)
         if dequantizer is not None:
             collections = dequantizer.init(key_dequantizer, x, jnp.zeros_like(x), condition)
             params[DEQUANTIZER], state[DEQUANTIZER] = split_collections(collections)
         if is_image:
-            x, _ = losses.dequantize(key_noise, x)
+            x, _ = losses.dequantize(key_noise, x, num_values=num_values)
         params[NAME], state[NAME] = split_collections(model.init(key_flow, x, condition))
         return Variables(params, state, fixed)
 
@@ -132,7 +138,7 @@ def flow(
         noise = None
         if dequantizer is not None:
             noise = _learned_noise(dequantizer, variables, condition)
-        nats, terms = losses.dequantized_bound(forward, x, key, noise)
+        nats, terms = losses.dequantized_bound(forward, x, key, noise, num_values)
         return nats, {"bits_per_dim": bits_per_dim(nats, width), **terms}
 
     def loss(variables: Variables, batch: Batch, key: Array, step: Array) -> tuple[Values, Aux]:
@@ -159,7 +165,7 @@ def flow(
         x = _data(batch, entry, event_shape)
         condition = conditions.encode_batch(conditioning, variables, batch)
         if is_image:
-            x = losses.to_unit(x)
+            x = losses.to_unit(x, num_values)
         latents, _ = model.apply(collections_of(variables, NAME), x, condition)
         return jnp.concatenate(
             [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)], axis=1
@@ -171,11 +177,11 @@ def flow(
 
     def decode(variables: Variables, latents: Array, key: Array, *, condition=None) -> Array:
         x = inverse(variables, latents, condition)
-        return losses.from_unit(x) if is_image else x
+        return losses.from_unit(x, num_values) if is_image else x
 
     def sample(variables: Variables, key: Array, num: int, *, condition=None) -> Array:
         x = inverse(variables, temperature * normal_latents(key, num, width), condition)
-        return losses.quantize(x) if is_image else x
+        return losses.quantize(x, num_values) if is_image else x
 
     def check(params: Params) -> None:
         check_invertible({NAME: params[NAME]})
@@ -207,7 +213,9 @@ def _sampling(is_image: bool) -> Sampling | None:
     return Sampling(1, "one inverse pass through all layers for all pixels") if is_image else None
 
 
-def _check(event_shape: tuple[int, ...], temperature: float, dequantizer: Any) -> None:
+def _check(
+    event_shape: tuple[int, ...], temperature: float, dequantizer: Any, num_values: int
+) -> None:
     if len(event_shape) not in (1, 3) or min(event_shape) < 1:
         raise ValueError(
             f"event_shape must be (height, width, channels) or (width,), got {event_shape}"
@@ -216,6 +224,24 @@ def _check(event_shape: tuple[int, ...], temperature: float, dequantizer: Any) -
         raise ValueError(f"temperature must be at least 0, got {temperature}")
     if dequantizer is not None and len(event_shape) != 3:
         raise ValueError(f"dequantizer is for images, got event_shape {event_shape}")
+    if not 2 <= num_values <= losses.BYTE:
+        raise ValueError(f"num_values must be from 2 to {losses.BYTE}, got {num_values}")
+
+
+def check_values(image: Array | np.ndarray, num_values: int) -> None:
+    """Raise ValueError unless images in model space have `num_values` evenly spaced values.
+
+    Each rounded to a byte. For concrete arrays: of traced ones nothing is known.
+    """
+    if num_values == losses.BYTE or isinstance(image, jax.core.Tracer):
+        return
+    unit, highest = 0.5 * (np.asarray(image, np.float32) + 1), num_values - 1
+    off = np.abs(unit - np.round(unit * highest) / highest)
+    if off.max() > 0.51 / (losses.BYTE - 1):
+        raise ValueError(
+            f"pixels must have {num_values} values, evenly spaced in 0..255, as num_values says, "
+            f"got one of {255 * unit.flat[off.argmax()]:.0f}"
+        )
 
 
 def _bound(

@@ -19,7 +19,7 @@ Flow = Callable[[Array], tuple[Any, Array]]
 # (key, image) -> (noise in [0, 1) of the image's shape, log q(noise | image) f32[B])
 Dequantizer = Callable[[Array, Array], tuple[Array, Array]]
 
-LEVELS = 256
+BYTE = 256
 """Values of a byte."""
 
 
@@ -72,42 +72,54 @@ def negative_log_likelihood(
     return -log_prior - log_det
 
 
-def to_levels(image: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
-    """Model space `2 u / 255 - 1` to the byte u it came from, 0..255, as floats."""
-    return jnp.clip(jnp.round((image + 1) * 127.5), 0, LEVELS - 1)
+def to_levels(
+    image: Float[Array, "batch *dims"], num_values: int = BYTE
+) -> Float[Array, "batch *dims"]:
+    """Model space `2 u / (V - 1) - 1` to the level u it came from, 0..V-1, as floats.
+
+    Of V = 256 values the level is the byte.
+    """
+    return jnp.clip(jnp.round((image + 1) * (0.5 * (num_values - 1))), 0, num_values - 1)
 
 
-def to_unit(image: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
-    """Model space, in between bytes too, to (0, 1): byte u to its bin's middle, `(u + 0.5) / 256`.
+def to_unit(
+    image: Float[Array, "batch *dims"], num_values: int = BYTE
+) -> Float[Array, "batch *dims"]:
+    """Model space, in between levels too, to (0, 1): level u to its bin's middle, `(u + 0.5) / V`.
 
     What `from_unit` undoes.
     """
-    return ((image + 1) * 127.5 + 0.5) / LEVELS
+    return ((image + 1) * (0.5 * (num_values - 1)) + 0.5) / num_values
 
 
-def from_unit(x: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
-    """(0, 1) to model space, the bin's middle `(u + 0.5) / 256` to `2 u / 255 - 1`."""
-    return (x * LEVELS - 0.5) / 127.5 - 1
+def from_unit(
+    x: Float[Array, "batch *dims"], num_values: int = BYTE
+) -> Float[Array, "batch *dims"]:
+    """(0, 1) to model space, the bin's middle `(u + 0.5) / V` to `2 u / (V - 1) - 1`."""
+    return (x * num_values - 0.5) / (0.5 * (num_values - 1)) - 1
 
 
-def quantize(x: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
-    """(0, 1) to model space by way of the byte whose bin x lies in, `floor(256 x)`."""
+def quantize(x: Float[Array, "batch *dims"], num_values: int = BYTE) -> Float[Array, "batch *dims"]:
+    """(0, 1) to model space by way of the level whose bin x lies in, `floor(V x)`."""
+    level = jnp.clip(jnp.floor(x * num_values), 0, num_values - 1)
     # Compiled, the division is a product with a rounded 1/127.5, which takes 255 just above 1.
-    return jnp.clip(jnp.clip(jnp.floor(x * LEVELS), 0, LEVELS - 1) / 127.5 - 1, -1, 1)
+    return jnp.clip(level / (0.5 * (num_values - 1)) - 1, -1, 1)
 
 
 def dequantize(
     key: Key[Array, ""],
     image: Float[Array, "batch *dims"],
     dequantizer: Dequantizer | None = None,
+    num_values: int = BYTE,
 ) -> tuple[Float[Array, "batch *dims"], Float[Array, " batch"]]:
-    """Spreads bytes over their bins: `x = (u + noise) / 256` in [0, 1] (Theis et al. 2016).
+    """Spreads levels over their bins: `x = (u + noise) / V` in [0, 1] (Theis et al. 2016).
 
     Args:
         key: PRNG key of the noise.
-        image: 8-bit data in model space, `2 u / 255 - 1`.
+        image: Data in model space, `2 u / (V - 1) - 1`; of V = 256 values 8-bit data.
         dequantizer: Function `(key, image) -> (noise, log q)`; None for uniform noise, whose log q
             is 0.
+        num_values: Number V of values that a pixel takes.
 
     Returns:
         The data x, and `log q(noise | u)` in nats.
@@ -125,7 +137,7 @@ def dequantize(
                 f"dequantizer must return noise {list(image.shape)} and log q "
                 f"{list(image.shape[:1])}, got {list(noise.shape)} and {list(log_q.shape)}"
             )
-    return (to_levels(image) + noise) / LEVELS, log_q
+    return (to_levels(image, num_values) + noise) / num_values, log_q
 
 
 def dequantized_bound(
@@ -133,30 +145,34 @@ def dequantized_bound(
     image: Float[Array, "batch *dims"],
     key: Key[Array, ""],
     dequantizer: Dequantizer | None = None,
+    num_values: int = BYTE,
 ) -> tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]:
-    r"""A bound of 8-bit data's negative log-probability, by one draw of the noise.
+    r"""A bound of the negative log-probability of data of V values, by one draw of the noise.
 
-    $$-\log P(u) \le E_{v \sim q(v | u)}\left[-\log p\left(\tfrac{u + v}{256}\right)
-    + D \log 256 + \log q(v | u)\right]$$
+    $$-\log P(u) \le E_{v \sim q(v | u)}\left[-\log p\left(\tfrac{u + v}{V}\right)
+    + D \log V + \log q(v | u)\right]$$
 
     (Theis et al. 2016, section 3.1, for uniform q; Ho et al. 2019, eq. 12, for any.) p is the
-    flow's density on [0, 1], and `D log 256` the price of its unit being 256 levels wide.
+    flow's density on [0, 1], and `D log V` the price of its unit being V levels wide. V is 256 for
+    8-bit data. Where their pixels take fewer values, evenly spaced, the bound with that V is one of
+    the same data: each value has one byte.
 
     Args:
         flow: Function `x -> (latents, log |det|)` of x in [0, 1].
-        image: 8-bit data in model space, `2 u / 255 - 1`.
+        image: Data in model space, `2 u / (V - 1) - 1`.
         key: PRNG key of the noise.
         dequantizer: Distribution q as `dequantize` takes it; None for the uniform one.
+        num_values: Number V of values that a pixel takes.
 
     Returns:
         Nats per example, and the terms that they are the sum of: `prior` (`-log N(z; 0, I)`),
-        `volume` (`-log |det dz/dx|`), `quantization` (`D log 256`) and `dequantization` (`log q`).
+        `volume` (`-log |det dz/dx|`), `quantization` (`D log V`) and `dequantization` (`log q`).
 
     Raises:
         ValueError: A dequantizer whose noise does not have the image's shape, or a flow whose
             results are not of the image's number of examples.
     """
-    x, log_q = dequantize(key, image, dequantizer)
+    x, log_q = dequantize(key, image, dequantizer, num_values)
     latents, log_det = flow(x)
     log_prior = prior_log_prob(latents)
     check_batch(len(image), log_det=log_det, latents=log_prior)
@@ -164,7 +180,7 @@ def dequantized_bound(
     terms = {
         "prior": -log_prior,
         "volume": -log_det,
-        "quantization": jnp.full_like(log_det, num_dims * math.log(LEVELS)),
+        "quantization": jnp.full_like(log_det, num_dims * math.log(num_values)),
         "dequantization": log_q,
     }
     return sum(terms.values(), start=jnp.zeros_like(log_det)), terms

@@ -271,6 +271,11 @@ def test_the_checkerboard_is_learned(tmp_path, capsys):
         (nsf_tabular, ["--optimizer.cosine"], "cosine needs decay_steps"),
         (maf_tabular, ["--optimizer.l2=-1"], "--optimizer.l2 must be at least 0 and finite"),
         (maf_power, [], "'power' needs --data.dir"),
+        (
+            realnvp_digits,
+            ["--data.resize=10", "--model.values=17"],
+            "pixels must have 17 values, evenly spaced",
+        ),
         (realnvp_digits, ["--temperature=-1"], "temperature must be at least 0"),
     ],
 )

@@ -15,7 +15,7 @@ from jaxgen.conditioning.base import vector_of
 from jaxgen.conditioning.labels import labels
 from jaxgen.core import Variables
 from jaxgen.data.sources import digits
-from jaxgen.families.flow import flow
+from jaxgen.families.flow import check_values, flow
 from jaxgen.models.bijectors.algebra import (
     ActNorm,
     Bijector,
@@ -278,11 +278,19 @@ def test_eight_devices_equal_one():
         ({"event_shape": (0,)}, "event_shape must be"),
         ({"temperature": -1.0}, "temperature must be at least 0, got -1.0"),
         ({"event_shape": (2,), "dequantizer": Noise()}, "dequantizer is for images"),
+        ({"event_shape": SHAPE, "num_values": 1}, "num_values must be from 2 to 256, got 1"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         flow(ActNorm(), optax.sgd(1.0), **{"event_shape": SHAPE, **options})
+
+
+def test_bad_values():
+    """Digits have 17 values, and no others are trained on as if they were these."""
+    check_values(batch()["image"], 17)
+    with pytest.raises(ValueError, match=r"17 values, evenly spaced in 0..255, .* got one of 8$"):
+        check_values(np.array([[-1, 16 / 255 - 1, 2 * 16 / 255 - 1]]), 17)
 
 
 def test_bad_data():

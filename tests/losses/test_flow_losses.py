@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from jaxgen.data.sources import digits
+from jaxgen.data.transforms import to_uint8
 from jaxgen.losses import flow as losses
 
 LEVELS = np.arange(256)
@@ -40,6 +42,21 @@ def test_spaces():
     np.testing.assert_array_equal(losses.quantize(jnp.array([[-5.0, 1.0, 9.0]])), [[-1, 1, 1]])
 
 
+def test_spaces_of_fewer_values():
+    """Sixteen steps of grey stored as bytes: each value is one byte, there and back."""
+    stored = np.unique(digits("train").arrays["image"])
+    image = jnp.asarray(stored / 127.5 - 1, jnp.float32)[:, None]
+    levels = np.arange(17)
+    np.testing.assert_array_equal(losses.to_levels(image, 17).ravel(), levels)
+    x, _ = losses.dequantize(jax.random.key(0), jnp.tile(image, (1, 500)), num_values=17)
+    assert stats.kstest(np.ravel(x * 17 - levels[:, None]), "uniform").pvalue > 0.01
+    for middle in (x, losses.to_unit(image, 17)):
+        drawn = losses.quantize(middle, 17)
+        np.testing.assert_array_equal(to_uint8(drawn), np.broadcast_to(stored[:, None], x.shape))
+        x = x[:, :1]
+    np.testing.assert_allclose(losses.from_unit(middle, 17), image, atol=1e-6)
+
+
 def test_uniform_dequantization_fills_the_bins():
     """x stays in its byte's bin, and is uniform there."""
     x, log_q = losses.dequantize(jax.random.key(0), jnp.tile(IMAGE, (20, 1, 1, 1)))
@@ -50,8 +67,9 @@ def test_uniform_dequantization_fills_the_bins():
     np.testing.assert_array_equal(log_q, 0)
 
 
-def test_bound_of_the_uniform_density():
-    """The flow whose density is 1 on [0, 1]: each byte has the probability 1/256, exactly.
+@pytest.mark.parametrize("num_values", [256, 17])
+def test_bound_of_the_uniform_density(num_values):
+    """The flow whose density is 1 on [0, 1]: each value has the probability 1/V, exactly.
 
     Its latents are Gaussian quantiles of x.
     """
@@ -61,11 +79,11 @@ def test_bound_of_the_uniform_density():
         z = jax.scipy.special.ndtri(x)
         return z, -jax.scipy.stats.norm.logpdf(z).sum((1, 2, 3))
 
-    nats, terms = losses.dequantized_bound(flow, IMAGE, jax.random.key(0))
-    np.testing.assert_allclose(nats, 64 * math.log(256), rtol=1e-4)
+    nats, terms = losses.dequantized_bound(flow, IMAGE, jax.random.key(0), num_values=num_values)
+    np.testing.assert_allclose(nats, 64 * math.log(num_values), rtol=1e-4)
     np.testing.assert_allclose(sum(terms.values()), nats, rtol=1e-6)
     assert set(terms) == {"prior", "volume", "quantization", "dequantization"}
-    np.testing.assert_allclose(terms["quantization"], 64 * math.log(256), rtol=1e-6)
+    np.testing.assert_allclose(terms["quantization"], 64 * math.log(num_values), rtol=1e-6)
 
 
 def test_bound_lies_above_the_exact_value():
