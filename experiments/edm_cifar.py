@@ -7,7 +7,7 @@ The paper reports FID 1.97 (best of three draws of 50k samples, 35 evaluations e
 
     python -m experiments.edm_cifar --data.dir DIR          trains, or resumes
     python -m experiments.edm_cifar sample --num 64 --out grid.png
-    python -m experiments.edm_cifar --model.network ncsnpp --data.dir DIR --run-dir runs/edm_ncsnpp
+    python -m experiments.edm_cifar --model.network edm_ncsnpp --run-dir runs/edm_ncsnpp
 
 Departures: without the authors' augmentation pipe, and so without its labels; the loss is the mean
 over an image's dimensions, theirs the sum, which Adam does not tell apart but for its epsilon;
@@ -36,7 +36,7 @@ recipe = Recipe(
         checkpoint_every=5000,
         data=DataConfig(name="cifar10"),
         model=ScoreModelConfig(
-            network="ddpmpp",
+            network="edm_ddpmpp",
             channels=128,
             multipliers=(2, 2, 2),
             num_res_blocks=4,

@@ -1,6 +1,7 @@
 """What the recipes of continuous processes share: their flags, and the way to an experiment.
 
-The recipes are `edm_digits`, `flow_digits` and `edm_cifar`.
+The recipes are `edm_digits`, `edm_mnist`, `edm_cifar`, `flow_digits`, `flow_cifar`, `ncsnpp_cifar`
+and `ddpmpp_cifar`.
 """
 
 from collections.abc import Callable
@@ -28,21 +29,33 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images
 from jaxgen.families.score import Sampler, score_based
-from jaxgen.models.score_unet import edm_ddpmpp, edm_ncsnpp
+from jaxgen.models import score_unet
 from jaxgen.noise import parametrization, process, times
 from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear
 from jaxgen.noise.parametrization import Parametrization
-from jaxgen.noise.process import Process
+from jaxgen.noise.process import Level, Process
 from jaxgen.noise.times import Times
 from jaxgen.sampling.ode_solvers import dpm_solver, heun, unipc
 from jaxgen.sampling.probability_flow import Tolerance
-from jaxgen.sampling.sde_solvers import dpm_solver_sde, euler_maruyama
+from jaxgen.sampling.sde_solvers import (
+    dpm_solver_sde,
+    euler_maruyama,
+    predictor_corrector,
+    reverse_diffusion,
+)
 from jaxgen.sampling.solvers import Solver, ancestral, euler
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 
-TIME_SCALE = 1000.0  # sinusoids are path for times of a thousand steps
-NETWORKS = {"ddpmpp": edm_ddpmpp, "ncsnpp": edm_ncsnpp}
+NETWORKS = {
+    "ncsnpp": score_unet.ncsnpp,
+    "ddpmpp": score_unet.ddpmpp,
+    "edm_ncsnpp": score_unet.edm_ncsnpp,
+    "edm_ddpmpp": score_unet.edm_ddpmpp,
+    "adm": score_unet.adm,
+}
+# Sinusoids are for times of a thousand steps, Song et al.'s for one less; Fourier features for any.
+TIME_SCALES = {"ddpm": 1000.0, "ddpmpp": 999.0, "edm_ddpmpp": 999.0, "adm": 1000.0}
 
 PROCESSES: dict[str, Callable[[], Process]] = {
     "edm": process.edm,
@@ -50,7 +63,7 @@ PROCESSES: dict[str, Callable[[], Process]] = {
     "trigonometric": process.trigonometric,
     "linear": lambda: process.vp(log_snr_linear),
     "cosine": lambda: process.vp(log_snr_cosine),
-    "ve": process.ve,
+    "ve": lambda: process.ve(0.02, 100.0),
     "sub_vp": process.sub_vp,
 }
 
@@ -59,8 +72,8 @@ PROCESSES: dict[str, Callable[[], Process]] = {
 class ScoreModelConfig(ModelConfig):
     """The network."""
 
-    network: Literal["ddpm", "ddpmpp", "ncsnpp"] = "ddpm"
-    """Network: DDPM's U-Net, or DDPM++ or NCSN++ in EDM's form."""
+    network: Literal["ddpm", "ncsnpp", "ddpmpp", "edm_ncsnpp", "edm_ddpmpp", "adm"] = "ddpm"
+    """Network: DDPM's U-Net, NCSN++ or DDPM++, as they were or in EDM's form, or ADM."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +82,10 @@ class ProcessConfig:
 
     name: Literal["edm", "rectified", "trigonometric", "linear", "cosine", "ve", "sub_vp"] = "edm"
     """Process from data to noise: EDM's, straight lines, the quarter circle, variance preserving
-    (linear or cosine), variance exploding, sub-VP."""
-    prediction: Literal["edm", "velocity", "eps", "x0", "v"] = "edm"
-    """Prediction of the network: with EDM's preconditioning, the velocity, the noise, the data, or
-    v."""
+    (linear or cosine), variance exploding (deviations from 0.02 to 100), sub-VP."""
+    prediction: Literal["edm", "velocity", "eps", "negative_eps", "x0", "v"] = "edm"
+    """Prediction of the network: with EDM's preconditioning, the velocity, the noise, its negative
+    (the score times the deviation), the data, or v."""
     sigma_data: float = 0.5
     """Deviation of the data, for EDM's preconditioning."""
     times: Literal["log_normal", "logit_normal", "uniform"] = "log_normal"
@@ -87,11 +100,20 @@ class ProcessConfig:
 class SamplerConfig:
     """How `sample` draws."""
 
-    solver: Literal["heun", "euler", "dpm", "unipc", "dpm_sde", "euler_maruyama", "ancestral"] = (
-        "heun"
-    )
+    solver: Literal[
+        "heun",
+        "euler",
+        "dpm",
+        "unipc",
+        "dpm_sde",
+        "euler_maruyama",
+        "reverse_diffusion",
+        "predictor_corrector",
+        "ancestral",
+    ] = "heun"
     """Solver: Heun's (two evaluations a step), Euler's, DPM-Solver++ or UniPC for the ODE;
-    DPM-Solver++, Euler-Maruyama or the ancestral one for the SDE."""
+    DPM-Solver++, Euler-Maruyama, reverse diffusion, that after a Langevin step (two evaluations a
+    step) or the ancestral one for the SDE."""
     num_steps: int = 18
     """Number of steps."""
     grid: Literal["karras", "uniform", "log_snr"] = "karras"
@@ -105,6 +127,8 @@ class SamplerConfig:
     """Power of EDM's levels."""
     last_time: float = 0.0
     """Last time of evenly spaced ones; evenly spaced ratios need a positive one."""
+    snr: float = 0.16
+    """Signal-to-noise ratio of the Langevin steps of the predictor-corrector solver."""
     clip: bool = False
     """Clip the data that the network expects to their range at every step."""
     guidance_scale: float = 1.0
@@ -209,6 +233,7 @@ def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.M
         multipliers=model.multipliers,
         num_res_blocks=model.num_res_blocks,
         attention_resolutions=model.attention_resolutions,
+        head_width=None,
         dropout=model.dropout,
         out_channels=channels,
         remat=model.remat,
@@ -223,6 +248,7 @@ def make_parametrization(flags: Config, path: Process) -> Parametrization:
         "edm": partial(parametrization.edm, config.sigma_data),
         "velocity": partial(parametrization.velocity, path),
         "eps": lambda: parametrization.EPS,
+        "negative_eps": lambda: parametrization.NEGATIVE_EPS,
         "x0": lambda: parametrization.X0,
         "v": lambda: parametrization.V,
     }
@@ -232,11 +258,20 @@ def make_parametrization(flags: Config, path: Process) -> Parametrization:
             f"trigonometric), got {config.name}"
         )
     plain = predictions[config.prediction]()
-    # EDM's networks know its ln(sigma) / 4 as it is, NCSN++ any time.
-    network = flags.model.network
-    as_it_is = network == "ncsnpp" or (network == "ddpmpp" and config.prediction == "edm")
-    scale = 1.0 if as_it_is else TIME_SCALE
-    return plain._replace(time=lambda level: scale * plain.time(level))
+    return plain._replace(time=make_time(config, flags.model.network, plain))
+
+
+def make_time(
+    config: ProcessConfig, network: str, plain: Parametrization
+) -> Callable[[Level], Array]:
+    """The time that a network is given: in the unit in which its paper gives it."""
+    if config.prediction == "edm" and network != "ddpm":
+        return plain.time  # ln(sigma) / 4
+    if network in TIME_SCALES:
+        return lambda level: TIME_SCALES[network] * plain.time(level)
+    if config.name in ("ve", "edm"):
+        return lambda level: jnp.log(0.5 * level.sigma)  # their data lie in [0, 1], ours in [-1, 1]
+    return plain.time
 
 
 def make_times(config: ProcessConfig, path: Process) -> Times:
@@ -260,6 +295,8 @@ def make_sampler(config: SamplerConfig, path: Process) -> Sampler:
         "unipc": unipc,
         "dpm_sde": dpm_solver_sde,
         "euler_maruyama": partial(euler_maruyama, path),
+        "reverse_diffusion": reverse_diffusion,
+        "predictor_corrector": partial(predictor_corrector, reverse_diffusion(), snr=config.snr),
         "ancestral": ancestral,
     }
     if config.grid == "log_snr" and not config.last_time > 0:
@@ -290,15 +327,17 @@ def make_sampler(config: SamplerConfig, path: Process) -> Sampler:
         )
     if config.num_steps < 1:
         raise ValueError(f"--sampler.num-steps must be at least 1, got {config.num_steps}")
-    twice = config.solver == "heun"
-    to_data = config.grid == "karras" or config.last_time == 0
-    evaluations = 2 * config.num_steps - to_data if twice else config.num_steps
+    evaluations = config.num_steps
+    if config.solver == "heun":  # the step to the data is Euler's
+        evaluations += config.num_steps - (config.grid == "karras" or config.last_time == 0)
+    elif config.solver == "predictor_corrector":
+        evaluations *= 2
     grid(1)  # its arguments are checked before anything is compiled
     return Sampler(
         solvers[config.solver](),
         grid,
         config.num_steps,
-        int(evaluations),
+        evaluations,
         config.clip,
         config.guidance_scale,
     )

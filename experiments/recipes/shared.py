@@ -38,6 +38,8 @@ class AdamConfig:
     """Factor of the rate from one update to the next after the warm-up; None for none."""
     clip_norm: float | None = None
     """Greatest global norm of the gradient; None for no clipping."""
+    weight_decay: float = 0.0
+    """Share of a parameter that an update at a rate of 1 takes off (AdamW)."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def make_adam(
         cosine=cosine,
         decay_rate=config.decay_rate,
         clip_norm=config.clip_norm,
+        weight_decay=config.weight_decay,
         infinity=infinity,
     )
 

@@ -35,7 +35,7 @@ from jaxgen.core import (
 from jaxgen.distributions.elementwise import standard_normal
 from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork
 from jaxgen.losses.diffusion import Weighting, denoising_loss, simple
-from jaxgen.losses.flow import LEVELS, dequantize, dequantized_bound, from_unit
+from jaxgen.losses.flow import BYTE, dequantize, dequantized_bound, from_unit
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.noise.levels import levels_at
 from jaxgen.noise.parametrization import Parametrization, ask, denoiser
@@ -44,7 +44,7 @@ from jaxgen.noise.times import Times
 from jaxgen.sampling.probability_flow import Tolerance, encode_with_log_det
 from jaxgen.sampling.solvers import Solver
 
-_STRETCH = math.log(LEVELS / 127.5)  # nats a dimension from [0, 1] to model space
+_STRETCH = math.log(BYTE / 127.5)  # nats a dimension from [0, 1] to model space
 
 
 class Sampler(NamedTuple):

@@ -94,6 +94,10 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "ddpm_digits": ([*DIGITS, *DDPM], ["--sampler.num-steps", "None"]),
     "edm_digits": ([*DIGITS, *SCORE], []),
     "edm_cifar": ([*DIGITS, *SCORE], []),
+    "edm_mnist": ([*DIGITS, *SCORE, "--optimizer.decay-steps=None"], []),
+    "ncsnpp_cifar": ([*DIGITS, *SCORE, "--sampler.num-steps=3"], []),
+    "ddpmpp_cifar": ([*DIGITS, *SCORE, "--sampler.num-steps=3"], []),
+    "flow_cifar": ([*DIGITS, *SCORE, "--sampler.num-steps=3"], []),
     "flow_digits": ([*DIGITS, *SCORE], ["--sampler.solver=dpm"]),
     "ddpm_cifar": ([*DIGITS, *DDPM], []),
     "ddpm_cifar ddim": (

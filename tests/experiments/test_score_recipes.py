@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 from recipes import call, fails, launch, recognised, sklearn_classifier
 
-from experiments import ddpm_digits, edm_cifar, edm_digits, flow_digits
+from experiments import (
+    ddpm_digits,
+    ddpmpp_cifar,
+    edm_cifar,
+    edm_digits,
+    flow_cifar,
+    flow_digits,
+    ncsnpp_cifar,
+)
 from experiments.recipes import score
 from jaxgen.noise.process import edm
 
@@ -47,8 +55,8 @@ def test_recipe_end_to_end(tmp_path, capsys):
         (["--sampler.num-steps", "0"], "--sampler.num-steps must be at least 1, got 0"),
         (["--sampler.sigma-min", "0"], "0 < sigma_min < sigma_max must hold"),
         (
-            ["--process.name=ve", "--process.prediction=eps"],
-            "greatest ratio of noise to signal, 50",
+            ["--process.name=ve", "--process.prediction=eps", "--sampler.sigma-max=120"],
+            "greatest ratio of noise to signal, 100",
         ),
         (["--sampler.grid", "log_snr"], "--sampler.last-time must be positive with"),
         (["--evaluation.tolerance", "0"], r"--evaluation.tolerance must lie in (0, 1), got 0"),
@@ -61,20 +69,24 @@ def test_bad_input(tmp_path, capsys, flags, message):
     assert message in fails(capsys, edm_digits, *args)
 
 
-@pytest.mark.parametrize("name", ["heun", "euler", "dpm", "unipc", "dpm_sde", "euler_maruyama"])
+@pytest.mark.parametrize(
+    ("name", "evaluations"),
+    [("heun", 17), ("euler", 9), ("dpm", 9), ("unipc", 9), ("dpm_sde", 9), ("euler_maruyama", 9)]
+    + [("reverse_diffusion", 9), ("predictor_corrector", 18)],
+)
 @pytest.mark.parametrize("grid", ["karras", "uniform"])
-def test_samplers_of_the_flags(name, grid):
+def test_samplers_of_the_flags(name, evaluations, grid):
     for make in score.PROCESSES.values():
         process = make()
         flags = score.SamplerConfig(solver=name, num_steps=9, grid=grid, sigma_max=40.0)
-        if process.prior_std == 50:
-            flags = replace(flags, sigma_min=0.02)  # of VE, whose least is 0.01
+        if process.prior_std == 100:
+            flags = replace(flags, sigma_min=0.03)  # of VE, whose least is 0.02
         made = score.make_sampler(flags, process)
         times = np.asarray(made.times(9))
         assert times.shape == (10,)
         assert (np.diff(times) < 0).all()
         assert times[0] <= process.last_time
-        assert made.evaluations == (17 if name == "heun" else 9)
+        assert made.evaluations == evaluations
 
 
 def test_the_figures_of_the_recipes():
@@ -88,16 +100,39 @@ def test_the_figures_of_the_recipes():
         assert score.make_sampler(config.sampler, process).evaluations == 35
 
 
-def test_edm_on_cifar_is_the_papers():
-    """The authors' table: 55.7M parameters, 200 million images, their rates and levels."""
-    config = edm_cifar.recipe.config
-    network = score.make_network(config.model, 3, "float32")
+@pytest.mark.parametrize(
+    ("module", "count"),
+    [(edm_cifar, 55.7e6), (ncsnpp_cifar, 62.8e6), (ddpmpp_cifar, 61.8e6), (flow_cifar, 60.9e6)],
+    ids=["edm", "ncsnpp", "ddpmpp", "flow"],
+)
+def test_networks_of_the_papers(module, count):
+    network = score.make_network(module.recipe.config.model, 3, "float32")
     x = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(
         lambda: network.init(jax.random.key(0), x, jnp.zeros(1), None, train=False)
     )
-    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    assert count == pytest.approx(55.7e6, rel=2e-3)
+    counted = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    assert counted == pytest.approx(count, rel=2e-3)
+
+
+def test_times_in_the_papers_units():
+    """NCSN++ is given ln sigma of data in [0, 1], DDPM++ 999 t, and their samplers' evaluations."""
+    times = jnp.array([1e-5, 0.5, 1.0])
+    for module, given in (
+        (ncsnpp_cifar, np.log([0.01, 0.5**0.5, 50])),
+        (ddpmpp_cifar, 999 * times),
+    ):
+        config = module.recipe.config
+        path = score.PROCESSES[config.process.name]()
+        made = score.make_parametrization(config, path)
+        np.testing.assert_allclose(made.time(path.at(times)), given, rtol=1e-3)
+    sampler = score.make_sampler(ncsnpp_cifar.recipe.config.sampler, score.PROCESSES["ve"]())
+    assert (sampler.num_steps, sampler.evaluations) == (1000, 2000)
+
+
+def test_edm_on_cifar_is_the_papers():
+    """The authors' table: 200 million images, their rates and levels."""
+    config = edm_cifar.recipe.config
     assert config.steps * config.batch_size == pytest.approx(200e6, rel=1e-4)
     assert config.optimizer.warmup_steps * config.batch_size == pytest.approx(10e6, rel=1e-3)
     made = score.make_parametrization(config, edm())
@@ -107,7 +142,7 @@ def test_edm_on_cifar_is_the_papers():
     np.testing.assert_allclose(other.time(level), 250 * np.log([0.002, 80.0]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("network", ["ddpmpp", "ncsnpp"])
+@pytest.mark.parametrize("network", sorted(score.NETWORKS))
 def test_networks_of_the_flags(network):
     model = score.ScoreModelConfig(
         channels=8,

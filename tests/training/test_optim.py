@@ -45,6 +45,19 @@ def test_adamax():
         np.testing.assert_allclose(update["w"], -0.1 * m / (1 - 0.9**t) / v, rtol=1e-5)
 
 
+def test_weight_decay_is_decoupled():
+    """By hand: beside Adam's update, a share of the parameter at the rate of the step."""
+    params = {"w": jnp.full(1, 2.0)}
+    sizes = {}
+    for decay in (0.0, 0.5):
+        optimizer = adam(0.1, weight_decay=decay, warmup_steps=2)
+        state = optimizer.init(params)
+        for _ in range(2):
+            update, state = optimizer.update({"w": jnp.ones(1)}, state, params)
+        sizes[decay] = update["w"]
+    np.testing.assert_allclose(sizes[0.5] - sizes[0.0], [-0.05 * 0.5 * 2.0], rtol=1e-5)
+
+
 def test_clipping():
     optimizer = optax.chain(adam(0.1, clip_norm=1.0))
     params = {"a": jnp.zeros(1), "b": jnp.zeros(1)}
@@ -59,6 +72,8 @@ def test_clipping():
     ("options", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
+        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1"),
+        ({"weight_decay": 0.1, "infinity": True}, "weight_decay is of Adam"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ({"warmup_steps": 5, "decay_steps": 5}, r"more than warmup_steps \(5\), got 5"),
         ({"decay_rate": 1.5}, r"decay_rate must be in \(0, 1\]"),
