@@ -75,12 +75,13 @@ def measure_run(
         run_dir: Directory of the run.
         num: Number of samples, drawn by the recipe's quick sampler where it has one.
         num_reference: Number of training images that they are compared with.
-        num_evaluated: Number of held-out examples to evaluate.
+        num_evaluated: Most held-out examples to evaluate; the recipe may say fewer.
         grid_path: New file for a picture of the first samples.
     """
     strategy = make_strategy("jit")
     run = open_run(run_dir, strategy=strategy)
-    experiment = run.experiment._replace(num_evaluated=num_evaluated)
+    most = min(num_evaluated, run.experiment.num_evaluated or num_evaluated)
+    experiment = run.experiment._replace(num_evaluated=most)
     rows = []  # none before the first one is due
     if (table := Path(run_dir) / "metrics.csv").exists():
         with table.open(newline="") as file:
