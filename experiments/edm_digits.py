@@ -1,7 +1,7 @@
 """EDM on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 The method of Karras et al. 2022: the network is preconditioned, noise levels are log-normal, and
-Heun's method draws samples with 35 evaluations. The network is that of `ddpm_digits`.
+Heun's method draws samples with 35 evaluations. The network is that of `ddpm_digits` with 24 channels.
 
     python -m experiments.edm_digits                          trains, or resumes
     python -m experiments.edm_digits sample --num 100 --out digits.png
@@ -17,22 +17,22 @@ recipe = Recipe(
     build,
     Config(
         run_dir="runs/edm_digits",
-        steps=1800,
+        steps=1200,
         batch_size=64,
         sample_every=600,
         checkpoint_every=600,
         data=DataConfig(name="digits"),
         dequantize=True,
         model=ScoreModelConfig(
-            channels=32,
+            channels=24,
             multipliers=(1, 2),
             num_res_blocks=1,
             attention_resolutions=(4,),
             dropout=0.0,
         ),
-        process=ProcessConfig(name="edm", prediction="edm", times="log_normal"),
+        process=ProcessConfig(name="edm", prediction="edm", times="log_normal", sigma_data=0.75),
         sampler=SamplerConfig(solver="heun", num_steps=18, grid="karras"),
-        optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0),
+        optimizer=AdamConfig(learning_rate=4e-3, warmup_steps=100, decay_steps=1200, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
 )

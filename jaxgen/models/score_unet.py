@@ -1,6 +1,6 @@
 """The U-Nets of score-based models: NCSN++, DDPM++, EDM's forms of these, and ADM.
 
-    ncsnpp, ddpmpp             Song et al. (2021), "Score-Based Generative Modeling through SDEs"
+    ncsnpp, ncsnpp_256, ddpmpp Song et al. (2021), "Score-Based Generative Modeling through SDEs"
     edm_ncsnpp, edm_ddpmpp     Karras et al. (2022), "Elucidating the Design Space" (EDM)
     adm                        Dhariwal & Nichol (2021), "Diffusion Models Beat GANs"
 
@@ -10,6 +10,7 @@ of its own, and differ from each other in what the table below names.
 
                  features of the time   filter   pyramid   attention going up   parameters
     ncsnpp       Fourier                1331     yes       last block of level  62.8M (CIFAR-10)
+    ncsnpp_256   Fourier                1331     two       last block of level  65.6M (256x256)
     ddpmpp       sinusoid               box      no        last block of level  61.8M
     edm_ncsnpp   Fourier                1331     yes       last block of level  56.4M
     edm_ddpmpp   sinusoid               box      no        last block of level  55.7M
@@ -77,6 +78,9 @@ class ScoreUNet(nn.Module):
         taps: Filter of the resampling, `resample.BOX` or `resample.BINOMIAL`.
         input_pyramid: Whether the noisy image itself, halved by a convolution each time, is added
             to each level's input.
+        skip_pyramids: Whether the noisy image, halved by the filter alone, enters each level by a
+            1x1 convolution, and each level says a part of the output, which the next one doubles
+            and adds to its own.
         attends_every_block: Whether attention follows each block on the way up too, and not the
             last of a level alone.
         head_width: Width of an attention's heads, which must divide the channels; None for one
@@ -107,6 +111,7 @@ class ScoreUNet(nn.Module):
     time_features: TimeFeatures = timestep_embedding
     taps: tuple[int, ...] = BOX
     input_pyramid: bool = False
+    skip_pyramids: bool = False
     attends_every_block: bool = False
     head_width: int | None = None
     condition_first: bool = True
@@ -124,6 +129,8 @@ class ScoreUNet(nn.Module):
             raise ValueError(
                 f"augmentation_labels must be at least 0, got {self.augmentation_labels}"
             )
+        if self.input_pyramid and self.skip_pyramids:
+            raise ValueError("input_pyramid and skip_pyramids must not both be True")
         if self.head_width is not None and self.head_width < 1:
             raise ValueError(f"head_width must be positive, got {self.head_width}")
 
@@ -197,7 +204,15 @@ class ScoreUNet(nn.Module):
                     dtype = jnp.float32 if level == 0 else self.dtype  # it sees the image
                     layer = SmoothDownsample(width, self.taps, dtype, name=f"down{level}_pyramid")
                     h = pyramid = style.residual_scale * (h + layer(pyramid).astype(self.dtype))
+                elif self.skip_pyramids:
+                    pyramid = halve(pyramid)
+                    enter = Conv(width, (1, 1), kernel_init=style.kernel_init, name=f"in{level}")
+                    h = h + enter(pyramid).astype(self.dtype)
                 skips.append(h)
+
+        def output(h: Array, name: str) -> Array:
+            h = nn.silu(GroupNorm(epsilon=style.epsilon, name=f"norm_{name}")(h))
+            return conv(out_channels, kernel_init=style.last_init, name=f"conv_{name}")(h)
 
         h = block(h.shape[-1], name="mid_block0")(h, embedding)
         h = attention("mid_attention", h)
@@ -210,11 +225,14 @@ class ScoreUNet(nn.Module):
                 last = i == self.num_res_blocks
                 if h.shape[1] in self.attention_resolutions and (last or self.attends_every_block):
                     h = attention(f"up{level}_attention{i}", h)
+            if self.skip_pyramids:
+                part = output(h, f"out{level}")
+                lowest = level == len(self.multipliers) - 1
+                pyramid = part if lowest else double(pyramid) + part
             if level > 0:
                 h = block(h.shape[-1], resample=double, name=f"up{level}_upsample")(h, embedding)
 
-        h = nn.silu(GroupNorm(epsilon=style.epsilon, name="norm_out")(h))
-        return conv(out_channels, kernel_init=style.last_init, name="conv_out")(h)
+        return pyramid if self.skip_pyramids else output(h, "out")
 
     def _num_heads(self, channels: int) -> int:
         if self.head_width is None:
@@ -284,6 +302,25 @@ def ncsnpp(**fields: Any) -> ScoreUNet:
     """
     pyramid = {"time_features": fourier_features, "taps": BINOMIAL, "input_pyramid": True}
     return ScoreUNet(**{**pyramid, **fields})
+
+
+def ncsnpp_256(**fields: Any) -> ScoreUNet:
+    """NCSN++ of Song et al. (2021) for FFHQ at 256x256, 65.6M parameters.
+
+    The time is ln sigma; the output is sigma times the score. Its process has `sigma_max=348` for
+    data in [0, 1], and its Langevin steps a signal-to-noise ratio of 0.075.
+
+    Args:
+        fields: Fields of `ScoreUNet` in other values than the paper's.
+    """
+    paper = {
+        "multipliers": (1, 1, 2, 2, 2, 2, 2),
+        "num_res_blocks": 2,
+        "dropout": 0.0,
+        "input_pyramid": False,
+        "skip_pyramids": True,
+    }
+    return ncsnpp(**{**paper, **fields})
 
 
 def ddpmpp(**fields: Any) -> ScoreUNet:

@@ -27,6 +27,7 @@ TINY = (
 ).split()
 
 
+@pytest.mark.slow
 def test_recipe_end_to_end(tmp_path, capsys):
     """Over eight devices: train, sample with another solver and guidance, evaluate."""
     run_dir = str(tmp_path / "run")
@@ -90,12 +91,12 @@ def test_samplers_of_the_flags(name, evaluations, grid):
 
 
 def test_the_figures_of_the_recipes():
-    """35 evaluations a sample, and the network of ddpm_digits."""
+    """35 evaluations a sample, and the network of ddpm_digits but for its width."""
     for module in (edm_digits, flow_digits):
         config = module.recipe.config
         model = asdict(config.model)
         assert model.pop("network") == "ddpm"
-        assert model == asdict(ddpm_digits.recipe.config.model)
+        assert {**model, "channels": 32} == asdict(ddpm_digits.recipe.config.model)
         process = score.PROCESSES[config.process.name]()
         assert score.make_sampler(config.sampler, process).evaluations == 35
 

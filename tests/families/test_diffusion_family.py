@@ -62,7 +62,10 @@ def batch():
     return {"image": to_model_space(jnp.asarray(raw["image"])), "label": jnp.asarray(raw["label"])}
 
 
-@pytest.fixture(scope="module", params=["plain", "learned variance, with classes"])
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param("plain", marks=pytest.mark.slow), "learned variance, with classes"],
+)
 def family(request):
     if request.param == "plain":
         return make()

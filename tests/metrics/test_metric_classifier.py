@@ -22,6 +22,7 @@ def test_features_have_unit_mean_square(extractor):
     assert np.mean(np.square(features)) == pytest.approx(1, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_it_is_a_function_of_its_seed():
     one, again, other = (
         train_classifier(digits("test"), steps=2, batch_size=8, num_features=4, seed=seed)

@@ -44,6 +44,11 @@ NETWORKS = {
         IMAGE,
         {"train": False},
     ),
+    "ncsnpp_256": (
+        partial(score_unet.ScoreUNet, 8, (1, 2), 1, (), taps=BINOMIAL, skip_pyramids=True),
+        IMAGE,
+        {"train": False},
+    ),
     "adm": (
         partial(score_unet.ScoreUNet, 8, (1, 2), 1, (4,), head_width=4, style=ADM),
         IMAGE,
@@ -72,7 +77,7 @@ NETWORKS = {
     "residual": (partial(residual.ResidualMLP, 8, 16, 1), VECTOR, {}),
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
-TIMED = {"unet", "ncsnpp", "adm", "vdm"}  # those that are told a time too
+TIMED = {"unet", "ncsnpp", "ncsnpp_256", "adm", "vdm"}  # those that are told a time too
 # Parts of the networks above, in whatever precision these are.
 PARTS = {"SmoothDownsample", "NormedConv", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
 

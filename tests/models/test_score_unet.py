@@ -19,6 +19,7 @@ from jaxgen.models.score_unet import (
     edm_ddpmpp,
     edm_ncsnpp,
     ncsnpp,
+    ncsnpp_256,
 )
 
 SMALL: dict[str, Any] = {
@@ -29,6 +30,7 @@ SMALL: dict[str, Any] = {
 }
 NETWORKS = {
     "ncsnpp": ncsnpp(**SMALL),
+    "ncsnpp_256": ncsnpp_256(**SMALL),
     "ddpmpp": ddpmpp(**SMALL),
     "edm_ncsnpp": edm_ncsnpp(**SMALL, augmentation_labels=9),
     "edm_ddpmpp": edm_ddpmpp(**SMALL, augmentation_labels=9),
@@ -61,6 +63,7 @@ def randomized(model, *args):
     [  # as the authors' own code counts them, without the frozen frequencies of the time
         (ncsnpp(), 32, 0, 62_758_787),
         (ncsnpp(num_res_blocks=8), 32, 0, 107_586_947),
+        (ncsnpp_256(), 256, 0, 65_574_421),  # as diffusers counts its network of this kind
         (ddpmpp(), 32, 0, 61_804_419),
         (ddpmpp(num_res_blocks=8), 32, 0, 106_632_579),
         (edm_ncsnpp(augmentation_labels=9), 32, 0, 56_397_827),
@@ -187,6 +190,7 @@ def randomized_layer(layer, x):
         ({"out_channels": 0}, "out_channels must be positive, got 0"),
         ({"augmentation_labels": -1}, "augmentation_labels must be at least 0, got -1"),
         ({"head_width": 0}, "head_width must be positive, got 0"),
+        ({"input_pyramid": True, "skip_pyramids": True}, "must not both be True"),
     ],
 )
 def test_refuses_bad_fields_at_once(fields, message):
@@ -313,6 +317,9 @@ class Reference:
                     bias = p[f"down{level}_pyramid"]["conv"]["bias"][:, None, None]
                     full = self.f.conv2d(full - bias, kernel, stride=2, groups=full.shape[1]) + bias
                     h = pyramid = (h + full) / math.sqrt(2)
+                if model.skip_pyramids:
+                    pyramid = self.resample(pyramid, "down")
+                    h = h + self.conv(p[f"in{level}"], pyramid)
                 kept.append(h)
         h = self.attention("mid_attention", self.block("mid_block0", h, e))
         h = self.block("mid_block1", h, e)
@@ -320,12 +327,19 @@ class Reference:
             for i in range(model.num_res_blocks + 1):
                 h = self.block(f"up{level}_block{i}", self.torch.cat([h, kept.pop()], 1), e)
                 h = self.attention(f"up{level}_attention{i}", h)
+            if model.skip_pyramids:
+                part = self.output(f"out{level}", h)
+                output = part if level == last else self.resample(output, "up") + part
             if level > 0:
                 h = self.block(f"up{level}_upsample", h, e, "up")
-        return self.conv(p["conv_out"], self.f.silu(self.norm(p["norm_out"], h)), padding=1)
+        return output if model.skip_pyramids else self.output("out", h)
+
+    def output(self, name, h):
+        h = self.f.silu(self.norm(self.params[f"norm_{name}"], h))
+        return self.conv(self.params[f"conv_{name}"], h, padding=1)
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "edm_ddpmpp", "adm"])
+@pytest.mark.parametrize("name", ["ncsnpp", "ncsnpp_256", "edm_ddpmpp", "adm"])
 def test_equals_an_independent_definition(name):
     torch = pytest.importorskip("torch")
     model, (x, t), condition = NETWORKS[name], inputs(), one_hot(1, 0)
@@ -333,7 +347,7 @@ def test_equals_an_independent_definition(name):
     told = [jnp.asarray(augmentation)] if model.augmentation_labels else []
     params = randomized(model, x, t, condition, *told)
     half = model.channels // 2
-    if name == "ncsnpp":
+    if name.startswith("ncsnpp"):
         features = model.time_features(jnp.asarray([1e-6]), model.channels)
         frequencies = np.asarray(features)[0, : model.channels] / 1e-6  # sin(a) = a
     else:

@@ -30,7 +30,7 @@ def identity(conditioning=None, space=LatentSpace(linear, constants, 2)):  # noq
 
     def decode(variables, latents, key, *, condition=None):
         shift = 0.0 if condition is None else 10.0 * condition.reshape(-1, 1, 1, 1)
-        return latents.reshape(-1, 1, 2, 1) + shift
+        return latents[:, None, :, None] + shift
 
     return Family(
         None,
@@ -97,10 +97,10 @@ def test_completions():
     family = Family(None, {}, (), None, complete=complete, conditioning=labels(5))
     x = jnp.arange(16.0).reshape(2, 4, 2, 1)
     batch = {"image": x, "label": jnp.array([3, 4])}
-    drawn = pictures.completions(family)(Variables({}), batch, jax.random.key(0), 2, 4)
-    cells = np.asarray(drawn).reshape(2, 4, 4, 2)
+    drawn = pictures.completions(family)(Variables({}), batch, jax.random.key(0), 2, 5)
+    cells = np.asarray(drawn).reshape(2, 5, 4, 2)
     np.testing.assert_array_equal(cells[:, 0], x[..., 0])
-    np.testing.assert_array_equal(cells[:, 1:, :2], np.stack([x[:, :2, :, 0]] * 3, axis=1))
+    np.testing.assert_array_equal(cells[:, 1:, :2], np.stack([x[:, :2, :, 0]] * 4, axis=1))
     assert (cells[:, 1, 2:] == -1).all()
     assert (cells[0, 2:, 2:] == 3).all()
     assert (cells[1, 2:, 2:] == 4).all()

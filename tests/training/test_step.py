@@ -5,6 +5,7 @@ from functools import partial
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 import toys
@@ -97,10 +98,11 @@ def test_phases_take_turns_and_slices(key):
     assert max_repeats(family) == 2
 
 
-def test_of_repeated_updates_only_the_bad_one_is_skipped(key):
-    """The first slice (examples 0, 2) is not finite, the second (mean 2) is: half the way to it."""
+@pytest.mark.parametrize("x", [(np.nan, 1.0, 2.0, 3.0), (1.0, np.nan, 3.0, 2.0)])
+def test_of_repeated_updates_only_the_bad_one_is_skipped(key, x):
+    """One slice, every other example, is not finite; the other, of mean 2, moves half the way."""
     family = toys.adversarial(repeats=2)
-    batch = {"x": jnp.broadcast_to(jnp.array([jnp.nan, 1.0, 2.0, 3.0])[:, None], (4, toys.WIDTH))}
+    batch = {"x": jnp.broadcast_to(jnp.array(x)[:, None], (4, toys.WIDTH))}
     state = init_state(family, key, batch)
     result = make_step(family)(state, {}, batch, key)
     assert float(result.state.params["critic"]) == 1.0
