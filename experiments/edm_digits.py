@@ -1,7 +1,8 @@
 """EDM on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 The method of Karras et al. 2022: the network is preconditioned, noise levels are log-normal, and
-Heun's method draws samples with 35 evaluations. The network is that of `ddpm_digits` with 24 channels.
+Heun's method draws samples with 35 evaluations. The network is that of `ddpm_digits` with 24
+channels.
 
     python -m experiments.edm_digits                          trains, or resumes
     python -m experiments.edm_digits sample --num 100 --out digits.png

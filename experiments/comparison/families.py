@@ -15,20 +15,35 @@ from jaxgen.training.strategies import make_strategy
 SMALL = 8  # images of at most so many pixels a side are the embedded digits' size
 
 
+class Task(NamedTuple):
+    """What a family is trained for.
+
+    Attributes:
+        steps: Number of training steps.
+        size: Pixels a side of the images.
+        labels: Whether the autoregressive network is conditioned on the labels.
+        digits: Whether the images are the embedded digits at their own size.
+    """
+
+    steps: int
+    size: int
+    labels: bool
+    digits: bool
+
+
 class Entrant(NamedTuple):
     """How a family is trained here.
 
     Attributes:
         module: The module of its recipe.
-        settings: `(steps, pixels a side, labels) -> fields of its config`, nested as in JSON;
-            `labels` says whether a family may be conditioned on the labels.
+        settings: `task -> fields of its config`, nested as in JSON.
         calibration_steps: Number of steps that time a step, a few seconds' worth.
         most_steps: Most steps on the embedded digits, whatever the budget in seconds: the recipe's
             own number, as quick families overfit so few images in the time that slow ones need.
     """
 
     module: str
-    settings: Callable[[int, int, bool], dict[str, Any]]
+    settings: Callable[[Task], dict[str, Any]]
     calibration_steps: int
     most_steps: int
 
@@ -58,17 +73,17 @@ def _innermost(size: int) -> int:
 ENTRANTS: dict[str, Entrant] = {
     "gan": Entrant(
         "experiments.dcgan_digits",
-        lambda steps, size, labels: {"model": {"condition": "none", "min_size": _innermost(size)}},
+        lambda task: {"model": {"condition": "none", "min_size": _innermost(task.size)}},
         100,
         5000,
     ),
     "autoencoder": Entrant(
         "experiments.autoencoder_mnist",
-        lambda steps, size, labels: {
+        lambda task: {
             "batch_size": 64,
             "model": {
                 "network": "conv",
-                "min_size": _innermost(size),
+                "min_size": _innermost(task.size),
                 "activation": "silu",
                 "latent_dim": 16,
             },
@@ -79,29 +94,41 @@ ENTRANTS: dict[str, Entrant] = {
     ),
     "vae": Entrant(
         "experiments.vae_digits",
-        lambda steps, size, labels: {
-            "model": {"min_size": _innermost(size)},
-            "objective": {"kl_warmup_steps": steps // 5},
-            "optimizer": {"decay_steps": steps},
+        lambda task: {
+            "model": {"min_size": _innermost(task.size)},
+            "objective": {"kl_warmup_steps": task.steps // 5},
+            "optimizer": {"decay_steps": task.steps},
         },
         400,
         5000,
     ),
-    "flow": Entrant("experiments.realnvp_digits", lambda steps, size, labels: {}, 40, 3000),
+    "flow": Entrant(
+        "experiments.realnvp_digits",
+        lambda task: {
+            "model": {} if task.digits else {"values": 256},
+            "optimizer": {"decay_steps": task.steps, "warmup_steps": task.steps // 60},
+        },
+        40,
+        6000,
+    ),
     "autoregressive": Entrant(
         "experiments.pixelcnn_digits",
-        lambda steps, size, labels: {
-            "model": {"condition": "label" if labels else "none"},
-            "optimizer": {"decay_steps": steps},
+        lambda task: {
+            "model": {"condition": "label" if task.labels else "none"},
+            "optimizer": {"decay_steps": task.steps},
         },
         40,
         1500,
     ),
     "diffusion": Entrant(
-        "experiments.ddpm_digits",
-        lambda steps, size, labels: {"evaluation": {"num_timesteps": 250}},
+        "experiments.edm_digits",
+        lambda task: {
+            "process": {} if task.digits else {"sigma_data": 0.5},
+            "optimizer": {"decay_steps": task.steps, "warmup_steps": task.steps // 12},
+            "evaluation": {"tolerance": 1e-3},
+        },
         40,
-        1800,
+        1200,
     ),
 }
 
@@ -119,6 +146,7 @@ def settings(
         seed: Seed of the run.
         data: Fields of its `DataConfig`.
     """
+    digits = data["name"] == "digits" and data.get("resize") is None
     return {
         "steps": steps,
         "seed": seed,
@@ -126,7 +154,7 @@ def settings(
         "sample_every": 0,
         "checkpoint_every": max(1, steps // 3),
         "data": dict(data),
-        **ENTRANTS[name].settings(steps, size, labels),
+        **ENTRANTS[name].settings(Task(steps, size, labels, digits)),
     }
 
 
