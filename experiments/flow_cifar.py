@@ -11,7 +11,8 @@ FID 2.07 near epoch 1800 of 50k samples, by Heun's method with about 50 evaluati
 
 Departures: the network resamples inside residual blocks, as ADM does, and so has 60.9M parameters,
 theirs, by bare pooling and repetition, 55.7M; it is given 1000 t, theirs t; times are not cut off
-at t = 0.9999; float32 by default, theirs float16 by loss scaling. Not trained here to its end.
+at t = 0.9999; biases do not decay; float32 by default, theirs float16 by loss scaling. Not trained
+here to its end.
 """
 
 from experiments.recipes.score import (

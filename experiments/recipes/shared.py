@@ -39,7 +39,7 @@ class AdamConfig:
     clip_norm: float | None = None
     """Greatest global norm of the gradient; None for no clipping."""
     weight_decay: float = 0.0
-    """Share of a parameter that an update at a rate of 1 takes off (AdamW)."""
+    """Share of each parameter that is taken away at an update, in units of the rate (AdamW)."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ def make_adam(
         cosine=cosine,
         decay_rate=config.decay_rate,
         clip_norm=config.clip_norm,
-        weight_decay=config.weight_decay,
         infinity=infinity,
+        weight_decay=config.weight_decay,
     )
 
 

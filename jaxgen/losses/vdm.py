@@ -39,9 +39,7 @@ def from_points(x: Float[Array, "batch *dims"]) -> Float[Array, "batch *dims"]:
     return quantize(0.5 * (x + 1))
 
 
-def prior_kl(
-    x: Float[Array, "batch *dims"], gamma_1: Float[Array, ""]
-) -> Float[Array, " batch"]:
+def prior_kl(x: Float[Array, "batch *dims"], gamma_1: Float[Array, ""]) -> Float[Array, " batch"]:
     """`KL(q(z_1 | x) || N(0, I))`, the bound's prior loss.
 
     Args:
@@ -154,8 +152,8 @@ def variational_bound(
 ) -> tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]:
     """An unbiased estimate of the bound on `-log p(u)`, by one time and two draws of noise.
 
-    In continuous time, or of a chain of T steps (sections 4.1 and 4.3). The batch shares one draw of
-    times, `(u + i / B) mod 1` (appendix I.1).
+    In continuous time, or of a chain of T steps (sections 4.1 and 4.3). The batch shares one draw
+    of times, `(u + i / B) mod 1` (appendix I.1).
 
     Args:
         denoise: The denoiser, of the points of bytes.

@@ -1,11 +1,12 @@
 """Optimizers as the papers give them: optax chains of clipping, schedule and update."""
 
 import math
-from functools import partial
+from typing import Any
 
+import jax
 import optax
 
-from jaxgen.training.packing import Elementwise, elementwise
+from jaxgen.training.packing import elementwise
 
 
 def adam(
@@ -19,9 +20,9 @@ def adam(
     cosine: bool = False,
     decay_rate: float | None = None,
     clip_norm: float | None = None,
-    weight_decay: float = 0.0,
     infinity: bool = False,
-) -> Elementwise:
+    weight_decay: float = 0.0,
+) -> optax.GradientTransformation:
     """Adam with linear warm-up from zero, a decay of the rate, and clipping by global norm.
 
     Args:
@@ -36,13 +37,13 @@ def adam(
         decay_rate: Factor of the rate from one update to the next after the warm-up, in (0, 1];
             None for no exponential decay.
         clip_norm: Greatest global norm of the gradient; None for no clipping.
-        weight_decay: Share of a parameter that an update at a rate of 1 takes off, at least 0
-            (AdamW, Loshchilov and Hutter 2019).
         infinity: Whether it is Adamax (Kingma and Ba 2015, section 7.1): in the place of the root
             of the second moment a maximum, `max(b2 v, |g| + eps)`, which is not corrected.
+        weight_decay: Share of a parameter that is taken away at each update, in units of the rate
+            (Loshchilov and Hutter 2019, AdamW); not of parameters by the name of bias.
 
     Returns:
-        An elementwise optax transformation.
+        An optax transformation, elementwise where there is no weight decay.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -54,9 +55,9 @@ def adam(
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value}")
     if not 0 <= weight_decay < math.inf:
-        raise ValueError(f"weight_decay must be at least 0 and finite, got {weight_decay}")
+        raise ValueError(f"weight_decay must be finite and at least 0, got {weight_decay}")
     if weight_decay and infinity:
-        raise ValueError("weight_decay is of Adam: it does not go with infinity")
+        raise ValueError("weight_decay must be 0 with infinity")
     if warmup_steps < 0:
         raise ValueError(f"warmup_steps must be at least 0, got {warmup_steps}")
     if decay_steps is not None and decay_steps <= warmup_steps:
@@ -83,7 +84,14 @@ def adam(
         rate = optax.join_schedules([warm, after], [warmup_steps])
     clip = optax.identity() if clip_norm is None else optax.clip_by_global_norm(clip_norm)
     if weight_decay:
-        rule = partial(optax.adamw, weight_decay=weight_decay)
-    else:
-        rule = optax.adamax if infinity else optax.adam
+        decayed = optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay, mask=_decays)
+        return optax.chain(clip, decayed)
+    rule = optax.adamax if infinity else optax.adam
     return elementwise(optax.chain(clip, rule(rate, b1=b1, b2=b2, eps=eps)))
+
+
+def _decays(params: Any) -> Any:
+    """Which parameters a weight decay is for: all but biases."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: getattr(path[-1], "key", None) != "bias", params
+    )

@@ -151,7 +151,9 @@ def test_schedules_rise_from_end_to_end(schedule):
     params = jax.tree.map(lambda v: jnp.asarray(rng.normal(0, 9, v.shape), jnp.float32), params)
     wild = gamma_of(schedule, params)
     assert (np.diff(wild(t)) > 0).all()
-    np.testing.assert_allclose(wild(t[:100].reshape(4, 25)), wild(t[:100]).reshape(4, 25), rtol=1e-6)
+    np.testing.assert_allclose(
+        wild(t[:100].reshape(4, 25)), wild(t[:100]).reshape(4, 25), rtol=1e-6
+    )
     if isinstance(schedule, MonotoneSchedule):
         p = params
         u = np.abs(p["rates"]) * (2 * 0.3 - 1) + p["bias"]

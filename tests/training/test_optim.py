@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from jaxgen.training.optim import adam
+from jaxgen.training.packing import Elementwise
 
 
 def rates(optimizer, num):
@@ -45,17 +46,17 @@ def test_adamax():
         np.testing.assert_allclose(update["w"], -0.1 * m / (1 - 0.9**t) / v, rtol=1e-5)
 
 
-def test_weight_decay_is_decoupled():
-    """By hand: beside Adam's update, a share of the parameter at the rate of the step."""
-    params = {"w": jnp.full(1, 2.0)}
-    sizes = {}
-    for decay in (0.0, 0.5):
-        optimizer = adam(0.1, weight_decay=decay, warmup_steps=2)
-        state = optimizer.init(params)
-        for _ in range(2):
-            update, state = optimizer.update({"w": jnp.ones(1)}, state, params)
-        sizes[decay] = update["w"]
-    np.testing.assert_allclose(sizes[0.5] - sizes[0.0], [-0.05 * 0.5 * 2.0], rtol=1e-5)
+def test_weight_decay_takes_a_share_of_all_but_biases():
+    """AdamW's, in units of the rate; the network is then not packed with others."""
+    optimizer = adam(0.1, weight_decay=0.01)
+    params = {"kernel": jnp.full(1, 3.0), "layer": {"scale": jnp.ones(1), "bias": jnp.full(1, 3.0)}}
+    gradients = {"kernel": jnp.ones(1), "layer": {"scale": jnp.ones(1), "bias": jnp.ones(1)}}
+    updates, _ = optimizer.update(gradients, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], [-0.1 - 0.1 * 0.01 * 3], rtol=1e-5)
+    np.testing.assert_allclose(updates["layer"]["scale"], [-0.1 - 0.1 * 0.01], rtol=1e-5)
+    np.testing.assert_allclose(updates["layer"]["bias"], [-0.1], rtol=1e-5)
+    assert not isinstance(optimizer, Elementwise)
+    assert isinstance(adam(0.1), Elementwise)
 
 
 def test_clipping():
@@ -72,8 +73,6 @@ def test_clipping():
     ("options", "message"),
     [
         ({"learning_rate": 0.0}, "learning_rate must be positive"),
-        ({"weight_decay": -0.1}, "weight_decay must be at least 0 and finite, got -0.1"),
-        ({"weight_decay": 0.1, "infinity": True}, "weight_decay is of Adam"),
         ({"warmup_steps": -1}, "warmup_steps must be at least 0"),
         ({"warmup_steps": 5, "decay_steps": 5}, r"more than warmup_steps \(5\), got 5"),
         ({"decay_rate": 1.5}, r"decay_rate must be in \(0, 1\]"),
@@ -85,6 +84,8 @@ def test_clipping():
         ({"eps": 0.0}, "eps must be positive and finite, got 0.0"),
         ({"b1": float("nan")}, r"b1 must be in \[0, 1\), got nan"),
         ({"b2": 1.0}, r"b2 must be in \[0, 1\), got 1.0"),
+        ({"weight_decay": -0.1}, "weight_decay must be finite and at least 0, got -0.1"),
+        ({"weight_decay": 0.1, "infinity": True}, "weight_decay must be 0 with infinity"),
         ({"b1": -0.1}, r"b1 must be in \[0, 1\), got -0.1"),
     ],
 )
