@@ -54,6 +54,9 @@ class AverageConfig:
     """Half-life of the average in examples, in the place of a decay."""
     ramp_up: float | None = None
     """Greatest half-life as a share of the examples seen so far; None for no such limit."""
+    sigma_rel: float | None = None
+    """Width of a power-function average (EDM2) as a share of the training, in the place of a
+    decay."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,11 @@ def make_averages(
     Raises:
         ValueError: if a number is out of its range.
     """
-    if config.half_life is not None:
+    if config.sigma_rel is not None:
+        if config.half_life is not None or config.ramp_up is not None:
+            raise ValueError("--average.sigma-rel must be alone, without a half-life or ramp-up")
+        average = averages.power_function(config.sigma_rel, of=of)
+    elif config.half_life is not None:
         average = averages.half_life(config.half_life, batch_size, ramp_up=config.ramp_up, of=of)
     elif config.ramp_up is not None:
         raise ValueError("--average.ramp-up needs --average.half-life")
