@@ -1,6 +1,6 @@
 """What the diffusion recipes share: their flags, and the way from flags to an experiment.
 
-The recipes are `ddpm_cifar` and `ddpm_digits`.
+The recipes are `ddpm_cifar`, `ddpm_digits` and `iddpm_cifar`.
 """
 
 from dataclasses import dataclass
@@ -27,10 +27,11 @@ from jaxgen.data.transforms import prepare_images
 from jaxgen.families.diffusion import Sampler, diffusion
 from jaxgen.losses import diffusion as losses
 from jaxgen.losses.diffusion import Weighting
-from jaxgen.models.unet import UNet
+from jaxgen.models.unet import UNet, iddpm
 from jaxgen.noise import chain as chains
 from jaxgen.noise import spacing
 from jaxgen.noise.chain import Variance
+from jaxgen.noise.importance import LossResampler
 from jaxgen.noise.parametrization import EPS, X0, Parametrization, V
 from jaxgen.noise.spacing import Spacing
 from jaxgen.sampling.solvers import ancestral, ddim
@@ -76,6 +77,8 @@ class ModelConfig:
     """Image sizes at which there is self-attention."""
     num_heads: int = 1
     """Number of heads of the attention."""
+    scale_shift: bool = False
+    """Let the time scale and shift what norms give, as in the networks of Improved DDPM."""
     dropout: float = 0.1
     """Dropout rate inside residual blocks."""
     condition: Conditions = "none"
@@ -102,6 +105,12 @@ class DiffusionConfig:
     """Weighting of the noise levels in the loss."""
     learned_variance: bool = False
     """Let the network learn the variance of the reverse steps."""
+    objective: Literal["simple", "bound"] = "simple"
+    """Loss: of the denoised data (hybrid with a learned variance), or the variational bound."""
+    importance: bool = False
+    """Draw the timesteps as often as their losses are large, and weigh these accordingly."""
+    scaled_times: bool = False
+    """Give the network times of a thousand steps, however many the chain has."""
 
 
 @dataclass(frozen=True)
@@ -187,6 +196,11 @@ def make_family(config: Config, train: Source) -> Family:
     conditioning = make_conditioning(model.condition, train)
     height, width, channels = train.spec["image"][0]
     outputs = channels * (2 if process.learned_variance else 1)
+    if process.objective == "bound" and process.weighting != "simple":
+        raise ValueError(
+            f"--diffusion.weighting must be simple with --diffusion.objective bound, got "
+            f"{process.weighting}"
+        )
     network = make_unet(model, outputs, config.precision)
     if config.sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")
@@ -197,9 +211,11 @@ def make_family(config: Config, train: Source) -> Family:
         chains.chain(make_betas(process)),
         make_adam(config.optimizer),
         image_shape=(height, width, channels),
-        parametrization=PREDICTIONS[process.prediction],
+        parametrization=make_parametrization(process),
         weighting=WEIGHTINGS[process.weighting],
         learns_variance=process.learned_variance,
+        trains_bound=process.objective == "bound",
+        resampler=LossResampler() if process.importance else None,
         conditioning=conditioning,
         condition_dropout=model.condition_dropout if conditioning else 0.0,
         sampler=make_sampler(config.sampler),
@@ -208,9 +224,18 @@ def make_family(config: Config, train: Source) -> Family:
     )
 
 
+def make_parametrization(process: DiffusionConfig) -> Parametrization:
+    """What the network predicts, and the time in the unit that it is given."""
+    plain = PREDICTIONS[process.prediction]
+    if not process.scaled_times:
+        return plain
+    scale = 1000 / process.num_timesteps
+    return plain._replace(time=lambda level: scale * level.time.astype(jnp.float32))
+
+
 def make_unet(model: ModelConfig, out_channels: int, precision: str) -> UNet:
     """The U-Net of the flags."""
-    return UNet(
+    return (iddpm if model.scale_shift else UNet)(
         channels=model.channels,
         multipliers=model.multipliers,
         num_res_blocks=model.num_res_blocks,

@@ -226,6 +226,8 @@ def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.M
     """The network of the flags."""
     if model.network == "ddpm":
         return make_unet(model, channels, precision)
+    if model.scale_shift:
+        raise ValueError(f"--model.scale-shift must be false with --model.network {model.network}")
     if model.num_heads != 1:
         raise ValueError(f"--model.num-heads must be 1 with --model.network {model.network}")
     return NETWORKS[model.network](

@@ -1,5 +1,6 @@
 """Denoising diffusion: a network, a chain and an optimizer become a `Family`."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from jaxgen.core import (
     Metrics,
     Optimizer,
     Phase,
+    PyTree,
     Sampling,
     Variables,
 )
@@ -27,8 +29,9 @@ from jaxgen.losses import diffusion as losses
 from jaxgen.losses.diffusion import Weighting, simple
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.noise.chain import Chain, Variance, large_variance, learned_variance, levels_of
+from jaxgen.noise.importance import LossResampler
 from jaxgen.noise.parametrization import EPS, Parametrization, ask, denoiser
-from jaxgen.noise.process import q_sample
+from jaxgen.noise.process import Level, q_sample
 from jaxgen.noise.spacing import Spacing, trailing
 from jaxgen.sampling.guidance import clip_x0
 from jaxgen.sampling.solvers import Solver, ancestral
@@ -53,6 +56,7 @@ class Sampler(NamedTuple):
 
 
 _DEFAULT = Sampler()
+HISTORY = "loss_history"
 
 
 def diffusion(
@@ -64,6 +68,8 @@ def diffusion(
     parametrization: Parametrization = EPS,
     weighting: Weighting = simple,
     learns_variance: bool = False,
+    trains_bound: bool = False,
+    resampler: LossResampler | None = None,
     conditioning: Conditioning | None = None,
     condition_dropout: float = 0.0,
     sampler: Sampler = _DEFAULT,
@@ -72,9 +78,9 @@ def diffusion(
 ) -> Family:
     """The family of Ho et al. 2020 and its descendants on a discrete chain.
 
-    Training draws t uniformly and minimizes `denoising_loss` (or `hybrid_loss` where the variance
-    is learned). `log_prob` is the variational lower bound of the 8-bit data in nats, `evaluate` its
-    negative, with the bound's terms and `bits_per_dim` as metrics.
+    Training draws t and minimizes `denoising_loss`, `hybrid_loss` where the variance is learned, or
+    `bound_loss`. `log_prob` is the variational lower bound of the 8-bit data in nats, `evaluate`
+    its negative, with the bound's terms and `bits_per_dim` as metrics.
 
     `sample` takes one more option, `sampler`, in the place of the family's own.
 
@@ -88,6 +94,10 @@ def diffusion(
         weighting: Weights of the noise levels in the loss, see `jaxgen.losses.diffusion.of_x0`.
         learns_variance: Whether the network learns the variance of the reverse steps (Nichol &
             Dhariwal 2021).
+        trains_bound: Whether the loss is the variational bound in nats, L_vlb, by one of its terms
+            an image.
+        resampler: Importance sampling of the timesteps, by what the model's state remembers of
+            their losses; None for uniform ones.
         conditioning: Kind of condition that the network takes, or None.
         condition_dropout: Probability of training an example without its condition, for
             classifier-free guidance.
@@ -110,22 +120,45 @@ def diffusion(
         )
     if learns_variance:
         bound_variance = learned_variance
+    if resampler is not None:
+        resampler.check()
+
+    def init(key: Key[Array, ""], batch: Batch, fixed: Mapping[str, PyTree] = {}) -> Variables:
+        variables = denoising.init(zeros_of_steps)(key, batch, fixed)
+        if resampler is None:
+            return variables
+        history = resampler.init(chain.num_timesteps)
+        return variables._replace(state={**variables.state, HISTORY: history})
+
+    def training_loss(
+        output: Array, x0: Array, eps: Array, t: Array, level: Level
+    ) -> Float[Array, " batch"]:
+        if trains_bound:
+            return losses.bound_loss(
+                chain, output, x0, eps, t, parametrization, variance=bound_variance
+            )
+        if learns_variance:
+            return losses.hybrid_loss(chain, output, x0, eps, t, parametrization, weighting)
+        return losses.denoising_loss(output, x0, eps, level, parametrization, weighting)
 
     def loss(
         variables: Variables, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " batch"], Aux]:
         x0 = batch["image"]
         key_t, key_eps, key_condition, key_dropout = jax.random.split(key, 4)
-        t = jax.random.randint(key_t, x0.shape[:1], 0, chain.num_timesteps)
+        if resampler is None:
+            t = jax.random.randint(key_t, x0.shape[:1], 0, chain.num_timesteps)
+        else:
+            t, weight = resampler.draw(key_t, variables.state[HISTORY], len(x0))
         level, eps = chain.at(t), standard_normal(key_eps, x0.shape)
         condition = denoising.training_condition(variables, batch, key_condition)
         training = denoising.under(variables, key_dropout)
         output = ask(training, parametrization, q_sample(x0, eps, level), level, condition)
-        if learns_variance:
-            value = losses.hybrid_loss(chain, output, x0, eps, t, parametrization, weighting)
-        else:
-            value = losses.denoising_loss(output, x0, eps, level, parametrization, weighting)
-        return value, Aux()
+        value = training_loss(output, x0, eps, t, level)
+        if resampler is None:
+            return value, Aux()
+        history = resampler.update(variables.state[HISTORY], t, value)
+        return weight * value, Aux(state={**variables.state, HISTORY: history})
 
     def evaluate(
         variables: Variables, batch: Batch, key: Key[Array, ""]
@@ -170,7 +203,7 @@ def diffusion(
         )
 
     return Family(
-        denoising.init(zeros_of_steps),
+        init,
         {PHASE: Optimizer((NAME, *conditions.trains(conditioning)), optimizer)},
         (Phase(PHASE, PHASE, loss),),
         evaluate,

@@ -1,7 +1,7 @@
 """Losses of Gaussian diffusion: denoising objectives, and the variational bound in nats.
 
 All are pure and per example. A training step draws t and eps, asks the network of
-`q_sample(x0, eps, level)` and hands its output to `denoising_loss` or `hybrid_loss`;
+`q_sample(x0, eps, level)` and hands its output to `denoising_loss`, `hybrid_loss` or `bound_loss`;
 `variational_bound` calls the denoiser itself.
 """
 
@@ -223,6 +223,43 @@ def hybrid_loss(
     predicted = output[..., : x0.shape[-1]]
     error = denoising_loss(predicted, x0, eps, level, parametrization, weighting)
     return error + vb_weight * chain.num_timesteps * bits
+
+
+def bound_loss(
+    chain: Chain,
+    output: Float[Array, "batch *output_dims"],
+    x0: Float[Array, "batch *dims"],
+    eps: Float[Array, "batch *dims"],
+    t: Integer[Array, " batch"],
+    parametrization: Parametrization = EPS,
+    *,
+    variance: Variance = learned_variance,
+) -> Float[Array, " batch"]:
+    """`T vb_term`, whose mean over uniform t is the bound without its `prior_kl`: L_vlb.
+
+    Mean and variance are both trained by it (Nichol & Dhariwal 2021, section 3.3).
+
+    Args:
+        chain: The chain of T steps.
+        output: The network's output, [B, ..., 2C] for a learned variance.
+        x0: 8-bit data u as `2 u / 255 - 1`, [B, ..., C].
+        eps: The noise that was added.
+        t: The timestep of each example, 0..T-1.
+        parametrization: What the network predicts.
+        variance: The variance of the reverse steps, see `jaxgen.noise.chain`.
+
+    Returns:
+        f32[B], nats summed over an example's dimensions.
+
+    Raises:
+        ValueError: if data and noise differ in shape, the output has not theirs but for further
+            channels, or there are other numbers of timesteps than examples.
+    """
+    check_same_shape(x0=x0, eps=eps)
+    level = chain.at(t)
+    x_t = q_sample(x0, eps, level)
+    denoised = interpret(parametrization, output, x_t, level)
+    return chain.num_timesteps * vb_term(chain, denoised, x0, x_t, t, variance=variance)
 
 
 def prior_kl(chain: Chain, x0: Float[Array, "batch *dims"]) -> Float[Array, " batch"]:

@@ -4,6 +4,7 @@ Read `UNet.__call__` as the figure: down through the levels, keeping every activ
 and an attention at the bottom; up again, each block taking back one kept activation.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -18,11 +19,16 @@ from jaxgen.models.blocks.layers import (
     GroupNorm,
     SelfAttention,
     Upsample,
-    near_zero_init,
-    scaled_init,
     timestep_embedding,
 )
-from jaxgen.models.blocks.unet_layers import ResidualBlock, check_fields, check_inputs
+from jaxgen.models.blocks.unet_layers import (
+    ADM,
+    DDPM,
+    BlockStyle,
+    ResidualBlock,
+    check_fields,
+    check_inputs,
+)
 from jaxgen.models.conv.layers import Conv
 
 
@@ -44,6 +50,9 @@ class UNet(nn.Module):
         num_heads: Number of attention heads.
         out_channels: Channels of the output: None for as many as the image has; twice that for a
             learned variance.
+        time_features: Function `(t, channels) -> f32[batch, features]`, the first embedding of
+            the time.
+        style: What the blocks have of a paper's network.
         dtype: Type of the computation. Parameters, embeddings, the first and the last convolution,
             normalization statistics, softmax and output are float32.
         remat: Whether to compute each block again in the backward pass instead of keeping its
@@ -64,6 +73,8 @@ class UNet(nn.Module):
     dropout: float = 0.1
     num_heads: int = 1
     out_channels: int | None = None
+    time_features: Callable[[Array, int], Array] = timestep_embedding
+    style: BlockStyle = DDPM
     dtype: DTypeLike = jnp.float32
     remat: bool = False
 
@@ -105,21 +116,34 @@ class UNet(nn.Module):
         check_inputs(x, t, vector, self.multipliers)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         remat: Any = nn.remat if self.remat else lambda module: module
+        style = self.style
         block = partial(
-            remat(ResidualBlock), dropout=self.dropout, deterministic=not train, dtype=self.dtype
+            remat(ResidualBlock),
+            dropout=self.dropout,
+            deterministic=not train,
+            dtype=self.dtype,
+            style=style,
         )
-        attention = partial(remat(SelfAttention), self.num_heads, dtype=self.dtype)
-        dense = partial(nn.Dense, 4 * self.channels, kernel_init=scaled_init)
+        attention = partial(
+            remat(SelfAttention),
+            self.num_heads,
+            self.dtype,
+            style.attention_init,
+            style.last_init,
+            style.epsilon,
+        )
+        dense = partial(nn.Dense, 4 * self.channels, kernel_init=style.kernel_init)
         conv = partial(Conv, kernel_size=(3, 3))
 
-        embedding = dense(name="time1")(timestep_embedding(t, self.channels))
+        embedding = dense(name="time1")(self.time_features(t, self.channels))
         embedding = dense(name="time2")(nn.silu(embedding))
         if vector is not None:  # of a class: its row of the kernel, a learned embedding
             embed = partial(dense, use_bias=False, kernel_init=nn.initializers.normal(1.0))
             embedding = embedding + embed(name="condition")(vector)
         embedding = nn.silu(embedding)  # every block begins with it; the paper's has it inside
 
-        h = conv(self.channels, kernel_init=scaled_init, name="conv_in")(x).astype(self.dtype)
+        h = conv(self.channels, kernel_init=style.kernel_init, name="conv_in")(x)
+        h = h.astype(self.dtype)
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             for i in range(self.num_res_blocks):
@@ -144,5 +168,26 @@ class UNet(nn.Module):
             if level > 0:
                 h = Upsample(self.dtype, name=f"up{level}_upsample")(h)
 
-        h = nn.silu(GroupNorm(name="norm_out")(h))
-        return conv(out_channels, kernel_init=near_zero_init, name="conv_out")(h)
+        h = nn.silu(GroupNorm(epsilon=style.epsilon, name="norm_out")(h))
+        return conv(out_channels, kernel_init=style.last_init, name="conv_out")(h)
+
+
+def iddpm(**fields: Any) -> UNet:
+    """The network of Nichol & Dhariwal (2021), 52.5M parameters for CIFAR-10.
+
+    The time scales and shifts what the blocks' second norms give; attention has four heads, at 16
+    and at 8 pixels. The output has twice the channels of RGB images, for a learned variance.
+
+    Args:
+        fields: Fields of `UNet` in other values than the paper's.
+    """
+    paper: dict[str, Any] = {
+        "num_res_blocks": 3,
+        "attention_resolutions": (16, 8),
+        "dropout": 0.3,
+        "num_heads": 4,
+        "out_channels": 6,
+        "time_features": partial(timestep_embedding, endpoint=False),
+        "style": ADM,
+    }
+    return UNet(**{**paper, **fields})

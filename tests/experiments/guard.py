@@ -98,6 +98,11 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "ncsnpp_cifar": ([*DIGITS, *SCORE, "--sampler.num-steps=3"], []),
     "ddpmpp_cifar": ([*DIGITS, *SCORE, "--sampler.num-steps=3"], []),
     "flow_cifar": ([*DIGITS, *SCORE, "--sampler.num-steps=3"], []),
+    "iddpm_cifar": (
+        [*DIGITS, *DDPM, "--model.num-heads=1", "--diffusion.objective=bound"]
+        + ["--diffusion.importance"],
+        [],
+    ),
     "vdm_cifar": (
         [*DIGITS, "--model.channels=8", "--model.num-res-blocks=1", "--sampler.preview-steps=2"],
         ["--sampler.num-steps=3"],

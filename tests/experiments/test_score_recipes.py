@@ -160,6 +160,8 @@ def test_networks_of_the_flags(network):
     assert shapes[0].shape == x.shape
     with pytest.raises(ValueError, match="--model.num-heads must be 1"):
         score.make_network(replace(model, num_heads=2), 1, "float32")
+    with pytest.raises(ValueError, match="--model.scale-shift must be false"):
+        score.make_network(replace(model, scale_shift=True), 1, "float32")
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from devices import equal_on_one_and_eight, runner
 from few_steps import train
 from flax import linen as nn
 
@@ -13,8 +14,8 @@ from jaxgen.conditioning.labels import labels
 from jaxgen.core import Aux, Variables
 from jaxgen.data.sources import digits
 from jaxgen.data.transforms import to_model_space
-from jaxgen.families.diffusion import Sampler, diffusion
-from jaxgen.losses.diffusion import denoising_loss, min_snr
+from jaxgen.families.diffusion import HISTORY, Sampler, diffusion
+from jaxgen.losses.diffusion import denoising_loss, min_snr, variational_bound
 from jaxgen.models.unet import UNet
 from jaxgen.noise.chain import (
     chain,
@@ -25,11 +26,13 @@ from jaxgen.noise.chain import (
     small_variance,
     zero_terminal_snr,
 )
+from jaxgen.noise.importance import LossHistory, LossResampler
 from jaxgen.noise.parametrization import EPS, V, denoiser
 from jaxgen.noise.process import q_sample
 from jaxgen.noise.spacing import leading, linspace, trailing
 from jaxgen.sampling.guidance import clip_x0, guided
 from jaxgen.sampling.solvers import ancestral, ddim, solve
+from jaxgen.training.strategies import make_strategy
 
 CHAIN = chain(cosine_betas(20))
 SHAPE = (8, 8, 1)
@@ -250,6 +253,76 @@ def test_the_bounds_variance_is_of_the_model(key, batch):
     assert (bounds[0] != bounds[2]).all()
 
 
+@pytest.mark.parametrize("resampler", [None, LossResampler(2, 0.2)], ids=["uniform", "importance"])
+def test_the_bound_is_trained_by_its_terms(batch, resampler):
+    """Without a bias, however the timesteps are drawn: with the prior's part it is the bound."""
+    family = linear(trains_bound=True, resampler=resampler, bound_variance=small_variance)
+    squares = jnp.linspace(0.1, 9.0, 20)[:, None] * jnp.ones((1, 2))
+    history = LossHistory(squares, jnp.full(20, 2.0))
+    variables = NOTHING._replace(state={} if resampler is None else {HISTORY: history})
+
+    @jax.jit
+    def means(keys):
+        drawn = jax.lax.map(lambda key: family.phases[0].loss(variables, batch, key, NUM)[0], keys)
+        denoise = denoiser(lambda x, t, c: Linear().apply({}, x, t, c, train=False), EPS)
+        nats, terms = variational_bound(
+            denoise, LINEAR_CHAIN, batch["image"], keys[0], variance=small_variance
+        )
+        return drawn.mean(), (nats - terms["prior_kl"]).mean()
+
+    got, want = means(jax.random.split(jax.random.key(0), 600))
+    assert got == pytest.approx(float(want), rel=0.05)
+
+
+class Dense(nn.Module):
+    """A network of one layer, with a learned variance."""
+
+    @nn.compact
+    def __call__(self, x, t, condition, *, train):
+        h = nn.Dense(2 * x[0].size)(x.reshape(len(x), -1)).reshape(*x.shape[:-1], -1)
+        return h + 0.01 * t.reshape(-1, 1, 1, 1)
+
+
+def importance_family():
+    return diffusion(
+        Dense(),
+        LINEAR_CHAIN,
+        optax.sgd(1e-3),
+        image_shape=SHAPE,
+        learns_variance=True,
+        resampler=LossResampler(2),
+    )
+
+
+def test_the_losses_are_remembered(batch):
+    family, key = importance_family(), jax.random.key(2)
+    variables = family.init(key, batch)
+    loss, aux = jax.jit(family.phases[0].loss)(variables, batch, key, NUM)
+    before, after = variables.state[HISTORY], aux.state[HISTORY]
+    assert not before.counts.any()
+    assert after.counts.sum() == 16
+    t = jax.random.choice(jax.random.split(key, 4)[0], 20, (16,), p=jnp.full(20, 0.05))
+    for step in range(20):
+        mine = np.asarray(loss)[np.asarray(t) == step][-2:]  # uniform at first: weights of 1
+        kept = np.sort(after.squares[step])[::-1][: len(mine)]
+        np.testing.assert_allclose(kept, np.sort(np.square(mine))[::-1], rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_one_history_on_any_number_of_devices(batch):
+    equal_on_one_and_eight(importance_family(), batch)
+
+
+def test_one_history_where_each_device_has_its_own_examples(batch):
+    """Under pmap it is the devices' mean, so that all of them draw by the same shares."""
+    _, run = runner(importance_family(), batch, make_strategy("pmap", jax.devices()))
+    first, _ = runner(importance_family(), batch, make_strategy("jit", jax.devices()[:1]))
+    history = run(first, 3).state[HISTORY]
+    assert history.counts.sum() == pytest.approx(3 * 16 / 8)
+    assert np.isfinite(history.squares).all()
+    assert history.squares.any()
+
+
 def test_condition_dropout_only_in_training(batch):
     """With all labels dropped but one in a million, training cannot tell the labels apart."""
     family = make(conditioning=LABELS, condition_dropout=1 - 1e-6)
@@ -300,6 +373,8 @@ def test_bad_arguments(batch):
         make(conditioning=LABELS, condition_dropout=1.0)
     with pytest.raises(ValueError, match="condition_dropout needs a conditioning"):
         make(condition_dropout=0.5)
+    with pytest.raises(ValueError, match="length must be at least 1, got 0"):
+        make(resampler=LossResampler(0))
     with pytest.raises(ValueError, match=r"guidance_scale must be 1 .* got 2.0"):
         make(sampler=Sampler(guidance_scale=2.0))
     with pytest.raises(ValueError, match="guidance_scale must be 1"):

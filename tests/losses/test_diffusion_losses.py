@@ -8,6 +8,7 @@ from scipy.special import ndtr
 
 from jaxgen.distributions.elementwise import discretized_gaussian_log_prob
 from jaxgen.losses.diffusion import (
+    bound_loss,
     denoising_loss,
     edm_weight,
     hybrid_loss,
@@ -406,3 +407,20 @@ def test_bad_weights():
         p2(1.0, 0.0)
     with pytest.raises(ValueError, match="sigma_data must be positive, got 0"):
         edm_weight(0.0)
+
+
+def test_the_bound_loss_is_the_bound_by_one_term(data):
+    """T times a term; over all t the sum is that of the terms, which is the bound's."""
+    x0, eps, output = data
+    both = jnp.concatenate([output, 0.3 * output], axis=-1)
+    t = jnp.array([0, 3, 7, 19])
+    x_t = q_sample(x0, eps, SHORT.at(t))
+    denoised = interpret(EPS, both, x_t, SHORT.at(t))
+    want = 20 * vb_term(SHORT, denoised, x0, x_t, t, variance=learned_variance)
+    np.testing.assert_allclose(bound_loss(SHORT, both, x0, eps, t), want, rtol=1e-6)
+    small = bound_loss(SHORT, output, x0, eps, t, variance=small_variance)
+    want = 20 * vb_term(SHORT, denoised, x0, x_t, t, variance=small_variance)
+    np.testing.assert_allclose(small, want, rtol=1e-6)
+    # Both halves of the output have a gradient: the mean is trained by the bound too.
+    slope = jax.grad(lambda output: bound_loss(SHORT, output, x0, eps, t).sum())(both)
+    assert all(np.abs(part).min(axis=(1, 2, 3)).max() > 0 for part in np.split(slope, 2, -1))

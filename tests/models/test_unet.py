@@ -11,7 +11,7 @@ import pytest
 from jax import jit, lax
 
 from jaxgen.conditioning.base import Condition
-from jaxgen.models.unet import UNet
+from jaxgen.models.unet import UNet, iddpm
 
 # The networks here are tiny and run once: what takes time is compiling them.
 
@@ -60,6 +60,14 @@ def test_the_defaults_are_the_papers_network():
         *(f"down1_attention{i}" for i in range(2)),
         *(f"up1_attention{i}" for i in range(3)),
     }
+
+
+def test_the_network_of_improved_ddpm():
+    """As many parameters as the authors' own code counts; a learned variance."""
+    x, t = jnp.zeros((1, 32, 32, 3)), jnp.zeros(1)
+    shapes = jax.eval_shape(lambda: iddpm().init_with_output(jax.random.key(0), x, t, train=False))
+    assert shapes[0].shape == (1, 32, 32, 6)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes[1])) == 52_546_438
 
 
 @pytest.mark.parametrize(
