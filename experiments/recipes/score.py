@@ -24,11 +24,12 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
+from jaxgen.augmentation.edm_augment import NUM_LABELS, edm_augment
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images
-from jaxgen.families.score import Sampler, score_based
+from jaxgen.families.score import Augment, Sampler, score_based
 from jaxgen.models import score_unet
 from jaxgen.noise import parametrization, process, times
 from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear
@@ -153,6 +154,9 @@ class Config(RunConfig):
     """Mirror half of the training images left to right."""
     dequantize: bool = False
     """Train on dequantized images, of which alone there is a density: for bits/dim."""
+    augment: float | None = None
+    """Probability of each of EDM's augmentations, of which the network is informed, beside mirrored
+    images; None for none. With --model.network ddpmpp or ncsnpp."""
     model: ScoreModelConfig = ScoreModelConfig()
     process: ProcessConfig = ProcessConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
@@ -198,7 +202,7 @@ def make_family(config: Config, train: Source) -> Family:
             f"{evaluation.first_time:g}"
         )
     return score_based(
-        make_network(model, channels, config.precision),
+        make_network(model, channels, config.precision, informed=config.augment is not None),
         path,
         make_parametrization(config, path),
         make_adam(config.optimizer),
@@ -206,6 +210,7 @@ def make_family(config: Config, train: Source) -> Family:
         times=make_times(config.process, path),
         sampler=make_sampler(config.sampler, path),
         dequantizes=config.dequantize,
+        augment=make_augment(config.augment),
         conditioning=conditioning,
         condition_dropout=model.condition_dropout if conditioning else 0.0,
         tolerance=Tolerance(
@@ -222,9 +227,22 @@ def last_time(path: Process) -> float:
     return path.last_time if path.prior_std > 1 else 1 - 1e-4
 
 
-def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.Module:
-    """The network of the flags."""
+def make_augment(probability: float | None) -> Augment | None:
+    """The augmentation of the flags."""
+    if probability is None:
+        return None
+    if not 0 <= probability <= 1:
+        raise ValueError(f"--augment must lie in [0, 1], got {probability:g}")
+    return lambda key, images: edm_augment(key, images, probability)
+
+
+def make_network(
+    model: ScoreModelConfig, channels: int, precision: str, *, informed: bool = False
+) -> nn.Module:
+    """The network of the flags, and whether it is informed of its images' augmentation."""
     if model.network == "ddpm":
+        if informed:
+            raise ValueError("--augment must be None with --model.network ddpm")
         return make_unet(model, channels, precision)
     if model.scale_shift:
         raise ValueError(f"--model.scale-shift must be false with --model.network {model.network}")
@@ -238,6 +256,7 @@ def make_network(model: ScoreModelConfig, channels: int, precision: str) -> nn.M
         head_width=None,
         dropout=model.dropout,
         out_channels=channels,
+        augmentation_labels=NUM_LABELS if informed else 0,
         remat=model.remat,
         dtype=jnp.dtype(precision),
     )

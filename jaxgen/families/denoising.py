@@ -52,14 +52,29 @@ class DenoisingNetwork(NamedTuple):
         """The numbers in an example."""
         return math.prod(self.image_shape)
 
-    def under(self, variables: Variables, dropout: Key[Array, ""] | None = None) -> Network:
-        """The network under its parameters; with a key it trains."""
+    def under(
+        self,
+        variables: Variables,
+        dropout: Key[Array, ""] | None = None,
+        augmentation: Array | None = None,
+    ) -> Network:
+        """The network under its parameters; with a key it trains.
+
+        Args:
+            variables: Variables of the family.
+            dropout: Key of the dropout in training; None for none.
+            augmentation: Labels of each image's augmentation, of which the network is informed;
+                None for images as they are.
+        """
         rngs = None if dropout is None else {"dropout": dropout}
+        labels: dict[str, Any] = {} if augmentation is None else {"augmentation": augmentation}
 
         def call(x: Array, time: Array, condition: Condition | None) -> Array:
             own = {"params": variables.params[NAME]}
             train = dropout is not None
-            output: Any = self.network.apply(own, x, time, condition, train=train, rngs=rngs)
+            output: Any = self.network.apply(
+                own, x, time, condition, train=train, rngs=rngs, **labels
+            )
             return output
 
         return call

@@ -44,6 +44,9 @@ from jaxgen.noise.times import Times
 from jaxgen.sampling.probability_flow import Tolerance, encode_with_log_det
 from jaxgen.sampling.solvers import Solver
 
+# (key, images) -> (images, labels [B, L] of what was done to each, zero for nothing)
+Augment = Callable[[Array, Array], tuple[Array, Array]]
+
 _STRETCH = math.log(BYTE / 127.5)  # nats a dimension from [0, 1] to model space
 
 
@@ -78,6 +81,7 @@ def score_based(
     sampler: Sampler,
     weighting: Weighting = simple,
     dequantizes: bool = False,
+    augment: Augment | None = None,
     conditioning: Conditioning | None = None,
     condition_dropout: float = 0.0,
     tolerance: Tolerance | None = None,
@@ -102,6 +106,9 @@ def score_based(
         weighting: Weights of the levels in the loss, see `jaxgen.losses.diffusion.of_x0`.
         dequantizes: Whether training too sees dequantized data, of which alone there is a density;
             without it the bound is a poor one.
+        augment: Augmentation of the training images, `(key, images) -> (images, labels)`, such as
+            `edm_augment`, of which the network is informed: it takes `augmentation=labels`. None
+            for none.
         conditioning: Kind of condition that the network takes, or None.
         condition_dropout: Probability of training an example without its condition.
         tolerance: Tolerances and times of the ODE; None for the defaults.
@@ -124,9 +131,12 @@ def score_based(
         x0 = batch["image"]
         if dequantizes:
             x0 = from_unit(dequantize(jax.random.fold_in(key, 4), x0)[0])
+        labels = None
+        if augment is not None:
+            x0, labels = augment(jax.random.fold_in(key, 5), x0)
         level, eps = process.at(times(key_t, len(x0))), standard_normal(key_eps, x0.shape)
         condition = denoising.training_condition(variables, batch, key_condition)
-        training = denoising.under(variables, key_dropout)
+        training = denoising.under(variables, key_dropout, labels)
         output = ask(training, parametrization, q_sample(x0, eps, level), level, condition)
         return denoising_loss(output, x0, eps, level, parametrization, weighting), Aux()
 

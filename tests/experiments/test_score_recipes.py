@@ -62,6 +62,11 @@ def test_recipe_end_to_end(tmp_path, capsys):
         (["--sampler.grid", "log_snr"], "--sampler.last-time must be positive with"),
         (["--evaluation.tolerance", "0"], r"--evaluation.tolerance must lie in (0, 1), got 0"),
         (["--evaluation.first-time", "90"], "--evaluation.first-time must lie in (0, 80)"),
+        (["--augment", "0.1"], "--augment must be None with --model.network ddpm"),
+        (
+            ["--augment", "1.5", "--model.network", "ddpmpp"],
+            "--augment must lie in [0, 1], got 1.5",
+        ),
         (["--process.sigma-data", "0"], "sigma_data must be positive and finite, got 0"),
     ],
 )
@@ -107,7 +112,8 @@ def test_the_figures_of_the_recipes():
     ids=["edm", "ncsnpp", "ddpmpp", "flow"],
 )
 def test_networks_of_the_papers(module, count):
-    network = score.make_network(module.recipe.config.model, 3, "float32")
+    config = module.recipe.config
+    network = score.make_network(config.model, 3, "float32", informed=config.augment is not None)
     x = jnp.zeros((1, 32, 32, 3))
     shapes = jax.eval_shape(
         lambda: network.init(jax.random.key(0), x, jnp.zeros(1), None, train=False)
@@ -132,8 +138,9 @@ def test_times_in_the_papers_units():
 
 
 def test_edm_on_cifar_is_the_papers():
-    """The authors' table: 200 million images, their rates and levels."""
+    """The authors' table: 200 million images, their augmentation, rates and levels."""
     config = edm_cifar.recipe.config
+    assert (config.augment, config.flip) == (0.12, False)
     assert config.steps * config.batch_size == pytest.approx(200e6, rel=1e-4)
     assert config.optimizer.warmup_steps * config.batch_size == pytest.approx(10e6, rel=1e-3)
     made = score.make_parametrization(config, edm())

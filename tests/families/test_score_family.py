@@ -151,6 +151,36 @@ def test_dequantized_training_sees_other_images(images):
     assert np.abs(a - b).max() > 1e-5
 
 
+class Informed(nn.Module):
+    """What it is informed of, in the place of a prediction: 1 and the sum of the labels."""
+
+    @nn.compact
+    def __call__(self, x, time, condition=None, augmentation=None, *, train=False):
+        scale = self.param("scale", nn.initializers.ones, ())
+        labels = 0.0 if augmentation is None else augmentation.sum(axis=1).reshape(-1, 1, 1, 1)
+        return scale * (1 + labels) + jnp.zeros_like(x)
+
+
+def test_the_network_is_informed_of_an_augmentation_in_training_alone(images):
+    """The loss is of the augmented images and their labels; samples and densities have none."""
+
+    def augment(key, x):
+        sign = jax.random.rademacher(key, (len(x),), jnp.float32)
+        return sign.reshape(-1, 1, 1, 1) * x, jnp.stack([sign, 2 * sign], axis=1)
+
+    options = {"predicts": parametrization.X0, "tolerance": Tolerance(0.1, 0.1, 1e-3)}
+    family, plain = made(Informed(), augment=augment, **options), made(Informed(), **options)
+    key = jax.random.key(3)
+    variables = family.init(key, images)
+    loss = jax.jit(family.phases[0].loss)(variables, images, key, jnp.int32(0))[0]
+    x, labels = augment(jax.random.fold_in(key, 5), images["image"])
+    want = jnp.square(1 + 3 * labels[:, 0].reshape(-1, 1, 1, 1) - x).mean(axis=(1, 2, 3))
+    np.testing.assert_allclose(loss, want, rtol=1e-4)
+    few = HEUN._replace(num_steps=2)
+    a, b = (f.sample(variables, key, 4, sampler=few) for f in (family, plain))
+    np.testing.assert_array_equal(a, b)
+
+
 def test_guidance_changes_conditional_samples(images):
     family = made(conditioning=labels(10), condition_dropout=0.2)
     variables = family.init(jax.random.key(0), images)
