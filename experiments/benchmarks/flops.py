@@ -2,9 +2,12 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
+
+from jaxgen.models.conv.bilinear import LIBRARY
 
 
 def count_flops(function: Callable[..., Any], *args: Any) -> int:
@@ -36,6 +39,9 @@ def _count_equation(equation: Any) -> int:
         return _dot(equation)
     if name == "conv_general_dilated":
         return _convolution(equation)
+    if equation.primitive in LIBRARY:
+        form = partial(LIBRARY[equation.primitive], **params)
+        return count_flops(form, *(argument.aval for argument in equation.invars))
     if name == "cond":
         return _conditional(params)
     turns = params["length"] if name == "scan" else 1

@@ -7,74 +7,25 @@ equal form that suits its shape (`jaxgen.models.conv.forms` has the rules). On a
 the library's own convolution, chosen when the program is lowered, so the forms for the CPU leave no
 trace in it.
 
-A convolution is linear in its input and in its kernel, so its gradients are two more operations,
-and theirs are the same again:
-
-    y = convolve(x, w)         dx = convolve(dy, flip(w), transposed window)
-                               dw = kernel_gradient(x, dy)
-
-Each is written out as such (`jax.custom_vjp`), which keeps every derivative of every order out of
-the forms that XLA's CPU backend is slow at (forty times inside `scan`, `fori_loop` and `cond`).
-The price is forward-mode differentiation (`jax.jvp`, `jax.jacfwd`): where it is needed, give the
-layer `conv_general_dilated=jax.lax.conv_general_dilated`.
+Derivatives of every order, forward and backward, are convolutions of the same kind
+(`jaxgen.models.conv.bilinear`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 from jax import lax
 from jaxtyping import Array, Float
 
 from jaxgen.models.conv import forms
+from jaxgen.models.conv.bilinear import convolve
 from jaxgen.models.conv.products import Window
 
 Padding = str | Sequence[tuple[int, int]]
-
-
-def _wide(form: Callable[..., Array], win: Window) -> Callable[[Array, Array], Array]:
-    """A form for the CPU, at least in single precision."""
-
-    def call(x: Array, other: Array) -> Array:
-        wide = jnp.promote_types(x.dtype, jnp.float32)
-        return form(x.astype(wide), other.astype(wide), win).astype(x.dtype)
-
-    return call
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _convolve(x: Array, w: Array, win: Window) -> Array:
-    return lax.platform_dependent(
-        x, w, cpu=_wide(forms.convolve, win), default=partial(forms.lax_convolve, win=win)
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _kernel_gradient(x: Array, dy: Array, win: Window) -> Array:
-    return lax.platform_dependent(
-        x,
-        dy,
-        cpu=_wide(forms.kernel_gradient, win),
-        default=partial(forms.lax_kernel_gradient, win=win),
-    )
-
-
-def _input_gradient(dy: Array, w: Array, win: Window) -> Array:
-    return _convolve(dy, forms.flip(w, win), win.transposed)
-
-
-_convolve.defvjp(
-    lambda x, w, win: (_convolve(x, w, win), (x, w)),
-    lambda win, xw, dy: (_input_gradient(dy, xw[1], win), _kernel_gradient(xw[0], dy, win)),
-)
-_kernel_gradient.defvjp(
-    lambda x, dy, win: (_kernel_gradient(x, dy, win), (x, dy)),
-    lambda win, xdy, dw: (_input_gradient(xdy[1], dw, win), _convolve(xdy[0], dw, win)),
-)
 
 
 def conv_general_dilated(
@@ -99,8 +50,8 @@ def conv_general_dilated(
     `preferred_element_type` and dtypes that are not real floating point go to the library as they
     are. Of 16-bit inputs the sums on a CPU are in float32.
 
-    Reverse-mode derivatives of any order are exact; forward mode (`jax.jvp`) is not supported.
-    Inside `jax.shard_map`, give that `check_vma=False`.
+    Derivatives of any order are exact, in forward mode (`jax.jvp`) and in reverse mode. Inside
+    `jax.shard_map`, give that `check_vma=False`.
 
     Args:
         lhs: Input `[batch, *space, channels]`.
@@ -175,11 +126,7 @@ def conv_general_dilated(
         winograd=winograd and precision is None,
         precision=precision,
     )
-    return _convolve_once(lhs, rhs, win)
-
-
-# Networks repeat a few shapes: each is traced and lowered once, and called wherever it recurs.
-_convolve_once = jax.jit(_convolve, static_argnums=(2,))
+    return convolve(lhs, rhs, win)
 
 
 def _check_channels(lhs: Array, rhs: Array, groups: int) -> None:

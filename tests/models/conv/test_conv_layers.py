@@ -186,9 +186,22 @@ def test_in_shard_map():
     close(jax.jit(split)(x, w), jax.jit(gradient)(x, w))
 
 
-def test_under_vmap():
-    x, w = arrays((3, *SHAPES[0][0]), SHAPES[0][1])
-    close(jax.vmap(ours, (0, None))(x, w), jax.vmap(theirs, (0, None))(x, w))
+@pytest.mark.parametrize("axes", [(0, None), (1, None), (None, 0), (0, 2)])
+def test_under_vmap(axes):
+    shapes = [list(shape) for shape in SHAPES[0]]
+    for shape, axis in zip(shapes, axes, strict=True):
+        if axis is not None:
+            shape.insert(axis, 3)
+    x, w = arrays(*shapes)
+
+    def gradient(conv):
+        def loss(x, w):
+            return jnp.mean(jnp.sin(conv(x, w)))
+
+        return jax.vmap(jax.value_and_grad(loss, argnums=(0, 1)), axes)
+
+    close(jax.jit(gradient(ours))(x, w), jax.jit(gradient(theirs))(x, w))
+    close(jax.vmap(ours, axes)(x, w), jax.vmap(theirs, axes)(x, w))
 
 
 def test_masked_taps_leak_nothing():
@@ -291,10 +304,29 @@ def test_rules(x_shape, w_shape, products, convolutions, monkeypatch):
     assert text.count("stablehlo.dot_general") == products
 
 
-def test_forward_mode_is_refused():
-    x, w = arrays(*SHAPES[1])
-    with pytest.raises(TypeError, match="forward-mode"):
-        jax.jvp(lambda x: ours(x, w), (x,), (x,))
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2)])
+def test_forward_mode(strides):
+    """Along both arguments, and the gradient of what it gives."""
+    x, w, dx, dw = arrays(*SHAPES[0], *SHAPES[0])
+
+    def tangent(conv, x, w):
+        return jax.jvp(lambda x, w: jnp.sin(conv(x, w, strides)), (x, w), (dx, dw))
+
+    def slope(conv, x, w):
+        return jax.grad(lambda x, w: jnp.sum(tangent(conv, x, w)[1]), argnums=(0, 1))(x, w)
+
+    for derivative in (tangent, slope):
+        a, b = (jax.jit(lambda x, w, c=c, d=derivative: d(c, x, w))(x, w) for c in (ours, theirs))
+        close(a, b)
+
+
+def test_derivatives_stay_in_fast_forms():
+    """What forward mode computes on a CPU are the convolution's own forms."""
+    x, w = (jax.ShapeDtypeStruct(s, jnp.float32) for s in ((128, 8, 8, 64), (3, 3, 64, 64)))
+    push = jax.jit(lambda x, w: jax.jvp(lambda x: ours(x, w), (x,), (x,)))
+    text = push.trace(x, w).lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.convolution" not in text
+    assert text.count("stablehlo.dot_general") == 6  # Winograd's, once for both calls
 
 
 @pytest.mark.parametrize(
