@@ -172,12 +172,22 @@ def drop(
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must lie in [0, 1], got {probability}")
     num = jax.tree.leaves(condition)[0].shape[0]
-    dropped = jax.random.bernoulli(key, probability, (num,))
+    return replace(jax.random.bernoulli(key, probability, (num,)), condition, null)
 
-    def choose(given: Array, without: Array) -> Array:
-        return jnp.where(dropped.reshape(num, *(1,) * (given.ndim - 1)), without, given)
 
-    return jax.tree.map(choose, condition, null)
+def replace(which: Bool[Array, " batch"], condition: Condition, other: Condition) -> Condition:
+    """The condition with some examples' replaced.
+
+    Args:
+        which: Whether an example's is replaced.
+        condition: What the network is told.
+        other: What it is told instead, of the same shapes.
+    """
+
+    def choose(given: Array, instead: Array) -> Array:
+        return jnp.where(which.reshape(-1, *(1,) * (given.ndim - 1)), instead, given)
+
+    return jax.tree.map(choose, condition, other)
 
 
 def repeat(condition: Condition | None, times: int) -> Condition | None:

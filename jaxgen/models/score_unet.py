@@ -48,6 +48,7 @@ from jaxgen.models.blocks.unet_layers import (
     ResidualBlock,
     check_fields,
     check_inputs,
+    embed_times,
 )
 from jaxgen.models.conv.layers import Conv
 
@@ -148,7 +149,8 @@ class ScoreUNet(nn.Module):
 
         Args:
             x: Noisy images.
-            t: Times [batch], as the module's description says.
+            t: Times [batch], as the module's description says. Several of each image, [batch,
+                times], are embedded side by side.
             condition: Condition of each image, one vector, or None for a network without. Zeros
                 stand for no condition.
             augmentation: Labels of each image's augmentation, where the network is told; None for
@@ -247,7 +249,7 @@ class ScoreUNet(nn.Module):
         """The embedding of the time and of all that the network is told, f32[batch, 4 channels]."""
         init = self.style.kernel_init
         dense = partial(nn.Dense, 4 * self.channels, kernel_init=init)
-        features = self.time_features(t, self.channels)
+        features = embed_times(self.time_features, t, self.channels)
         if self.augmentation_labels:
             shape = (len(t), self.augmentation_labels)
             labels = jnp.zeros(shape) if augmentation is None else augmentation

@@ -28,6 +28,7 @@ from jaxgen.models.blocks.unet_layers import (
     ResidualBlock,
     check_fields,
     check_inputs,
+    embed_times,
 )
 from jaxgen.models.conv.layers import Conv
 
@@ -100,7 +101,8 @@ class UNet(nn.Module):
 
         Args:
             x: Noisy images.
-            t: Times [batch]: steps of a chain, counted from 0.
+            t: Times [batch]: steps of a chain, counted from 0. Several of each image, [batch,
+                times], are embedded side by side.
             condition: Condition of each image, one vector, or None for a network without. Zeros
                 stand for no condition: the vector goes through a linear map without bias.
             train: Whether to drop out, which needs the rng "dropout".
@@ -135,7 +137,7 @@ class UNet(nn.Module):
         dense = partial(nn.Dense, 4 * self.channels, kernel_init=style.kernel_init)
         conv = partial(Conv, kernel_size=(3, 3))
 
-        embedding = dense(name="time1")(self.time_features(t, self.channels))
+        embedding = dense(name="time1")(embed_times(self.time_features, t, self.channels))
         embedding = dense(name="time2")(nn.silu(embedding))
         if vector is not None:  # of a class: its row of the kernel, a learned embedding
             embed = partial(dense, use_bias=False, kernel_init=nn.initializers.normal(1.0))

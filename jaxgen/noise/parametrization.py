@@ -41,6 +41,8 @@ class Denoised(NamedTuple):
 Denoise = Callable[[Array, Level, Any], Denoised]
 # (x, time, condition) -> [B, ..., C], or [B, ..., 2C] where it learns the variance too
 Network = Callable[[Array, Array, Any], Array]
+# (z, r, t) -> the average velocity from time t back to r, at z on the path at t (MeanFlow)
+MeanVelocity = Callable[[Array, Array, Array], Array]
 
 
 class Parametrization(NamedTuple):

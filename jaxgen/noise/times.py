@@ -17,6 +17,7 @@ from jaxgen.noise.process import Process, log_snr_of, time_of
 
 NumSteps = int | np.integer | Int[Array, ""]
 Times = Callable[[Key[Array, ""], int], Float[Array, " num"]]
+TimePairs = Callable[[Key[Array, ""], int], tuple[Float[Array, " num"], Float[Array, " num"]]]
 
 _RATIOS = 20.0  # nats of log-SNR: beyond them is data alone, or noise alone
 
@@ -190,6 +191,33 @@ def logit_normal(mean: float = 0.0, std: float = 1.0) -> Times:
     """
     _check_std(std)
     return lambda key, num: jax.nn.sigmoid(mean + std * jax.random.normal(key, (num,)))
+
+
+def pairs(late: Times, early: Times | None = None, *, apart: float = 0.75) -> TimePairs:
+    """Two times of each example, the later one first (Geng et al. 2025, MeanFlow, section 4.3).
+
+    Two times are drawn and put in order; then, but for the share `apart` of the examples, the
+    earlier one is set to the later one.
+
+    Args:
+        late: Distribution of one of them.
+        early: Distribution of the other one; None for the same.
+        apart: Probability that they differ.
+
+    Raises:
+        ValueError: if `apart` is no probability.
+    """
+    if not 0 <= apart <= 1:
+        raise ValueError(f"apart must lie in [0, 1], got {apart}")
+    early = late if early is None else early
+
+    def draw(key: Key[Array, ""], num: int) -> tuple[Float[Array, " num"], Float[Array, " num"]]:
+        key_late, key_early, key_apart = jax.random.split(key, 3)
+        a, b = late(key_late, num), early(key_early, num)
+        t, r = jnp.maximum(a, b), jnp.minimum(a, b)
+        return t, jnp.where(jax.random.bernoulli(key_apart, apart, (num,)), r, t)
+
+    return draw
 
 
 def _indices(num_steps: NumSteps, most: int | None) -> Int[Array, " points"]:

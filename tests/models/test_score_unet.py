@@ -10,6 +10,7 @@ import pytest
 from jax import jit
 
 from jaxgen.conditioning.base import Condition
+from jaxgen.models.blocks.layers import fourier_features, timestep_embedding
 from jaxgen.models.blocks.resample import BINOMIAL
 from jaxgen.models.score_unet import (
     ScoreUNet,
@@ -360,3 +361,12 @@ def test_equals_an_independent_definition(name):
     expected = reference(torch.tensor(np.asarray(x)).permute(0, 3, 1, 2), *of_torch)
     expected = expected.permute(0, 2, 3, 1).numpy()
     np.testing.assert_allclose(y, expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("features", [timestep_embedding, fourier_features])
+def test_two_times_are_embedded_side_by_side(features):
+    model = edm_ddpmpp(channels=8, multipliers=(1,), num_res_blocks=1, time_features=features)
+    x, t = jnp.zeros((2, 4, 4, 1)), jnp.zeros((2, 2))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), x, t, train=False))["params"]
+    width = features(t[:, 0], 8).shape[-1]
+    assert params["time1"]["kernel"].shape == (2 * width, 32)

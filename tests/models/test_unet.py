@@ -377,3 +377,22 @@ class TestParityWithDiffusers:
             unet_reference.to_params(UNet(**SMALL), {"alien.weight": tensor})
         with pytest.raises(ValueError, match="num_heads must be 1"):
             unet_reference.build(UNet(**SMALL, num_heads=2), 8, 3)
+
+
+def test_two_times_and_forward_mode():
+    """Each of an image's times counts, and the derivative along image and time is the slope."""
+    model = UNet(channels=4, multipliers=(1,), num_res_blocks=1, attention_resolutions=())
+    x, direction = jax.random.normal(jax.random.key(0), (2, 2, 4, 4, 1))
+    t = jnp.array([[0.2, 0.1], [0.9, 0.4]])
+    params = model.init(jax.random.key(1), x, t, train=False)
+    assert params["params"]["time1"]["kernel"].shape == (8, 16)
+    params = jax.tree.map(lambda p: p + 0.3 * jax.random.normal(jax.random.key(2), p.shape), params)
+    call = jit(lambda x, t: model.apply(params, x, t, train=False))
+    for other in (t.at[:, 0].add(0.5), t.at[:, 1].add(0.5)):
+        assert (jnp.abs(call(x, other) - call(x, t)).max((1, 2, 3)) > 1e-3).all()
+    _, slope = jit(lambda x, t: jax.jvp(call, (x, t), (direction, jnp.ones_like(t))))(x, t)
+    h = 1e-2
+    difference = (call(x + h * direction, t + h) - call(x - h * direction, t - h)) / (2 * h)
+    np.testing.assert_allclose(slope, difference, atol=2e-3 * jnp.abs(slope).max())
+    with pytest.raises(ValueError, match="t must have shape"):
+        model.apply(params, x, t[None], train=False)

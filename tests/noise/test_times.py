@@ -116,3 +116,16 @@ def test_logit_normal_draws():
 def test_bad_arguments(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_pairs_of_times(key):
+    """In order; apart as often as asked; both from their distributions, put in order."""
+    t, r = times.pairs(times.uniform(0.0, 0.5), times.uniform(0.5, 1.0), apart=0.75)(key, 4000)
+    assert (t > 0.5).all()
+    assert np.mean(r < t) == pytest.approx(0.75, abs=0.03)
+    assert (r[r < t] < 0.5).all()
+    t, r = times.pairs(times.uniform(), apart=1.0)(key, 4000)
+    assert t.mean() == pytest.approx(2 / 3, abs=0.02)  # the greater of two
+    assert r.mean() == pytest.approx(1 / 3, abs=0.02)
+    with pytest.raises(ValueError, match=r"apart must lie in \[0, 1\], got 1.5"):
+        times.pairs(times.uniform(), apart=1.5)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from jaxgen.models.blocks.layers import Dropout, GroupNorm, near_zero_init, scaled_init
 from jaxgen.models.conv.layers import Conv
@@ -128,6 +128,21 @@ class ResidualBlock(nn.Module):
         return x + h if style.residual_scale == 1 else style.residual_scale * (x + h)
 
 
+def embed_times(
+    time_features: Callable[[Array, int], Array], t: Num[Array, "batch *times"], channels: int
+) -> Float[Array, "batch features"]:
+    """The features of each image's time, or of its several times side by side.
+
+    Args:
+        time_features: Function `(t, channels) -> f32[batch, features]`.
+        t: Times [batch], or several of each image [batch, times].
+        channels: Channels, as `time_features` takes them.
+    """
+    if t.ndim == 1:
+        return time_features(t, channels)
+    return jnp.concatenate([time_features(column, channels) for column in t.T], axis=-1)
+
+
 def check_fields(
     channels: int,
     num_res_blocks: int,
@@ -166,7 +181,7 @@ def check_inputs(
 
     Args:
         x: Images [batch, height, width, channels].
-        t: Times [batch].
+        t: Times [batch], or several of each image [batch, times].
         vector: Conditions [batch, width], or None.
         multipliers: Channels of each level; each level but the last halves the image.
 
@@ -182,7 +197,7 @@ def check_inputs(
             f"x: an image of {height}x{width} cannot be halved {halvings} times; with multipliers "
             f"{multipliers} its height and width must be multiples of {multiple}"
         )
-    if t.shape != (batch,):
+    if t.shape[:1] != (batch,) or t.ndim > 2:
         raise ValueError(f"t must have shape ({batch},), one time an image, got {t.shape}")
     if vector is not None and vector.shape[0] != batch:
         raise ValueError(f"condition must be of {batch} examples, got {vector.shape[0]}")
