@@ -109,6 +109,7 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     ),
     "flow_digits": ([*DIGITS, *SCORE], ["--sampler.solver=dpm"]),
     "meanflow_digits": ([*DIGITS, *SCORE], ["--sampler.num-steps=2"]),
+    "consistency_digits": ([*DIGITS, *SCORE], ["--sampler.num-steps=2"]),
     "ddpm_cifar": ([*DIGITS, *DDPM], []),
     "ddpm_cifar ddim": (
         [*DIGITS, *DDPM, "--diffusion.schedule=cosine"],
