@@ -159,6 +159,30 @@ class Sampling(NamedTuple):
     note: str
 
 
+class Denoising(NamedTuple):
+    """The parts that a family of denoisers draws its samples by, for those who take the steps.
+
+    Attributes:
+        denoiser: `(variables, *, scale=None, clip=None) -> Denoise`: the network under its
+            parameters, with guidance and clipping; None for the sampler's own.
+        encode_condition: `(variables, condition) -> ` what the denoiser is told of a condition as
+            the data has it; None of None.
+        process: The `Process`, or the discrete `Chain`.
+        levels: `num_steps -> Levels`, from noise to data, spaced as the sampler spaces them.
+        solver: The sampler's `Solver`.
+        num_steps: The sampler's number of steps.
+        shape: The shape of an example.
+    """
+
+    denoiser: Callable[..., Any]
+    encode_condition: Callable[[Variables, Any], Any]
+    process: Any
+    levels: Callable[[int], Any]
+    solver: Any
+    num_steps: int
+    shape: tuple[int, ...]
+
+
 def _nothing_to_say(metrics: Mapping[str, float]) -> Sequence[str]:
     return ()
 
@@ -195,6 +219,8 @@ class Family(NamedTuple):
         check: Raises ValueError for parameters, read from a checkpoint, that cannot be used.
         name: What kind of model it is, as people call it: "GAN", "Diffusion".
         sampling: What a sample of `sample` costs, or None where that is not known.
+        denoising: What `sample` is made of in a family of denoisers: for other solvers, and for
+            what is edited on the way from noise to data (`jaxgen.sampling.editing`). Else None.
     """
 
     init: Callable[..., Variables]
@@ -214,6 +240,7 @@ class Family(NamedTuple):
     check: Callable[[Params], None] = _usable
     name: str = ""
     sampling: Sampling | None = None
+    denoising: Denoising | None = None
 
 
 class State(NamedTuple):

@@ -33,7 +33,7 @@ from jaxgen.training.likelihood import likelihood
 from jaxgen.training.runs import Run, open_run
 from jaxgen.training.strategies import make_strategy
 
-VERSION = 4  # of what is measured; raised with any change of it, so that nothing old is shown
+VERSION = 5  # of what is measured; raised with any change of it, so that nothing old is shown
 BATCH = 64  # images of the timed batch
 REPEATS = 5
 QUICK = 0.05  # seconds: what takes less is timed ten times as often
@@ -110,9 +110,12 @@ def measure_real(reference: Reference) -> tuple[Results, Pictures]:
     some, others = (train[np.sort(rows)]["image"] for rows in (order[:size], order[size:]))
     rest = image_statistics(reference.extractor, others, max_features=MOST_NEIGHBOURS)
     real = {
-        "held_out": {**_quality(held, reference.statistics, reference), **_nearest(held, train)},
+        "held_out": {
+            **quality(reference.extractor, held, reference.statistics),
+            **_nearest(held, train),
+        },
         "train_part": {
-            **_quality(some, rest, reference),
+            **quality(reference.extractor, some, rest),
             **_nearest(some, ArraySource({"image": others})),
         },
         "extractor": {
@@ -192,8 +195,8 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
     pictures: Pictures = {}
     samples = attempt("samples", lambda run, reference: _draw(run, reference, key))
     if samples is not None:
-        quality = _quality(samples, reference.statistics, reference)
-        results["quality"] = {**quality, **_nearest(samples, reference.train)}
+        measured = quality(reference.extractor, samples, reference.statistics)
+        results["quality"] = {**measured, **_nearest(samples, reference.train)}
         results["sampling"] = _sampling(run, key)
         shown = _some(samples, NEIGHBOURS)
         near = nearest_images(shown, reference.train)
@@ -251,18 +254,30 @@ def _some(images: np.ndarray, most: int = SHOWN) -> np.ndarray:
     return images[rows]
 
 
-def _quality(images: np.ndarray, against: Statistics, reference: Reference) -> Results:
-    statistics = image_statistics(reference.extractor, images)
+def quality(extractor: Extractor, images: np.ndarray, against: Statistics) -> Results:
+    """Frechet distance, precision, recall and so on of images, with warnings of too few.
+
+    Args:
+        extractor: What looks at the images.
+        images: Images, uint8 [N, H, W, C].
+        against: Statistics of the real ones by the same extractor.
+    """
+    statistics = image_statistics(extractor, images)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         distance = frechet_distance(statistics.moments, against.moments)
     return {
-        "FD-classifier": distance,
+        distance_name(extractor): distance,
         **prdc(statistics.features, against.features)._asdict(),
         "count": len(images),
         "reference_count": against.moments.num,
         "warnings": [str(one.message) for one in caught],
     }
+
+
+def distance_name(extractor: Extractor) -> str:
+    """What the Frechet distance by an extractor is called."""
+    return f"FD-{extractor.suffix}" if extractor.suffix else "FID"
 
 
 def _nearest(images: np.ndarray, training: Any) -> Results:

@@ -11,14 +11,20 @@ from jaxtyping import Array, Key
 
 from jaxgen.conditioning import base as conditions
 from jaxgen.conditioning.base import Condition, Conditioning
-from jaxgen.core import Batch, PyTree, Variables
+from jaxgen.core import Batch, Denoising, LatentSpace, PyTree, Variables
 from jaxgen.distributions.elementwise import standard_normal
+from jaxgen.noise.chain import Chain
 from jaxgen.noise.levels import Levels
-from jaxgen.noise.parametrization import Network, Parametrization, denoiser
-from jaxgen.sampling.guidance import clip_x0, guided
+from jaxgen.noise.parametrization import Denoise, Network, Parametrization, denoiser
+from jaxgen.noise.process import Process
+from jaxgen.sampling import editing
+from jaxgen.sampling.guidance import Scale, clip_x0, guided
+from jaxgen.sampling.ode_solvers import heun
 from jaxgen.sampling.solvers import Solver, solve
 
 NAME, PHASE = "denoiser", "denoise"
+INVERSION_STEPS = 50  # of Heun's method, for encoding and decoding
+REPEATS = 4  # of each step of inpainting
 
 
 class DenoisingNetwork(NamedTuple):
@@ -110,31 +116,36 @@ class DenoisingNetwork(NamedTuple):
         null = self.conditioning.null(variables, len(batch["image"]))
         return conditions.drop(key, condition, null, self.condition_dropout)
 
-    def draw(
+    def parts(
         self,
-        variables: Variables,
-        key: Key[Array, ""],
-        num: int,
-        condition: Any,
         *,
         parametrization: Parametrization,
-        prior_std: float,
-        levels: Levels,
+        process: Process | Chain,
+        levels: Callable[[int], Levels],
         solver: Solver,
+        num_steps: int,
         scale: float,
         clip: bool,
-    ) -> Array:
-        """Samples: from noise over the levels, with guidance and clipping."""
+    ) -> Denoising:
+        """What samples are made by; scale and clipping are the denoiser's unless it is told."""
         self.check_guidance(scale)
-        encoded = conditions.encode(self.conditioning, variables, condition)
-        denoise = denoiser(self.under(variables), parametrization)
-        if self.conditioning is not None and scale != 1:
-            denoise = guided(denoise, self.conditioning.null(variables, num), scale)
-        if clip:
-            denoise = clip_x0(denoise)
-        key_start, key_steps = jax.random.split(key)
-        start = prior_std * standard_normal(key_start, (num, *self.image_shape))
-        return solve(denoise, levels, solver, key_steps, start, condition=encoded)
+        default_scale, default_clip = scale, clip
+
+        def make(
+            variables: Variables, *, scale: Scale | None = None, clip: bool | None = None
+        ) -> Denoise:
+            scale = default_scale if scale is None else scale
+            denoise = denoiser(self.under(variables), parametrization)
+            if self.conditioning is not None and (jnp.ndim(scale) or scale != 1):
+                denoise = guided(denoise, self.conditioning.null(variables, 1), scale)
+            return clip_x0(denoise) if (default_clip if clip is None else clip) else denoise
+
+        def encode_condition(variables: Variables, condition: Any) -> Condition | None:
+            return conditions.encode(self.conditioning, variables, condition)
+
+        return Denoising(
+            make, encode_condition, process, levels, solver, num_steps, self.image_shape
+        )
 
     def check_guidance(self, scale: float) -> None:
         """Raises ValueError where guidance is wanted of a network without a condition."""
@@ -142,6 +153,68 @@ class DenoisingNetwork(NamedTuple):
             raise ValueError(
                 f"guidance_scale must be 1 where the network takes no condition, got {scale}"
             )
+
+
+def draw(
+    parts: Denoising, variables: Variables, key: Key[Array, ""], num: int, condition: Any
+) -> Array:
+    """Samples by their parts: from noise over all levels."""
+    encoded = parts.encode_condition(variables, condition)
+    key_start, key_steps = jax.random.split(key)
+    start = parts.process.prior_std * standard_normal(key_start, (num, *parts.shape))
+    levels = parts.levels(parts.num_steps)
+    denoise = parts.denoiser(variables)
+    return solve(denoise, levels, parts.solver, key_steps, start, condition=encoded)
+
+
+def inversion(
+    parts: Denoising, conditioning: Conditioning | None
+) -> tuple[Callable[..., Array], Callable[..., Array], LatentSpace]:
+    """A family's `encode` and `decode`, which is its inverse, and the space of what is between.
+
+    The probability-flow ODE by Heun's method, without guidance and clipping: latents are noise of
+    an example's shape, N(0, I).
+    """
+    num_steps = INVERSION_STEPS
+    if isinstance(parts.process, Chain):
+        num_steps = min(num_steps, parts.process.num_timesteps)
+
+    def ode(variables: Variables) -> tuple[Denoise, Levels, Solver]:
+        denoise = parts.denoiser(variables, scale=1.0, clip=False)
+        return denoise, parts.levels(num_steps), heun()
+
+    def encode(variables: Variables, batch: Batch, key: Key[Array, ""]) -> Array:
+        encoded = conditions.encode_batch(conditioning, variables, batch)
+        noise = editing.invert(*ode(variables), batch["image"], condition=encoded)
+        return noise / parts.process.prior_std
+
+    def decode(
+        variables: Variables, latents: Array, key: Key[Array, ""], *, condition: Any = None
+    ) -> Array:
+        encoded = parts.encode_condition(variables, condition)
+        noise = parts.process.prior_std * latents
+        return solve(*ode(variables), key, noise, condition=encoded)
+
+    space = LatentSpace(editing.between, lambda key, num: standard_normal(key, (num, *parts.shape)))
+    return encode, decode, space
+
+
+def completion(parts: Denoising) -> Callable[..., Array]:
+    """A family's `complete`: what is not known of examples is drawn to suit the rest."""
+
+    def complete(
+        variables: Variables,
+        key: Key[Array, ""],
+        given: Array,
+        known: Array,
+        *,
+        condition: Any = None,
+    ) -> Array:
+        everywhere = jnp.broadcast_to(known[..., None], given.shape)
+        solver = editing.inpainting(parts.solver, given, everywhere, repeats=REPEATS)
+        return draw(parts._replace(solver=solver), variables, key, len(given), condition)
+
+    return complete
 
 
 def zeros_of_steps(num: int) -> Array:

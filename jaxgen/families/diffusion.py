@@ -15,6 +15,7 @@ from jaxgen.core import (
     Aux,
     Batch,
     Bound,
+    Denoising,
     Family,
     Metrics,
     Optimizer,
@@ -24,7 +25,15 @@ from jaxgen.core import (
     Variables,
 )
 from jaxgen.distributions.elementwise import standard_normal
-from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork, zeros_of_steps
+from jaxgen.families.denoising import (
+    NAME,
+    PHASE,
+    DenoisingNetwork,
+    completion,
+    draw,
+    inversion,
+    zeros_of_steps,
+)
 from jaxgen.losses import diffusion as losses
 from jaxgen.losses.diffusion import Weighting, simple
 from jaxgen.losses.reduce import bits_per_dim
@@ -178,7 +187,21 @@ def diffusion(
         return -evaluate(variables, batch, key)[0]
 
     default = sampler
-    denoising.check_guidance(default.guidance_scale)
+
+    def parts(sampler: Sampler) -> Denoising:
+        all_steps = chain.num_timesteps
+        return denoising.parts(
+            parametrization=parametrization,
+            process=chain,
+            levels=lambda num_steps: levels_of(chain, num_steps, sampler.spacing),
+            solver=sampler.solver,
+            num_steps=all_steps if sampler.num_steps is None else sampler.num_steps,
+            scale=sampler.guidance_scale,
+            clip=sampler.clip,
+        )
+
+    own = parts(default)
+    encode, decode, latents = inversion(own, conditioning)
 
     def sample(
         variables: Variables,
@@ -188,19 +211,8 @@ def diffusion(
         condition: Any = None,
         sampler: Sampler | None = None,
     ) -> Float[Array, "num height width channels"]:
-        sampler = default if sampler is None else sampler
-        return denoising.draw(
-            variables,
-            key,
-            num,
-            condition,
-            parametrization=parametrization,
-            prior_std=chain.prior_std,
-            levels=levels_of(chain, sampler.num_steps, sampler.spacing),
-            solver=sampler.solver,
-            scale=sampler.guidance_scale,
-            clip=sampler.clip,
-        )
+        by = own if sampler is None else parts(sampler)
+        return draw(by, variables, key, num, condition)
 
     return Family(
         init,
@@ -215,10 +227,15 @@ def diffusion(
             eight_bit=True,
             given=conditions.key_of(conditioning),
         ),
+        encode=encode,
+        decode=decode,
+        complete=completion(own),
+        latents=latents,
         conditioning=conditioning,
         fixed=conditions.fixed(conditioning),
         name="Diffusion",
         sampling=Sampling(
             default.num_steps or chain.num_timesteps, "denoising steps, each for all pixels"
         ),
+        denoising=own,
     )

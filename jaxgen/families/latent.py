@@ -117,7 +117,8 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
     "second_stage", and of 8-bit data "bits_per_dim". Otherwise there is no likelihood of the data:
     `log_prob` is None, and `evaluate` gives what the second stage measures of the latents.
 
-    There is no `complete`: decoded latents do not keep the pixels that are given.
+    There is no `complete`: decoded latents do not keep the pixels that are given. And no
+    `denoising`: its parts would make latents.
 
     Args:
         family: The second stage.
@@ -183,6 +184,7 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
         encode=None if cached or family.encode is None else encode,
         decode=None if family.decode is None else decode,
         complete=None,
+        denoising=None,
         fixed={**family.fixed, NAME: codec.fixed},
         sampling=_sampling(family.sampling),
     )

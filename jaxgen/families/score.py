@@ -25,6 +25,7 @@ from jaxgen.core import (
     Aux,
     Batch,
     Bound,
+    Denoising,
     Family,
     Metrics,
     Optimizer,
@@ -33,7 +34,7 @@ from jaxgen.core import (
     Variables,
 )
 from jaxgen.distributions.elementwise import standard_normal
-from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork
+from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork, completion, draw, inversion
 from jaxgen.losses.diffusion import Weighting, denoising_loss, simple
 from jaxgen.losses.flow import BYTE, dequantize, dequantized_bound, from_unit
 from jaxgen.losses.reduce import bits_per_dim
@@ -119,7 +120,6 @@ def score_based(
     """
     denoising = DenoisingNetwork(network, image_shape, conditioning, condition_dropout)
     denoising.check()
-    denoising.check_guidance(sampler.guidance_scale)
     if sampler.num_steps < 1:
         raise ValueError(f"sampler.num_steps must be at least 1, got {sampler.num_steps}")
     tolerance = Tolerance() if tolerance is None else tolerance
@@ -168,6 +168,20 @@ def score_based(
 
     default = sampler
 
+    def parts(sampler: Sampler) -> Denoising:
+        return denoising.parts(
+            parametrization=parametrization,
+            process=process,
+            levels=lambda num_steps: levels_at(process, sampler.times(num_steps)),
+            solver=sampler.solver,
+            num_steps=sampler.num_steps,
+            scale=sampler.guidance_scale,
+            clip=sampler.clip,
+        )
+
+    own = parts(default)
+    encode, decode, latents = inversion(own, conditioning)
+
     def sample(
         variables: Variables,
         key: Key[Array, ""],
@@ -176,19 +190,8 @@ def score_based(
         condition: Any = None,
         sampler: Sampler | None = None,
     ) -> Float[Array, "num height width channels"]:
-        sampler = default if sampler is None else sampler
-        return denoising.draw(
-            variables,
-            key,
-            num,
-            condition,
-            parametrization=parametrization,
-            prior_std=process.prior_std,
-            levels=levels_at(process, sampler.times(sampler.num_steps)),
-            solver=sampler.solver,
-            scale=sampler.guidance_scale,
-            clip=sampler.clip,
-        )
+        by = own if sampler is None else parts(sampler)
+        return draw(by, variables, key, num, condition)
 
     return Family(
         denoising.init(jnp.zeros),
@@ -204,8 +207,13 @@ def score_based(
             dequantization="uniform",
             given=conditions.key_of(conditioning),
         ),
+        encode=encode,
+        decode=decode,
+        complete=completion(own),
+        latents=latents,
         conditioning=conditioning,
         fixed=conditions.fixed(conditioning),
         name="Score-based",
         sampling=Sampling(default.evaluations, "evaluations of the network, each for all pixels"),
+        denoising=own,
     )

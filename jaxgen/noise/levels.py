@@ -110,3 +110,48 @@ def reverse(levels: Levels) -> Levels:
     order = jnp.maximum(levels.num_steps - points, 0)
     level = jax.tree.map(lambda values: jnp.asarray(values)[order], levels.level)
     return Levels(level, None, levels.num_steps, levels.complete)
+
+
+def padded(levels: Levels, most: int) -> Levels:
+    """The same levels in longer arrays: as an argument of one compiled function for any number.
+
+    Args:
+        levels: The levels of N intervals.
+        most: The number of intervals to pad to, at least N.
+
+    Raises:
+        ValueError: if there are more intervals already.
+    """
+    held = levels.level.alpha.shape[0] - 1
+    if held > most:
+        raise ValueError(f"most must be at least the {held} intervals of the levels, got {most}")
+
+    def fill(values: Array) -> Array:
+        values = jnp.asarray(values)
+        return jnp.concatenate([values, jnp.repeat(values[-1:], most - held)])
+
+    level, posterior = jax.tree.map(fill, levels.level), jax.tree.map(fill, levels.posterior)
+    return levels._replace(level=level, posterior=posterior)
+
+
+def remaining(levels: Levels, done: int | Int[Array, ""]) -> Levels:
+    """What is left to visit after some steps, for a sampler that starts on the way.
+
+    Args:
+        levels: The levels.
+        done: The number of steps that are left out, less than that of all; it may be traced, and
+            then is not checked.
+
+    Raises:
+        ValueError: if it is out of range.
+    """
+    known = isinstance(done, int | np.integer) and isinstance(levels.num_steps, int | np.integer)
+    if known and not 0 <= done < levels.num_steps:
+        raise ValueError(f"done must be from 0 to {levels.num_steps - 1}, got {done}")
+
+    def shift(values: Array) -> Array:
+        values = jnp.asarray(values)
+        return values[jnp.minimum(jnp.arange(len(values)) + done, len(values) - 1)]
+
+    level, posterior = jax.tree.map(shift, levels.level), jax.tree.map(shift, levels.posterior)
+    return Levels(level, posterior, levels.num_steps - done, levels.complete)

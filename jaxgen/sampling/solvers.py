@@ -100,6 +100,22 @@ def solve(
     Raises:
         ValueError: if `x` or the condition has the wrong shape, and what the solver raises.
     """
+    return solve_with_state(denoise, levels, solver, key, x, condition=condition)[0]
+
+
+def solve_with_state(
+    denoise: Denoise,
+    levels: Levels,
+    solver: Solver,
+    key: Key[Array, ""],
+    x: Float[Array, "batch *dims"],
+    *,
+    condition: Any = None,
+) -> tuple[Float[Array, "batch *dims"], PyTree]:
+    """`solve`, with the solver's state after its last step: its history, or what it kept.
+
+    Arguments and errors are those of `solve`.
+    """
     if x.ndim < 2 or min(x.shape) < 1:
         raise ValueError(f"x must be [batch, ..., channels] of positive sizes, got {x.shape}")
     for leaf in jax.tree.leaves(condition):
@@ -125,7 +141,7 @@ def solve(
         step_key = jax.random.fold_in(key, levels.num_steps - 1 - i)
         return solver.step(lambda x, level: denoise(x, level, condition), step, *carry, step_key)
 
-    return jax.lax.fori_loop(0, levels.num_steps, body, (x, solver.init(x)))[0]
+    return jax.lax.fori_loop(0, levels.num_steps, body, (x, solver.init(x)))
 
 
 def ancestral(variance: Variance | None = None) -> Solver:

@@ -11,6 +11,10 @@ A picture is `(variables, batch, key, rows, columns) -> images in model space`, 
     between_examples   latents, encode, decode        paths between examples
     traversal          latents of one vector          one latent varied a row
     completions        complete                       lower halves drawn anew
+    denoising          denoising                      samples on their way from noise
+    image_to_image     denoising                      examples noised ever more, denoised again
+    variations         denoising                      examples that are like others
+    guidance           denoising, and a sweep         one row a condition, scales of guidance
 """
 
 from collections.abc import Callable, Mapping
@@ -23,8 +27,9 @@ from jaxtyping import Array
 
 from jaxgen.conditioning.base import condition_of
 from jaxgen.core import Batch, Family, PyTree, Variables
+from jaxgen.training import denoising_pictures
+from jaxgen.training.denoising_pictures import Picture
 
-Picture = Callable[[Variables, Batch, Any, int, int], Array]
 _LIMIT = 3.0  # standard deviations of the prior that a traversal goes to
 
 
@@ -49,6 +54,12 @@ def of(family: Family) -> Mapping[str, Picture]:
         pictures["reconstructions"] = reconstructions(family)
     if family.complete is not None:
         pictures["completions"] = completions(family)
+    if family.denoising is not None:
+        pictures["denoising"] = denoising_pictures.way_from_noise(family)
+        pictures["image_to_image"] = denoising_pictures.image_to_image(family)
+        pictures["variations"] = denoising_pictures.variations(family)
+        if sweep is not None:
+            pictures["guidance"] = denoising_pictures.guidance(family)
     return pictures
 
 

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jaxgen.conditioning.base import vector_of
 from jaxgen.conditioning.labels import labels
 from jaxgen.core import Variables
-from jaxgen.families.denoising import NAME
+from jaxgen.families.denoising import NAME, draw
 from jaxgen.families.score import Sampler, score_based
 from jaxgen.losses.diffusion import denoising_loss
 from jaxgen.noise import parametrization
@@ -179,6 +179,39 @@ def test_the_network_is_informed_of_an_augmentation_in_training_alone(images):
     few = HEUN._replace(num_steps=2)
     a, b = (f.sample(variables, key, 4, sampler=few) for f in (family, plain))
     np.testing.assert_array_equal(a, b)
+
+
+def test_parts_of_a_sample_and_what_they_allow(images):
+    """Samples by their parts; noise and back; what is known of examples stays."""
+    sampler = HEUN._replace(num_steps=4, clip=True)
+    family = made(Known(), edm(), parametrization.X0, sampler=sampler)
+    variables = Variables({NAME: {"scale": jnp.ones(())}}, {}, {})
+    key, x = jax.random.key(0), images["image"][:8]
+    known = jnp.arange(4)[None, :, None] < jnp.full((8, 1, 4), 2)
+
+    @jax.jit
+    def run(variables, key):
+        noise = family.encode(variables, {"image": x}, key)
+        drawn = draw(family.denoising, variables, key, 8, None)
+        plain = family.denoising.denoiser(variables, clip=False)
+        level = edm().at(jnp.full(8, 0.1))
+        return (
+            noise,
+            family.decode(variables, noise, key),
+            drawn,
+            family.sample(variables, key, 8),
+            family.complete(variables, key, x, known),
+            [d(5.0 + x, level).x0.max() for d in (plain, family.denoising.denoiser(variables))],
+        )
+
+    noise, back, drawn, sample, completed, (unclipped, clipped) = run(variables, key)
+    np.testing.assert_allclose(back, x, atol=1e-3)
+    np.testing.assert_allclose(noise, (x - MEAN) / STD, atol=0.1)
+    np.testing.assert_array_equal(drawn, sample)
+    np.testing.assert_allclose(completed[:, :2], x[:, :2], atol=1e-6)
+    assert jnp.abs(completed[:, 2:] - x[:, 2:]).max() > 0.1
+    assert unclipped > 1 >= clipped
+    assert family.latents.draw(key, 3).shape == (3, *SHAPE)
 
 
 def test_guidance_changes_conditional_samples(images):

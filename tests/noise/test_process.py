@@ -8,7 +8,7 @@ import pytest
 from jaxgen.noise import log_snr as curves
 from jaxgen.noise import process
 from jaxgen.noise.chain import chain, cosine_betas, levels_of, linear_betas, sigmoid_betas
-from jaxgen.noise.levels import levels_at, reverse
+from jaxgen.noise.levels import levels_at, padded, remaining, reverse
 from jaxgen.noise.log_snr import log_snr_cosine, log_snr_linear, log_snr_sigmoid
 from jaxgen.noise.process import Level, Process, log_snr_of, q_sample, vp
 
@@ -121,6 +121,29 @@ def test_reversed_levels_run_from_the_last_to_the_first():
     for up, down in zip(back.level, levels.level, strict=True):
         np.testing.assert_array_equal(up, down[::-1])
     assert back.posterior is None
+
+
+def test_padded_levels_are_the_same_ones():
+    levels = levels_at(vp(log_snr_linear), jnp.linspace(1, 0.1, 5))
+    long = padded(levels, 7)
+    assert (long.level.alpha.shape, long.posterior.added.shape) == ((8,), (7,))
+    assert long.num_steps == 4
+    np.testing.assert_array_equal(long.level.sigma[:5], levels.level.sigma)
+    np.testing.assert_array_equal(long.posterior.added[:4], levels.posterior.added)
+    assert padded(reverse(levels), 9).posterior is None
+    with pytest.raises(ValueError, match="most must be at least the 4 intervals .* got 3"):
+        padded(levels, 3)
+
+
+def test_remaining_levels_begin_later():
+    """By a number that may be traced; the posterior goes with its interval."""
+    levels = levels_at(vp(log_snr_linear), jnp.linspace(1, 0.1, 5))
+    for rest in (remaining(levels, 1), jax.jit(remaining)(levels, 1)):
+        assert rest.num_steps == 3
+        np.testing.assert_array_equal(rest.level.time[:4], levels.level.time[1:])
+        np.testing.assert_array_equal(rest.posterior.added[:3], levels.posterior.added[1:])
+    with pytest.raises(ValueError, match="done must be from 0 to 3, got 4"):
+        remaining(levels, 4)
 
 
 def test_levels_need_two_times():

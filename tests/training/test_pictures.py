@@ -6,9 +6,15 @@ import numpy as np
 import pytest
 
 from jaxgen.conditioning.attributes import embeddings
+from jaxgen.conditioning.base import Condition
 from jaxgen.conditioning.labels import labels
-from jaxgen.core import Family, LatentSpace, Variables
+from jaxgen.core import Denoising, Family, LatentSpace, Variables
+from jaxgen.noise.levels import levels_at
+from jaxgen.noise.parametrization import Denoised
+from jaxgen.noise.process import edm
+from jaxgen.noise.times import karras_times
 from jaxgen.sampling.latent import interpolate
+from jaxgen.sampling.ode_solvers import heun
 from jaxgen.training import pictures
 
 
@@ -156,3 +162,59 @@ def test_pictures_tell_the_condition():
     np.testing.assert_array_equal(found, [[7, 10], [10, 10], [13, 10]])
     with pytest.raises(ValueError, match="the batch must have the condition 'label'"):
         draw(pictures.reconstructions(family), x, 2, 2)
+
+
+def gaussian(conditioning=None):
+    """A family of a denoiser that is right for N(0, 1) pixels moved by the label."""
+    process, num_steps = edm(), 6
+
+    def denoiser(variables, *, scale=1.0, clip=None):
+        def denoise(x, level, condition=None):
+            mean = 0.0 if condition is None else scale * condition.vector[:, 0]
+            mean = jnp.broadcast_to(mean, len(x)).reshape(-1, 1, 1, 1)
+            shrink = 1 / (1 + jnp.square(level.sigma)).reshape(-1, 1, 1, 1)
+            return Denoised(mean + shrink * (x - mean))
+
+        return denoise
+
+    def encode_condition(variables, condition):
+        return None if condition is None else Condition(jnp.float32(condition)[:, None])
+
+    parts = Denoising(
+        denoiser,
+        encode_condition,
+        process,
+        lambda num: levels_at(process, karras_times(num)),
+        heun(),
+        num_steps,
+        (1, 2, 1),
+    )
+    return Family(None, {}, (), None, denoising=parts, conditioning=conditioning)
+
+
+def test_pictures_of_denoisers():
+    """Where the images stand: examples first, results last, conditions by row, scales by column."""
+    names = {"denoising", "image_to_image", "variations"}
+    assert set(pictures.of(gaussian())) == names
+    assert set(pictures.of(gaussian(embeddings(3)))) == names
+    drawn = pictures.of(gaussian(labels(3)))
+    assert set(drawn) == {*names, "guidance"}
+    x, label = np.linspace(-1, 1, 24).reshape(12, 2), jnp.arange(12) % 3
+
+    way = draw(drawn["denoising"], x, 4, 3, label=label).reshape(2, 2, 3, 2)
+    np.testing.assert_allclose(way[:, 0, 2], way[:, 1, 2])  # the samples
+    np.testing.assert_allclose(way[:, 1, 0], [[0, 0], [1, 1]], atol=0.05)  # of noise: the means
+    assert np.abs(way[:, 0, 0]).max() < 4  # noise at unit variance
+
+    rows = draw(drawn["image_to_image"], x, 3, 4, label=label).reshape(3, 4, 2)
+    np.testing.assert_allclose(rows[:, 0], x[:3], rtol=1e-6)
+    change = np.abs(rows - rows[:, :1]).mean(axis=(0, 2))
+    assert 0 < change[1] < change[2] < change[3]
+
+    rows = draw(drawn["variations"], x, 3, 4, label=label).reshape(3, 4, 2)
+    np.testing.assert_allclose(rows[:, 0], x[:3], rtol=1e-6)
+    assert len(np.unique(rows[0, :, 0])) == 4
+
+    rows = draw(drawn["guidance"], x, 1, 3, label=label).reshape(3, 3, 2)
+    same = rows - rows[:1, :1]  # all from one noise, moved by scale times label
+    np.testing.assert_allclose(same[..., 0], [[0, 0, 0], [0, 1, 2], [0, 2, 4]], atol=0.1)
