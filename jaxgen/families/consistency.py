@@ -23,7 +23,7 @@ from jaxgen.core import (
     Variables,
 )
 from jaxgen.distributions.elementwise import standard_normal
-from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork
+from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork, draw
 from jaxgen.families.score import Sampler
 from jaxgen.losses.consistency import (
     Distance,
@@ -197,18 +197,16 @@ def consistency(
         sampler: Sampler | None = None,
     ) -> Float[Array, "num height width channels"]:
         sampler = default if sampler is None else sampler
-        return denoising.draw(
-            variables,
-            key,
-            num,
-            condition,
+        parts = denoising.parts(
             parametrization=parametrization,
-            prior_std=process.prior_std,
-            levels=levels_at(process, sampler.times(sampler.num_steps)),
+            process=process,
+            levels=lambda num_steps: levels_at(process, sampler.times(num_steps)),
             solver=sampler.solver,
+            num_steps=sampler.num_steps,
             scale=sampler.guidance_scale,
             clip=sampler.clip,
         )
+        return draw(parts, variables, key, num, condition)
 
     return Family(
         init,

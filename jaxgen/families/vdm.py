@@ -23,7 +23,7 @@ from jaxgen.core import (
     Sampling,
     Variables,
 )
-from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork
+from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork, draw
 from jaxgen.losses import vdm as losses
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.models.schedules import MonotoneSchedule, ScalarSchedule, gamma_of
@@ -159,18 +159,16 @@ def vdm(
     ) -> Float[Array, "num height width channels"]:
         sampler = default if sampler is None else sampler
         process = vp(lambda t: -gamma(variables)(t))
-        z_0 = denoising.draw(
-            variables,
-            key,
-            num,
-            condition,
+        parts = denoising.parts(
             parametrization=parametrization,
-            prior_std=process.prior_std,
-            levels=levels_at(process, uniform_times(sampler.num_steps)),
+            process=process,
+            levels=lambda num_steps: levels_at(process, uniform_times(num_steps)),
             solver=sampler.solver,
+            num_steps=sampler.num_steps,
             scale=sampler.guidance_scale,
             clip=False,
         )
+        z_0 = draw(parts, variables, key, num, condition)
         return losses.from_points(z_0 / expand(process.at(jnp.zeros(num)).alpha, z_0.ndim))
 
     return Family(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Key
 
 from jaxgen.checks import check_batch, check_same_shape
 from jaxgen.distributions.elementwise import gaussian_kl, standard_normal
-from jaxgen.losses.flow import LEVELS, quantize, to_levels, to_unit
+from jaxgen.losses.flow import BYTE, quantize, to_levels, to_unit
 from jaxgen.noise.parametrization import Denoise, to_eps
 from jaxgen.noise.process import expand, q_sample, vp
 from jaxgen.noise.times import Times, uniform
@@ -78,8 +78,8 @@ def decoder_nll(
     noise = (z_0 / jnp.sqrt(jax.nn.sigmoid(-gamma_0)) - to_points(image)) * precision
     # Distances to all bytes, from that to the byte itself: nothing cancels where noise is little.
     levels = to_levels(image)[..., None]
-    steps = expand(jnp.arange(LEVELS), levels.ndim).swapaxes(0, -1) - levels
-    others = noise[..., None] - (2 / LEVELS) * precision * steps
+    steps = expand(jnp.arange(BYTE), levels.ndim).swapaxes(0, -1) - levels
+    others = noise[..., None] - (2 / BYTE) * precision * steps
     log_mass = -0.5 * jnp.square(noise) - jax.nn.logsumexp(-0.5 * jnp.square(others), axis=-1)
     return -_sum(log_mass)
 
