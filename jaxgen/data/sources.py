@@ -24,6 +24,8 @@ from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, folder, target_size
 
 DEFAULT_LIMIT_BYTES = 2**31
+OWN = ("digits", "captioned_digits", "folder")
+"""Names of the sets that are not of TFDS."""
 _DECODE_CHUNK = 256
 
 
@@ -196,9 +198,9 @@ def load(
     """A source of images by name, as experiments load them.
 
     Args:
-        name: Name of the set: "digits" (embedded), "folder" (of images), or any TFDS image set that
-            is prepared in the array_record form: "cifar10", "cifar10:3.0.2",
-            "imagenet_resized/64x64".
+        name: Name of the set: "digits" or "captioned_digits" (embedded), "folder" (of images), or
+            any TFDS image set that is prepared in the array_record form: "cifar10",
+            "cifar10:3.0.2", "imagenet_resized/64x64".
         split: Name of the split; by default "train" for digits and TFDS sets (which accept slices
             such as "train[:10%]"), and the folder itself for a folder (see `folder`).
         data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
@@ -217,6 +219,12 @@ def load(
     """
     if name == "digits":
         return digits(split or "train", resize=resize)
+    if name == "captioned_digits":
+        from jaxgen.data.captioned_digits import captioned_digits
+
+        if resize is not None:
+            raise ValueError(f"captioned_digits keeps its size of 16x16, got resize {resize}")
+        return captioned_digits(split or "train")
     if name == "folder":
         if data_dir is None:
             raise ValueError("the data set 'folder' needs data_dir, the folder of images")
@@ -226,11 +234,11 @@ def load(
     root = tfds.data_directory(data_dir)
     known = tfds.known_names(root)
     if tfds.base_name(name) not in known:
-        near = difflib.get_close_matches(tfds.base_name(name), ["digits", "folder", *known])
+        near = difflib.get_close_matches(tfds.base_name(name), [*OWN, *known])
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(
-            f"unknown data set {name!r}{hint} Known are 'digits', 'folder' and the image sets of "
-            f"TensorFlow Datasets, by their names there."
+            f"unknown data set {name!r}{hint} Known are {', '.join(map(repr, OWN))} and the image "
+            "sets of TensorFlow Datasets, by their names there."
         )
     return tfds.tfds_source(name, split or "train", root, resize=resize)
 

@@ -19,7 +19,8 @@ class DataConfig:
     """Flags of the data."""
 
     name: str = "digits"
-    """Name of the data set: `digits` (embedded), `folder`, or any TFDS image set, say `cifar10`."""
+    """Name of the data set: `digits` or `captioned_digits` (embedded), `folder`, or any TFDS image
+    set, say `cifar10`."""
     dir: str | None = operational(None)
     """Directory of the TFDS sets, or the folder of images; None for TFDS's own default."""
     split: str | None = "train"
