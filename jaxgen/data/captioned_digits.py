@@ -148,7 +148,7 @@ def encode_text(sentences: list[tuple[str, ...]]) -> UInt8[np.ndarray, "num capt
     """Sentences as bytes in UTF-8, padded with zeros.
 
     Args:
-        sentences: Of each picture as many sentences.
+        sentences: The sentences of each picture, of each as many.
 
     Raises:
         ValueError: A sentence longer than 64 bytes.

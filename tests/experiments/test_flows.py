@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from recipes import call, fails
+from recipes import call, fails, readable_ratio
 
 from experiments import (
     glow_cifar,
@@ -241,6 +241,17 @@ def test_precision_of_tabular_recipes(recipe, tables):
     loss = jax.make_jaxpr(family.phases[0].loss)(variables, x, key, jnp.int32(0))
     assert "bf16" in str(loss)
     assert "bf16" not in str(jax.make_jaxpr(family.evaluate)(variables, x, key))
+
+
+@pytest.mark.slow
+def test_digits_anyone_can_read(tmp_path, capsys):
+    """Of every class, and no copies."""
+    run_dir, out = tmp_path / "run", tmp_path / "samples.npz"
+    ratio, classes, nearest = readable_ratio(capsys, realnvp_digits, run_dir, out)
+    print(f"{ratio:.3f} of the held-out digits' share is readable; {nearest:.3f}")
+    assert ratio >= 0.85
+    assert classes == set(range(10))
+    assert nearest > 0.85
 
 
 @pytest.mark.slow
