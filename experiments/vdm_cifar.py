@@ -15,7 +15,9 @@ bits/dim as the paper's result and 2.637 of their released weights (variational 
 
 The last one is the same model shrunk to the embedded digits. The paper's model with augmentation
 (2.49) has `--schedule.kind monotone --model.channels 256 --model.attends --model.dropout 0.05
---batch-size 1024 --flip`, but for the rest of its augmentation.
+--batch-size 1024 --flip`, but for the rest of its augmentation. What is between the ends of that
+schedule is trained for the least variance of the loss, as the paper says (recalled, not seen here);
+the authors' code trains all of it by the bound.
 
 Departures: the network has no input for a class that is always zero, 512 parameters of 30.6M; the
 loss is in nats and theirs in bits/dim, which Adam does not tell apart but for its epsilon; the

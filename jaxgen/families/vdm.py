@@ -26,10 +26,10 @@ from jaxgen.core import (
 from jaxgen.families.denoising import NAME, PHASE, DenoisingNetwork, draw
 from jaxgen.losses import vdm as losses
 from jaxgen.losses.reduce import bits_per_dim
-from jaxgen.models.schedules import MonotoneSchedule, ScalarSchedule, gamma_of
+from jaxgen.models.schedules import INNER, MonotoneSchedule, ScalarSchedule, gamma_of
 from jaxgen.noise.chain import small_variance
 from jaxgen.noise.levels import levels_at
-from jaxgen.noise.parametrization import EPS, Denoise, denoiser
+from jaxgen.noise.parametrization import EPS, denoiser
 from jaxgen.noise.process import Level, expand, log_snr_of, vp
 from jaxgen.noise.times import uniform_times
 from jaxgen.sampling.solvers import Solver, ancestral
@@ -65,12 +65,15 @@ def vdm(
     conditioning: Conditioning | None = None,
     condition_dropout: float = 0.0,
     sampler: Sampler = _DEFAULT,
+    bound_draws: int = 1,
 ) -> Family:
     """The family of Kingma et al. 2021, which trains network and schedule by the bound itself.
 
-    The loss is the bound in nats (`losses.vdm.variational_bound`) at one time an image. `evaluate`
-    is another draw of it, with its terms and `bits_per_dim` as metrics; `log_prob` its negative.
-    Samples begin with noise, and end with the bytes nearest to what the decoder is given.
+    The loss is the bound in nats (`losses.vdm.variational_bound`) at one time an image; in
+    continuous time, what is between the schedule's ends is trained for the least variance.
+    `evaluate` is the mean of other draws of it, with its terms and `bits_per_dim` as metrics;
+    `log_prob` its negative. Samples begin with noise, and end with the bytes nearest to what the
+    decoder is given.
 
     `sample` takes one more option, `sampler`, in the place of the family's own.
 
@@ -86,6 +89,8 @@ def vdm(
         conditioning: Kind of condition that the network takes, or None.
         condition_dropout: Probability of training an example without its condition.
         sampler: How samples are drawn.
+        bound_draws: Number of draws of time and noise by which `evaluate` estimates the bound of an
+            image.
 
     Raises:
         ValueError: An argument is out of its range, or there is dropout or guidance of a condition
@@ -94,7 +99,11 @@ def vdm(
     denoising = DenoisingNetwork(network, image_shape, conditioning, condition_dropout)
     denoising.check()
     denoising.check_guidance(sampler.guidance_scale)
-    counts = {"sampler.num_steps": sampler.num_steps, "num_timesteps": num_timesteps}
+    counts = {
+        "sampler.num_steps": sampler.num_steps,
+        "num_timesteps": num_timesteps,
+        "bound_draws": bound_draws,
+    }
     for name, count in counts.items():
         if count is not None and count < 1:
             raise ValueError(f"{name} must be at least 1, got {count}")
@@ -113,35 +122,44 @@ def vdm(
         own = schedule.init(jax.random.fold_in(key, 2), jnp.zeros(1))["params"]
         return variables._replace(params={**variables.params, SCHEDULE: own})
 
-    def bound(
-        denoise: Denoise, variables: Variables, image: Array, key: Key[Array, ""], condition: Any
-    ) -> tuple[Array, Metrics]:
-        return losses.variational_bound(
-            denoise,
-            gamma(variables),
-            image,
-            key,
-            num_timesteps=num_timesteps,
-            condition=condition,
-        )
-
     def loss(
         variables: Variables, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
     ) -> tuple[Float[Array, " batch"], Aux]:
         key_bound, key_condition, key_dropout = jax.random.split(key, 3)
         condition = denoising.training_condition(variables, batch, key_condition)
-        denoise = denoiser(denoising.under(variables, key_dropout), parametrization)
-        nats, terms = bound(denoise, variables, batch["image"], key_bound, condition)
-        ends = gamma(variables)(jnp.array([0.0, 1.0]))
-        gammas = {f"gamma_{i}": jnp.full_like(nats, ends[i]) for i in (0, 1)}
+        ends, inner = _parts(variables.params[SCHEDULE])
+        by_variance = num_timesteps is None and inner is not None
+        by_bound = gamma_of(schedule, ends) if by_variance else gamma(variables)
+        nats, terms = losses.variational_bound(
+            denoiser(denoising.under(variables, key_dropout), parametrization),
+            by_bound,
+            batch["image"],
+            key_bound,
+            num_timesteps=num_timesteps,
+            inner=gamma_of(schedule, inner) if by_variance else None,
+            condition=condition,
+        )
+        values = gamma(variables)(jnp.array([0.0, 1.0]))
+        gammas = {f"gamma_{i}": jnp.full_like(nats, values[i]) for i in (0, 1)}
         return nats, Aux({**terms, **gammas})
 
     def evaluate(
         variables: Variables, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Float[Array, " batch"], Metrics]:
-        denoise = denoiser(denoising.under(variables), parametrization)
         condition = conditions.encode_batch(conditioning, variables, batch)
-        nats, terms = bound(denoise, variables, batch["image"], key, condition)
+
+        def draw(key: Key[Array, ""]) -> tuple[Array, dict[str, Array]]:
+            return losses.variational_bound(
+                denoiser(denoising.under(variables), parametrization),
+                gamma(variables),
+                batch["image"],
+                key,
+                num_timesteps=num_timesteps,
+                condition=condition,
+            )
+
+        draws = jax.lax.map(draw, jax.random.split(key, bound_draws))
+        nats, terms = jax.tree.map(lambda values: values.mean(axis=0), draws)
         return nats, {"bits_per_dim": bits_per_dim(nats, denoising.num_dims), **terms}
 
     def log_prob(variables: Variables, batch: Batch, key: Key[Array, ""]) -> Float[Array, " batch"]:
@@ -189,3 +207,14 @@ def vdm(
         name="VDM",
         sampling=Sampling(default.num_steps, "denoising steps, each for all pixels"),
     )
+
+
+def _parts(params: Mapping[str, PyTree]) -> tuple[PyTree, PyTree | None]:
+    """A schedule's parameters where only its ends have gradients, and where only the inner do.
+
+    None for the latter where there are no inner ones.
+    """
+    if INNER not in params:
+        return params, None
+    still = jax.lax.stop_gradient(params)
+    return {**params, INNER: still[INNER]}, {**still, INNER: params[INNER]}

@@ -23,7 +23,7 @@ from jaxgen.distributions.elementwise import gaussian_kl, standard_normal
 from jaxgen.losses.flow import BYTE, quantize, to_levels, to_unit
 from jaxgen.noise.parametrization import Denoise, to_eps
 from jaxgen.noise.process import expand, q_sample, vp
-from jaxgen.noise.times import Times, uniform
+from jaxgen.noise.times import uniform
 
 # times -> the negative log-SNR, of their shape
 Gamma = Callable[[Array], Array]
@@ -84,13 +84,10 @@ def decoder_nll(
     return -_sum(log_mass)
 
 
-def diffusion_weight(
+def schedule_at(
     gamma: Gamma, t: Float[Array, " batch"], num_timesteps: int | None = None
-) -> Float[Array, " batch"]:
-    """The weight of `||eps - eps_hat||^2` in the bound, at times t drawn uniformly.
-
-    `gamma'(t) / 2` in continuous time (section 4.3), `T expm1(gamma(t) - gamma(t - 1/T)) / 2` of a
-    chain of T steps, where t is i / T (section 4.1).
+) -> Float[Array, "2 batch"]:
+    """What the diffusion loss needs of a schedule: gamma(t), and gamma'(t) or gamma(t - 1/T).
 
     Args:
         gamma: The schedule.
@@ -98,9 +95,25 @@ def diffusion_weight(
         num_timesteps: The number of steps T; None for continuous time.
     """
     if num_timesteps is None:
-        _, rate = jax.jvp(gamma, (t,), (jnp.ones_like(t),))
-        return 0.5 * rate
-    return 0.5 * num_timesteps * jnp.expm1(gamma(t) - gamma(t - 1 / num_timesteps))
+        return jnp.stack(jax.jvp(gamma, (t,), (jnp.ones_like(t),)))
+    return jnp.stack([gamma(t), gamma(t - 1 / num_timesteps)])
+
+
+def diffusion_weight(
+    at: Float[Array, "2 batch"], num_timesteps: int | None = None
+) -> Float[Array, " batch"]:
+    """The weight of `||eps - eps_hat||^2` in the bound, at times t drawn uniformly.
+
+    `gamma'(t) / 2` in continuous time (section 4.3), `T expm1(gamma(t) - gamma(t - 1/T)) / 2` of a
+    chain of T steps, where t is i / T (section 4.1).
+
+    Args:
+        at: The schedule at the times, as `schedule_at` gives it.
+        num_timesteps: The number of steps T; None for continuous time.
+    """
+    if num_timesteps is None:
+        return 0.5 * at[1]
+    return 0.5 * num_timesteps * jnp.expm1(at[0] - at[1])
 
 
 def diffusion_loss(
@@ -111,6 +124,7 @@ def diffusion_loss(
     t: Float[Array, " batch"],
     *,
     num_timesteps: int | None = None,
+    inner: Gamma | None = None,
     condition: Any = None,
 ) -> Float[Array, " batch"]:
     """`weight(t) ||eps - eps_hat||^2`, whose mean over times is the bound's middle term.
@@ -124,6 +138,8 @@ def diffusion_loss(
         eps: The noise.
         t: Time of each example, uniform in (0, 1], or of 1/T, 2/T, ..., 1.
         num_timesteps: The number of steps T; None for continuous time.
+        inner: The schedule too, as a function of those of its parameters whose gradient is to be
+            that of the loss's square; None for none. See `variational_bound`.
         condition: What the denoiser is told.
 
     Returns:
@@ -134,10 +150,50 @@ def diffusion_loss(
     """
     check_same_shape(x=x, eps=eps)
     check_batch(len(x), t=t)
-    level = vp(lambda times: -gamma(times)).at(t)
-    z = q_sample(x, eps, level)
-    error = eps - to_eps(denoise(z, level, condition).x0, z, level)
-    return diffusion_weight(gamma, t, num_timesteps) * _sum(jnp.square(error))
+
+    def loss(at: Float[Array, "2 batch"]) -> Float[Array, " batch"]:
+        level = vp(lambda _: -at[0]).at(t)
+        z = q_sample(x, eps, level)
+        error = eps - to_eps(denoise(z, level, condition).x0, z, level)
+        return diffusion_weight(at, num_timesteps) * _sum(jnp.square(error))
+
+    at = schedule_at(gamma, t, num_timesteps)
+    if inner is None:
+        return loss(at)
+    same = schedule_at(inner, t, num_timesteps)
+    moved = same - jax.lax.stop_gradient(same)
+    return with_gradient_of_square(lambda moved: loss(at + moved), moved)
+
+
+def with_gradient_of_square(
+    loss: Callable[[Array], Float[Array, " batch"]], argument: Float[Array, "*parts batch"]
+) -> Float[Array, " batch"]:
+    """`loss(argument)`, whose gradient by the argument is that of its square, by one evaluation.
+
+    By all else that the loss depends on, the gradient is its own.
+
+    Args:
+        loss: The losses of examples, of which each depends on its own part of the argument alone.
+        argument: The argument, whose last axis is the batch.
+    """
+    pure, others = jax.closure_convert(loss, argument)
+
+    @jax.custom_vjp
+    def call(argument: Array, *others: Array) -> Array:
+        value: Array = pure(argument, *others)
+        return value
+
+    def forward(argument: Array, *others: Array) -> Any:
+        value, back = jax.vjp(pure, argument, *others)
+        return value, (value, back)
+
+    def backward(kept: Any, cotangent: Array) -> Any:
+        value, back = kept
+        slope, *rest = back(cotangent)
+        return 2 * value.reshape((1,) * (slope.ndim - 1) + (-1,)) * slope, *rest
+
+    call.defvjp(forward, backward)
+    return call(argument, *others)
 
 
 def variational_bound(
@@ -147,7 +203,7 @@ def variational_bound(
     key: Key[Array, ""],
     *,
     num_timesteps: int | None = None,
-    times: Times | None = None,
+    inner: Gamma | None = None,
     condition: Any = None,
 ) -> tuple[Float[Array, " batch"], dict[str, Float[Array, " batch"]]]:
     """An unbiased estimate of the bound on `-log p(u)`, by one time and two draws of noise.
@@ -155,13 +211,18 @@ def variational_bound(
     In continuous time, or of a chain of T steps (sections 4.1 and 4.3). The batch shares one draw
     of times, `(u + i / B) mod 1` (appendix I.1).
 
+    In continuous time the bound depends on the ends of the schedule alone, and what is between them
+    can be trained for the least variance: its parameters get the gradient of the square of the
+    diffusion's term, whose mean is the variance but for a constant (section 5.3, appendix I.2).
+
     Args:
         denoise: The denoiser, of the points of bytes.
         gamma: The schedule.
         image: 8-bit data u as `2 u / 255 - 1`.
         key: The PRNG key.
         num_timesteps: The number of steps T; None for continuous time.
-        times: The distribution of the times, uniform in [0, 1]; None for the one above.
+        inner: The schedule too, as a function of the parameters between its ends, for the least
+            variance; None to train all of it by the bound. `gamma` then has no gradient by these.
         condition: What the denoiser is told.
 
     Returns:
@@ -173,9 +234,8 @@ def variational_bound(
     """
     if num_timesteps is not None and num_timesteps < 1:
         raise ValueError(f"num_timesteps must be at least 1, got {num_timesteps}")
-    draw = uniform(antithetic=True) if times is None else times
     key_t, key_eps, key_0 = jax.random.split(key, 3)
-    t = draw(key_t, len(image))
+    t = uniform(antithetic=True)(key_t, len(image))
     if num_timesteps is not None:
         t = jnp.minimum(jnp.floor(t * num_timesteps) + 1, num_timesteps) / num_timesteps
     x, eps_0 = to_points(image), standard_normal(key_0, image.shape)
@@ -189,6 +249,7 @@ def variational_bound(
         standard_normal(key_eps, x.shape),
         t,
         num_timesteps=num_timesteps,
+        inner=inner,
         condition=condition,
     )
     terms = {

@@ -12,6 +12,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+INNER = "inner"
+"""Name of the parameters of what is between a schedule's ends, where it has any."""
+
 
 class ScalarSchedule(nn.Module):
     """A straight line whose ends are learned, `gamma(t) = b + |w| t`.
@@ -38,10 +41,11 @@ class ScalarSchedule(nn.Module):
 
 
 class MonotoneSchedule(nn.Module):
-    """A line and a monotone network, `b + |w| t + sum_i |c_i| tanh(u_i / 2) / features`.
+    """Any rising curve between ends that are learned, `gamma(t) = b + |w| (m(t) - m(0)) / M`.
 
-    With `u_i = |a_i| (2 t - 1) + d_i`, as the authors' code has it. It rises whatever the
-    parameters. At the start it is a line from `gamma_min` to `gamma_max` to within 1e-3.
+    `m(t) = |a| t + sum_i |c_i| tanh(u_i / 2) / features` with `u_i = |r_i| (2 t - 1) + d_i` rises
+    whatever the parameters, and `M = m(1) - m(0)`. At the start it is the line from `gamma_min` to
+    `gamma_max` to within 1e-2. What is between the ends has parameters of its own, `inner`.
 
     Attributes:
         gamma_min: Negative log-SNR of data at the start, at t = 0.
@@ -63,14 +67,28 @@ class MonotoneSchedule(nn.Module):
     @nn.compact
     def __call__(self, t: Float[Array, "*times"]) -> Float[Array, "*times"]:
         """The negative log-SNR at times from 0, data, to 1, noise, in nats."""
-        line = ScalarSchedule(self.gamma_min, self.gamma_max, name="line")(t)
+        w = self.param("w", nn.initializers.constant(self.gamma_max - self.gamma_min), ())
+        b = self.param("b", nn.initializers.constant(self.gamma_min), ())
+        rise = _Rise(self.features, name=INNER)
+        values = rise(jnp.concatenate([jnp.array([0.0, 1.0]), jnp.ravel(t)]))
+        first, last = values[0], values[1]
+        return b + jnp.abs(w) * ((values[2:] - first) / (last - first)).reshape(jnp.shape(t))
+
+
+class _Rise(nn.Module):
+    """A rising function of time, f32[times] -> f32[times]."""
+
+    features: int
+
+    @nn.compact
+    def __call__(self, t: Float[Array, " times"]) -> Float[Array, " times"]:
         init: Callable[..., Any] = nn.initializers.normal(0.01)
+        slope = jnp.abs(self.param("slope", nn.initializers.ones, ()))
         rates = jnp.abs(self.param("rates", init, (self.features,)))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         weights = jnp.abs(self.param("weights", init, (self.features,)))
-        times = (2 * t - 1).reshape(-1, 1)
-        hidden = jnp.tanh(0.5 * (times * rates[None] + bias[None]))
-        return line + (hidden @ weights).reshape(jnp.shape(t)) / self.features
+        hidden = jnp.tanh(0.5 * ((2 * t - 1)[:, None] * rates[None] + bias[None]))
+        return slope * t + hidden @ weights / self.features
 
 
 def gamma_of(schedule: nn.Module, params: Any) -> Callable[[Array], Array]:

@@ -53,6 +53,7 @@ def test_schedules_of_the_flags():
     [
         (["--sampler.guidance-scale", "2.0"], "needs --model.condition"),
         (["--sampler.num-steps", "0"], "--sampler.num-steps must be at least 1, got 0"),
+        (["--evaluation.num-draws", "0"], "--evaluation.num-draws must be at least 1, got 0"),
         (["--schedule.gamma-min", "6"], "gamma_min < gamma_max must hold"),
         (["--schedule.num-timesteps", "0"], "num_timesteps must be at least 1, got 0"),
         (["--optimizer.weight-decay", "-1"], "weight_decay must be finite and at least 0"),
@@ -65,9 +66,9 @@ def test_bad_input(tmp_path, capsys, flags, message):
 
 @pytest.mark.slow
 def test_recipe_end_to_end(tmp_path, capsys):
-    """Over eight devices: train a chain with conditions, sample with guidance, evaluate."""
+    """Over eight devices: train both parts of a schedule, sample with guidance, evaluate."""
     run_dir = str(tmp_path / "run")
-    more = ("--model.condition=label", "--schedule.kind=monotone", "--schedule.num-timesteps=50")
+    more = ("--model.condition=label", "--schedule.kind=monotone", "--evaluation.num-draws=2")
     out = call(capsys, vdm_cifar, "--run-dir", run_dir, *TINY, *more, "--steps=10")
     assert "10 of 10 steps done" in out
     samples = tmp_path / "samples.npz"
@@ -78,7 +79,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
         assert data["samples"].dtype == np.uint8
     result = json.loads(call(capsys, vdm_cifar, "evaluate", "--run-dir", run_dir).splitlines()[-1])
     assert result["loss"] == pytest.approx(result["bits_per_dim"] * 64 * np.log(2), rel=1e-5)
-    assert result["protocol"]["noise_levels"] == 50
+    assert (result["protocol"]["noise_levels"], result["protocol"]["draws"]) == ("continuous", 2)
 
 
 def test_digits_fit_the_family():
