@@ -247,10 +247,17 @@ def _weights(rates: list[Array], z: Array, variant: str) -> list[Array]:
     """The solution w of `sum_k rates_k^(i - 1) w_k = i! z phi_(i+1)(z)`, i = 1, 2, ..."""
     if len(rates) == 1:  # the paper's choice: half of B, whatever the rate
         return [0.5 * (z if variant == "bh1" else jnp.expm1(z))]
-    powers = jnp.stack([jnp.stack([rate**i for rate in rates], -1) for i in range(len(rates))], -2)
     wanted = [math.factorial(i) * z * _phi(i + 1, z) for i in range(1, len(rates) + 1)]
-    solution = jnp.linalg.solve(powers, jnp.stack(wanted, -1)[..., None])[..., 0]
-    return [solution[..., k] for k in range(len(rates))]
+    # The matrix is Vandermonde's: w_k is Lagrange's polynomial of the k-th rate, its powers wanted.
+    weights = []
+    for k, rate in enumerate(rates):
+        polynomial = [jnp.ones_like(z)]  # its coefficients, the constant first
+        for other in rates[:k] + rates[k + 1 :]:
+            scaled = [c / (rate - other) for c in polynomial]
+            raised, kept = [jnp.zeros_like(z), *scaled], [-other * c for c in scaled]
+            polynomial = [a + b for a, b in zip(raised, [*kept, jnp.zeros_like(z)], strict=True)]
+        weights.append(sum((c * b for c, b in zip(polynomial, wanted, strict=True)), 0 * z))
+    return weights
 
 
 def _phi(k: int, z: Array) -> Array:
