@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 
 from experiments.recipes.images import load_splits
-from experiments.recipes.score import PROCESSES, TIME_SCALE
+from experiments.recipes.score import PROCESSES, TIME_SCALES
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -117,4 +117,4 @@ def make_network(config: Config, train: Source) -> NoisyClassifier:
 def make_parametrization(config: NoiseConfig) -> Parametrization:
     """EDM's scale of what the network sees, and its time in steps of a thousand."""
     plain = parametrization.edm(config.sigma_data)
-    return plain._replace(time=lambda level: TIME_SCALE * plain.time(level))
+    return plain._replace(time=lambda level: TIME_SCALES["ddpm"] * plain.time(level))
