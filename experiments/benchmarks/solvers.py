@@ -61,11 +61,11 @@ def cases() -> dict[str, Case]:
     def chain_levels(num_steps: int) -> Levels:
         return levels_of(CHAIN, num_steps, leading)
 
-    found = {name: Case(entrant, path, edm_levels, scaled) for name, entrant in ENTRANTS.items()}
+    table = {name: Case(entrant, path, edm_levels, scaled) for name, entrant in ENTRANTS.items()}
     for name in CHAINED:
         entrant = ENTRANTS[name]
-        found[f"{name}, chain"] = Case(entrant, CHAIN, chain_levels, parametrization.EPS, True)
-    return found
+        table[f"{name}, chain"] = Case(entrant, CHAIN, chain_levels, parametrization.EPS, True)
+    return table
 
 
 def measure(size: Size, num_steps: int, repeats: int) -> dict[str, tuple[float, float]]:

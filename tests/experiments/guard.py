@@ -91,6 +91,7 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
         ],
         ["--sample-seconds=0.06"],
     ),
+    "noisy_classifier_digits": ([*DIGITS, "--model.channels=8"], None),
     "ddpm_digits": ([*DIGITS, *DDPM], ["--sampler.num-steps", "None"]),
     "edm_digits": ([*DIGITS, *SCORE], []),
     "edm_cifar": ([*DIGITS, *SCORE], []),
