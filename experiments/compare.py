@@ -32,8 +32,9 @@ import numpy as np
 from experiments.benchmarks.harness import machine
 from experiments.comparison import families, page, table
 from experiments.comparison.families import ENTRANTS, Planned
-from experiments.comparison.measure import VERSION, Reference, make_reference, measure, measure_real
+from experiments.comparison.measure import VERSION, measure, measure_real
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
+from experiments.comparison.quality import Reference, make_reference
 from jaxgen.data.arrays import read_npz
 from jaxgen.data.sources import Source, load_pair
 from jaxgen.files import open_atomically

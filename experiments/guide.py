@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.comparison.measure import MOST_NEIGHBOURS, distance_name, quality
+from experiments.comparison.quality import MOST_NEIGHBOURS, distance_name, quality
 from experiments.recipes.noisy_classifier import Config, make_network, make_parametrization
 from jaxgen.core import Denoising, Variables
 from jaxgen.data.transforms import to_uint8

@@ -32,8 +32,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.harness import machine
-from experiments.comparison.measure import MOST_NEIGHBOURS, distance_name, quality
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES
+from experiments.comparison.quality import MOST_NEIGHBOURS, distance_name, quality
 from experiments.comparison.solvers import BATCH, ENTRANTS, chosen, plan, program
 from jaxgen.data.sources import Source
 from jaxgen.files import open_atomically

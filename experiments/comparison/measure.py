@@ -5,10 +5,9 @@ import dataclasses
 import importlib
 import math
 import shlex
-import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +15,22 @@ import numpy as np
 
 from experiments.benchmarks.harness import interleaved
 from experiments.comparison.families import flags
+from experiments.comparison.quality import (
+    MOST_NEIGHBOURS,
+    Reference,
+    Results,
+    nearest,
+    quality,
+)
 from jaxgen.conditioning.base import condition_of, key_of
 from jaxgen.core import Bound, Family, Variables
 from jaxgen.data.pipeline import eval_batches
-from jaxgen.data.sources import ArraySource, Source
+from jaxgen.data.sources import ArraySource
 from jaxgen.families.classify import class_log_likelihoods, posterior
 from jaxgen.metrics.classification import ClassificationReport, classification_report
-from jaxgen.metrics.classifier import train_classifier
-from jaxgen.metrics.features import Extractor, extract
-from jaxgen.metrics.frechet import frechet_distance
+from jaxgen.metrics.features import extract
 from jaxgen.metrics.neighbours import beside_neighbours, nearest_images
-from jaxgen.metrics.prdc import prdc
-from jaxgen.metrics.statistics import Statistics, image_statistics
+from jaxgen.metrics.statistics import image_statistics
 from jaxgen.training import evaluation
 from jaxgen.training.likelihood import likelihood
 from jaxgen.training.runs import Run, open_run
@@ -38,7 +41,6 @@ BATCH = 64  # images of the timed batch
 REPEATS = 5
 QUICK = 0.05  # seconds: what takes less is timed ten times as often
 AT_ONCE = 256
-MOST_NEIGHBOURS = 10_000  # training images, at random, of precision and recall
 SHOWN = 40
 NEIGHBOURS = 8
 STRIP = (2, 8)
@@ -48,57 +50,7 @@ STRIPS = {
     "between_examples": "from one held-out image's latent to another's",
     "interpolation": "from one random latent to another",
 }
-Results = dict[str, Any]
 Pictures = dict[str, np.ndarray]
-
-
-class Reference(NamedTuple):
-    """The real images that all are measured against.
-
-    Attributes:
-        train: The training images.
-        held_out: The held-out images.
-        extractor: A classifier trained on the training images.
-        statistics: Statistics of the training images.
-        num_samples: Number of samples of each family, and the most held-out images of the floor.
-        num_evaluated: Most held-out images that likelihoods are measured on.
-        seed: Seed of samples and noise.
-    """
-
-    train: Source
-    held_out: Source
-    extractor: Extractor
-    statistics: Statistics
-    num_samples: int
-    num_evaluated: int
-    seed: int
-
-
-def make_reference(
-    train: Source,
-    held_out: Source,
-    *,
-    num_samples: int,
-    num_evaluated: int,
-    seed: int,
-    classifier_steps: int = 600,
-) -> Reference:
-    """Train the extractor and take the training images' statistics.
-
-    Args:
-        train: The training images.
-        held_out: The held-out images.
-        num_samples: Number of samples of each family.
-        num_evaluated: Most held-out images that likelihoods are measured on.
-        seed: Seed of the extractor, of samples and noise.
-        classifier_steps: Number of training steps of the extractor.
-
-    Raises:
-        ValueError: for images that the classifier cannot see, or without labels.
-    """
-    extractor = train_classifier(train, held_out, steps=classifier_steps, seed=seed)
-    statistics = image_statistics(extractor, train, max_features=MOST_NEIGHBOURS)
-    return Reference(train, held_out, extractor, statistics, num_samples, num_evaluated, seed)
 
 
 def measure_real(reference: Reference) -> tuple[Results, Pictures]:
@@ -112,11 +64,11 @@ def measure_real(reference: Reference) -> tuple[Results, Pictures]:
     real = {
         "held_out": {
             **quality(reference.extractor, held, reference.statistics),
-            **_nearest(held, train),
+            **nearest(held, train),
         },
         "train_part": {
             **quality(reference.extractor, some, rest),
-            **_nearest(some, ArraySource({"image": others})),
+            **nearest(some, ArraySource({"image": others})),
         },
         "extractor": {
             "name": reference.extractor.name,
@@ -196,7 +148,7 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
     samples = attempt("samples", lambda run, reference: _draw(run, reference, key))
     if samples is not None:
         measured = quality(reference.extractor, samples, reference.statistics)
-        results["quality"] = {**measured, **_nearest(samples, reference.train)}
+        results["quality"] = {**measured, **nearest(samples, reference.train)}
         results["sampling"] = _sampling(run, key)
         shown = _some(samples, NEIGHBOURS)
         near = nearest_images(shown, reference.train)
@@ -252,38 +204,6 @@ def _some(images: np.ndarray, most: int = SHOWN) -> np.ndarray:
     """At most so many, evenly spaced, as samples lie in order of their labels."""
     rows = np.linspace(0, len(images) - 1, min(most, len(images))).round().astype(int)
     return images[rows]
-
-
-def quality(extractor: Extractor, images: np.ndarray, against: Statistics) -> Results:
-    """Frechet distance, precision, recall and so on of images, with warnings of too few.
-
-    Args:
-        extractor: What looks at the images.
-        images: Images, uint8 [N, H, W, C].
-        against: Statistics of the real ones by the same extractor.
-    """
-    statistics = image_statistics(extractor, images)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        distance = frechet_distance(statistics.moments, against.moments)
-    return {
-        distance_name(extractor): distance,
-        **prdc(statistics.features, against.features)._asdict(),
-        "count": len(images),
-        "reference_count": against.moments.num,
-        "warnings": [str(one.message) for one in caught],
-    }
-
-
-def distance_name(extractor: Extractor) -> str:
-    """What the Frechet distance by an extractor is called."""
-    return f"FD-{extractor.suffix}" if extractor.suffix else "FID"
-
-
-def _nearest(images: np.ndarray, training: Any) -> Results:
-    """The median distance, in pixels of [0, 1], to the nearest training image."""
-    distances = nearest_images(images, training).distances
-    return {"nearest": float(np.median(distances)), "copies": int(np.sum(distances == 0))}
 
 
 def _training(run: Run) -> Results:
