@@ -37,6 +37,7 @@ def evaluate(capsys, recipe, run_dir, *flags):
     return json.loads(out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_realnvp_end_to_end(tmp_path, capsys):
     """Train, evaluate, sample at another temperature, and every picture."""
     run_dir = str(tmp_path / "run")

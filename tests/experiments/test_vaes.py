@@ -69,7 +69,10 @@ RECIPES = {
 }
 
 
-@pytest.mark.parametrize("name", list(RECIPES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name == "vae_digits")) for name in RECIPES],
+)
 def test_recipe_end_to_end(name, tmp_path, capsys):
     """Train, evaluate, draw every kind of picture; sample, or say why not."""
     module, flags, drawn = RECIPES[name]

@@ -122,7 +122,7 @@ VARIANTS = {
 }
 
 
-SLOW = ("residual, penalty, classifier", "dcgan")  # each differs from another in one word
+SLOW = ("residual, projection", "residual, penalty, classifier", "dcgan")
 
 
 @pytest.fixture(

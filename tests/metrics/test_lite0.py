@@ -26,6 +26,7 @@ def weights(reference, tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_the_network_is_pytorchs(reference, weights):
     extractor = lite0_extractor(weights, allow_other_weights=True)
     images = np.random.default_rng(0).integers(0, 256, (2, 30, 40, 1), dtype=np.uint8)

@@ -32,6 +32,7 @@ def test_it_is_a_function_of_its_seed():
     assert "test accuracy" not in one.protocol
 
 
+@pytest.mark.slow
 def test_images_of_28_pixels():
     images = np.zeros((6, 28, 28, 1), np.uint8)
     source = ArraySource({"image": images, "label": np.arange(6, dtype=np.int32) % 2})
