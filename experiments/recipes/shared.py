@@ -1,6 +1,5 @@
 """What the recipes of all families share: groups of flags, and what is made of them."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,16 +130,16 @@ def make_conditioning(condition: Conditions, source: Source) -> Conditioning | N
     if condition == "label":
         if source.num_classes is None:
             raise ValueError(f"--model.condition label needs labels; {source.name} has none")
-        return labels(source.num_classes)
+        return labels(source.num_classes, source.class_names)
     if condition not in source.spec:
         raise ValueError(
             f"--model.condition {condition} needs an entry {condition!r}; {source.name} has "
             f"{sorted(source.spec)}"
         )
-    make: Mapping[str, Callable[[int], Conditioning]]
-    make = {"attributes": attributes, "embedding": embeddings}
     ((width,), _) = source.spec[condition]
-    return make[condition](width)
+    if condition == "attributes":
+        return attributes(width, getattr(source, "attribute_names", ()))
+    return embeddings(width)
 
 
 def count_evaluated(held_out: Source, num_examples: int | None) -> int:

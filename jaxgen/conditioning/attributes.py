@@ -12,16 +12,17 @@ from jaxgen.conditioning.base import (
 )
 
 
-def attributes(num_attributes: int) -> Conditioning:
+def attributes(num_attributes: int, names: tuple[str, ...] = ()) -> Conditioning:
     """Binary attributes 0 or 1 as -1 or 1; conditions are `[B, num_attributes]`, `attributes`.
 
     No condition, zeros, is between an attribute and its absence.
 
     Args:
         num_attributes: The number of attributes, at least 1.
+        names: Names of the attributes in their order, or ().
 
     Raises:
-        ValueError: `num_attributes` below 1.
+        ValueError: `num_attributes` below 1, or names of another number.
 
     Example:
         >>> attributes(2).encode(Variables({}), jnp.array([[1, 0]])).vector
@@ -38,7 +39,9 @@ def attributes(num_attributes: int) -> Conditioning:
 
     alone = np.eye(num_attributes, dtype=np.int32)
     sweep = np.concatenate([np.zeros_like(alone[:1]), alone])
-    return vector_conditioning("attributes", (num_attributes,), num_attributes, encode, sweep=sweep)
+    return vector_conditioning(
+        "attributes", (num_attributes,), num_attributes, encode, sweep=sweep, names=names
+    )
 
 
 def embeddings(width: int) -> Conditioning:

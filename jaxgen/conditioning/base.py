@@ -57,6 +57,7 @@ class Conditioning(NamedTuple):
         init: `key -> parameters` of an encoder that is trained with the model.
         trained: Whether `init` makes parameters.
         fixed: The arrays of a pretrained encoder.
+        names: Names of the classes or attributes, in their order; () where they have none.
     """
 
     key: str
@@ -69,6 +70,7 @@ class Conditioning(NamedTuple):
     init: Callable[[Key[Array, ""]], PyTree] = _no_parameters
     trained: bool = False
     fixed: PyTree = {}
+    names: tuple[str, ...] = ()
 
 
 def vector_conditioning(
@@ -79,6 +81,7 @@ def vector_conditioning(
     *,
     sweep: np.ndarray | None = None,
     num_classes: int | None = None,
+    names: tuple[str, ...] = (),
 ) -> Conditioning:
     """A conditioning by one vector without parameters; zeros stand for no condition.
 
@@ -89,7 +92,13 @@ def vector_conditioning(
         encode: `conditions -> f32[B, width]`.
         sweep: Conditions that show each effect by itself, or None.
         num_classes: The number of classes, or None.
+        names: Names of the classes or attributes, or ().
+
+    Raises:
+        ValueError: Names of another number than there are classes or attributes.
     """
+    if names and len(names) != width:
+        raise ValueError(f"names must be {width} of {key!r}, got {len(names)}")
 
     def to_condition(variables: Variables, values: Shaped[Array, "..."]) -> Condition:
         return Condition(encode(values))
@@ -97,7 +106,7 @@ def vector_conditioning(
     def null(variables: Variables, num: int) -> Condition:
         return Condition(jnp.zeros((num, width)))
 
-    return Conditioning(key, shape, to_condition, null, width, sweep, num_classes)
+    return Conditioning(key, shape, to_condition, null, width, sweep, num_classes, names=names)
 
 
 def encode(

@@ -8,14 +8,15 @@ from jaxtyping import Array, Float, Shaped
 from jaxgen.conditioning.base import Conditioning, check_values, vector_conditioning
 
 
-def labels(num_classes: int) -> Conditioning:
+def labels(num_classes: int, names: tuple[str, ...] = ()) -> Conditioning:
     """Classes 0..num_classes - 1 as one-hot vectors; conditions are `i[B]`, the batch's `label`.
 
     Args:
         num_classes: The number of classes, at least 1.
+        names: Names of the classes in their order, or ().
 
     Raises:
-        ValueError: `num_classes` below 1.
+        ValueError: `num_classes` below 1, or names of another number.
 
     Example:
         >>> labels(3).encode(Variables({}), jnp.array([2, 0])).vector
@@ -40,4 +41,5 @@ def labels(num_classes: int) -> Conditioning:
         encode,
         sweep=np.arange(num_classes),
         num_classes=num_classes,
+        names=names,
     )

@@ -22,7 +22,7 @@ ATTRIBUTES = (
     *NUMBERS,
     *COLOURS,
     *(f"{colour} ground" for colour in COLOURS),
-    *(place for place in PLACES),
+    *PLACES,
 )
 """Names of the columns of `attributes`: the digit, its colour, the ground's, the place."""
 SPLITS = ("train", "test", "unseen")
@@ -84,6 +84,7 @@ def captioned_digits(split: str = "train") -> ArraySource:
         protocol=f"captioned UCI digits {SIZE}x{SIZE} in colour, split {split} ({len(label)})",
         num_classes=10,
         class_names=NUMBERS,
+        attribute_names=ATTRIBUTES,
     )
 
 

@@ -81,6 +81,7 @@ class ArraySource:
         num_classes: Number of classes; by default that of `class_names`, or the largest label plus
             one.
         class_names: Names of the classes, in the order of the labels.
+        attribute_names: Names of the columns of `attributes`.
         decoded_from: Source whose examples, all of them and in its order, these are; its digest and
             its protocol hold for them.
 
@@ -100,6 +101,7 @@ class ArraySource:
         protocol: str | None = None,
         num_classes: int | None = None,
         class_names: tuple[str, ...] = (),
+        attribute_names: tuple[str, ...] = (),
         decoded_from: Source | None = None,
     ):
         lengths = {key: len(array) for key, array in arrays.items()}
@@ -121,6 +123,7 @@ class ArraySource:
         self.split = split
         self.num_classes = num_classes
         self.class_names = class_names
+        self.attribute_names = attribute_names
         self._length = next(iter(lengths.values()))
         self._line = protocol or f"{name}, split {split} ({self._length} examples)"
         self._decoded_from = decoded_from
@@ -351,6 +354,7 @@ def decode(source: Source) -> ArraySource:
         split=source.split,
         num_classes=source.num_classes,
         class_names=source.class_names,
+        attribute_names=getattr(source, "attribute_names", ()),
         decoded_from=source,
     )
 

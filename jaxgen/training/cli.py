@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import tyro
 
+from jaxgen.conditioning.asked import asked
 from jaxgen.core import Variables
 from jaxgen.files import held_alone
 from jaxgen.training import evaluation, loop, runs, states
@@ -54,6 +55,12 @@ class Sample(Generic[C]):
     config: Annotated[C, Flat]
     num: int = 64
     """Number of samples."""
+    label: tuple[str, ...] = ()
+    """Classes of the samples by name or number, in turn, of a model that is told a class; by
+    default all of them."""
+    attributes: tuple[str, ...] = ()
+    """Attributes by name or number that all samples are to have, and no others, of a model that is
+    told attributes; by default each alone, in turn."""
     picture: str = "samples"
     """Name of what is drawn: `samples`, or an experiment's picture, such as `interpolation`."""
     columns: int | None = None
@@ -226,12 +233,15 @@ def _sample(invocation: _Invocation) -> int:
     medium = IMAGES if is_picture else experiment.medium
     out = _output(flags.out, medium)
     columns = flags.columns
+    conditions = asked(experiment.family.conditioning, flags.label, flags.attributes)
+    if is_picture and conditions is not None:
+        raise ValueError("--label and --attributes are of samples: they do not go with --picture")
     if is_picture:
         columns = 8 if columns is None else columns
         rows = max(1, flags.num // columns)
         picture = evaluation.make_picture(experiment, flags.picture)
     else:
-        sample = evaluation.make_sample(experiment, strategy)
+        sample = evaluation.make_sample(experiment, strategy, conditions=conditions)
     _, variables = _restore(invocation, experiment, strategy, flags)
     key = jax.random.key(flags.config.seed)
     if is_picture:

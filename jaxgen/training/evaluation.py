@@ -79,7 +79,12 @@ def sample_program(
 
 
 def make_sample(
-    experiment: Experiment, strategy: JitStrategy, *, batch_size: int = 256, preview: bool = False
+    experiment: Experiment,
+    strategy: JitStrategy,
+    *,
+    batch_size: int = 256,
+    preview: bool = False,
+    conditions: np.ndarray | None = None,
 ) -> Callable[[Variables, jax.Array, int], np.ndarray]:
     """`sample(variables, key, num) -> samples at rest`, such as uint8 [num, H, W, C].
 
@@ -91,6 +96,7 @@ def make_sample(
         strategy: Strategy whose devices compute.
         batch_size: Greatest number of samples in a batch.
         preview: Whether to use the experiment's quick sampler, where it has one.
+        conditions: Conditions in the place of the sweep's, [rows, *shape], or None.
 
     Raises:
         ValueError: If the family has no prior; by `sample`, if `num` is below 1 or so many samples
@@ -106,10 +112,10 @@ def make_sample(
         check_memory(f"the number of samples, {num},", nbytes(experiment.held_out, num))
         devices = strategy.num_devices
         size = -(-min(num, max(batch_size, devices)) // devices) * devices
-        conditions = pictures.in_turn(experiment.family, -(-num // size) * size)
+        given = pictures.in_turn(experiment.family, num, conditions)
         samples, finite = [], []
         for index, begin in enumerate(range(0, num, size)):
-            condition = None if conditions is None else conditions[begin : begin + size]
+            condition = None if given is None else _filled(given[begin : begin + size], size)
             x, kept = compiled(variables, jax.random.fold_in(key, index), size, condition)
             samples.append(_to_host(x))
             finite.append(_to_host(kept))
@@ -117,6 +123,11 @@ def make_sample(
         return np.concatenate(samples)[:num]
 
     return sample
+
+
+def _filled(conditions: np.ndarray, size: int) -> np.ndarray:
+    """A batch of conditions, the last of which is repeated."""
+    return conditions[np.minimum(np.arange(size), len(conditions) - 1)]
 
 
 def drawable(experiment: Experiment) -> Mapping[str, pictures.Picture]:

@@ -63,7 +63,7 @@ def of(family: Family) -> Mapping[str, Picture]:
     return pictures
 
 
-def in_turn(family: Family, num: int) -> np.ndarray | None:
+def in_turn(family: Family, num: int, rows: np.ndarray | None = None) -> np.ndarray | None:
     """Conditions of `num` samples: those of the sweep, each for an equal number of samples.
 
     None for an unconditional family.
@@ -71,13 +71,14 @@ def in_turn(family: Family, num: int) -> np.ndarray | None:
     Args:
         family: Family to sample.
         num: Number of samples.
+        rows: Conditions in the place of the sweep's, [rows, *shape], or None.
 
     Raises:
         ValueError: If the family's conditions have no sweep.
     """
     if family.conditioning is None:
         return None
-    sweep = family.conditioning.sweep
+    sweep = family.conditioning.sweep if rows is None else rows
     if sweep is None:
         raise ValueError(
             f"the model is conditioned on {family.conditioning.key!r}, of which there is no sweep: "

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import toys
 
+from jaxgen.conditioning.labels import labels
 from jaxgen.core import Bound, Family, State, Variables
 from jaxgen.data.sources import digits
 from jaxgen.distributions.elementwise import NO_CLASS
@@ -100,6 +101,22 @@ def test_samples_are_spread_over_the_devices():
     variables = made.family.init(jax.random.key(0), {"image": jax.numpy.zeros((1, 8, 8, 1))})
     samples, _ = sample_program(made, strategy)(variables, jax.random.key(0), 16, None)
     assert samples.sharding.is_equivalent_to(strategy.batched, samples.ndim)
+
+
+def test_conditions_in_turn_or_as_asked_for():
+    """Each for an equal number of consecutive samples, also where batches end elsewhere."""
+    made = toys.experiment(SimpleNamespace(batch_size=16, seed=0))
+
+    def shown(variables, key, num, *, condition=None):
+        return condition.astype(jnp.float32)[:, None]
+
+    family = made.family._replace(sample=shown, conditioning=labels(3))
+    made, key = made._replace(family=family, medium=VECTORS), jax.random.key(0)
+    sample = make_sample(made, make_strategy("jit"), batch_size=8)
+    np.testing.assert_array_equal(sample(VARIABLES, key, 18)[:, 0], np.repeat([0, 1, 2], 6))
+    rows = np.array([2, 0], np.int32)
+    sample = make_sample(made, make_strategy("jit"), batch_size=8, conditions=rows)
+    np.testing.assert_array_equal(sample(VARIABLES, key, 10)[:, 0], np.repeat([2, 0], 5))
 
 
 def test_samples_that_are_not_finite_are_no_bytes():
