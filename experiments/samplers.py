@@ -341,6 +341,9 @@ def plot(rows: Sequence[Row], distance: str, title: str) -> bytes:
                 axes.plot(x, y, label=name, **style)
     for axes, text in ((left, "network evaluations a sample"), (right, f"seconds, {BATCH} images")):
         _finish(axes, rows, text)
+    costs = [int(row["evaluations"]) for row in rows if row["solver"] != REAL] or [1]
+    left.set_xticks([n for n in EVALUATIONS if min(costs) <= n <= max(costs)])
+    left.set_xticks([], minor=True)
     left.set_ylabel(f"{distance} to the training images")
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8)

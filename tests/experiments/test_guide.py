@@ -14,7 +14,7 @@ DENSE = "--batch-size=16 --model.network=dense --model.features 8 --model.latent
 
 @pytest.mark.slow
 def test_from_runs_to_a_table(tmp_path, capsys):
-    runs = {name: str(tmp_path / name) for name in ("edm", "label", "judge", "vae")}
+    runs = {name: str(tmp_path / name) for name in ("edm", "judge", "vae")}
     call(capsys, edm_digits, "--run-dir", runs["edm"], *MODEL, "--steps=5")
     judge = [*TINY, "--run-dir", runs["judge"], "--steps=5"]
     call(capsys, noisy_classifier_digits, *judge)
