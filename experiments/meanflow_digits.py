@@ -1,7 +1,8 @@
 """MeanFlow on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 The method of Geng et al. 2025: the network says the average velocity between two times, so one
-evaluation leads from noise to data. The network is that of `edm_digits`, told both times.
+evaluation leads from noise to data. The network is that of `edm_digits`, told both times. Of 297
+samples the FD-classifier is 0.771 by one evaluation and 0.392 by two, of held-out digits 0.076.
 
     python -m experiments.meanflow_digits                     trains, or resumes
     python -m experiments.meanflow_digits sample --num 100 --out digits.png
