@@ -310,7 +310,7 @@ class Checkpoints:
         self.wait()
         self._manager.reload()
         wanted = named_leaves(target, "target")
-        damaged: dict[int, str] = {}
+        damaged = self._replaced() if step is None and not best else {}
         for candidate in self._candidates(step, best):
             try:
                 arrays = self._read(candidate, wanted, partial)
@@ -449,6 +449,12 @@ class Checkpoints:
         score = metrics.get(self._best_metric or "", math.nan)
         if math.isfinite(score):
             self._best.scores[step] = score
+
+    def _replaced(self) -> dict[int, str]:
+        """Steps in whose place something else stands, of which Orbax says nothing."""
+        places = self.directory.iterdir() if self.directory.is_dir() else ()
+        names = [path.name for path in places if not path.is_dir()]
+        return {int(n): "it is no directory" for n in names if n.isdecimal() and n == str(int(n))}
 
     def _pass_over(self, damaged: Mapping[int, str], used: int) -> None:
         for step, reason in damaged.items():

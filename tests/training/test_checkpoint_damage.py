@@ -93,6 +93,19 @@ def test_an_empty_step_is_moved_aside_and_can_be_saved_again(copy):
         assert (copy / "damaged" / f"300-{attempt}").is_dir()
 
 
+def test_a_file_in_the_place_of_a_step_is_moved_aside_and_named(copy):
+    shutil.rmtree(copy / "200")
+    (copy / "200").write_text("x")
+    step, messages = read(copy)
+    assert step == 100
+    assert "checkpoint 200 is damaged: it is no directory" in messages[0]
+    assert (copy / "damaged" / "200-0").read_text() == "x"
+    shutil.rmtree(copy / "100")
+    (copy / "damaged" / "200-0").rename(copy / "200")
+    with pytest.raises(CheckpointError, match="no usable checkpoint"):
+        read(copy)
+
+
 def test_a_step_under_another_number_is_not_that_step(copy):
     (copy / "200").rename(copy / "300")
     step, messages = read(copy)
