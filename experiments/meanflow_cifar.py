@@ -32,7 +32,7 @@ recipe = Recipe(
         data=DataConfig(name="cifar10"),
         flip=True,
         model=ScoreModelConfig(
-            network="ddpmpp",
+            network="edm_ddpmpp",
             channels=128,
             multipliers=(2, 2, 2),
             num_res_blocks=4,

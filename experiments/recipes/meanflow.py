@@ -129,7 +129,7 @@ def make_family(config: Config, train: Source) -> Family:
 def make_network(model: ScoreModelConfig, channels: int) -> nn.Module:
     """The network of the flags; of each time DDPM++ has twice as many features as channels."""
     network = make_plain_network(model, channels, "float32")
-    if model.network == "ddpmpp":
+    if model.network in ("ddpmpp", "edm_ddpmpp"):
         assert isinstance(network, ScoreUNet)
         return network.clone(time_features=_wide_features)
     return network
