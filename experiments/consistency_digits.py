@@ -4,8 +4,8 @@ Improved consistency training (Song & Dhariwal 2023) from scratch: pseudo-Huber 
 by the inverse width of the intervals, log-normal levels, whose number doubles; one evaluation leads
 from noise to data, further ones start from less noise again. With `--teacher` it is distilled from
 a trained denoiser instead (Song et al. 2023), from whose parameters it starts. The network is that
-of `edm_digits` with 32 channels. After 1,200 steps (`--steps 1200`) from scratch the FD-classifier of 297 samples is
-1.033 by one evaluation and 0.373 by two, of held-out digits 0.076.
+of `edm_digits` with 32 channels. After 1,200 steps (`--steps 1200`) from scratch the FD-classifier
+of 297 samples is 1.033 by one evaluation and 0.373 by two, of held-out digits 0.076.
 
     python -m experiments.consistency_digits                  trains, or resumes
     python -m experiments.consistency_digits sample --num 100 --out digits.png
