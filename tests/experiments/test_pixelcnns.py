@@ -13,6 +13,7 @@ TINY = "--data.name=digits --batch-size=16 --steps=2 --log-every=1 --sample-ever
 GATED = "--model.features=4 --model.layers=2 --model.head-features=4".split()
 
 
+@pytest.mark.slow
 def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
     """Train, evaluate as a classifier too, sample a row for each class, complete images."""
     run_dir = ("--run-dir", str(tmp_path / "run"))

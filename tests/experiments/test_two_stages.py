@@ -14,6 +14,7 @@ FIRST = "--model.channels=4 --model.num-res-blocks=0 --model.num-halvings=1 --mo
 SECOND = "--model.features=4 --model.layers=1 --model.head-features=4".split()
 
 
+@pytest.mark.slow
 def test_a_prior_over_codes(tmp_path, capsys):
     """Train both stages, sample and evaluate the second; another first stage is refused."""
     first, second = (("--run-dir", str(tmp_path / name)) for name in ("first", "second"))

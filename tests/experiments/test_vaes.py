@@ -69,9 +69,12 @@ RECIPES = {
 }
 
 
+QUICK = ("autoencoder_mnist", "vqvae_cifar")
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "vae_digits")) for name in RECIPES],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in QUICK)) for name in RECIPES],
 )
 def test_recipe_end_to_end(name, tmp_path, capsys):
     """Train, evaluate, draw every kind of picture; sample, or say why not."""

@@ -100,6 +100,7 @@ def test_verdicts_apart_and_batch_statistics(key):
         assert np.allclose(whole[:2], part, atol=1e-5) != discriminator.mixes_examples
 
 
+@pytest.mark.slow
 def test_condition_reaches_every_network(key):
     z, condition = jnp.ones((2, 8)), Condition(jnp.eye(2))
     x = jnp.broadcast_to(jax.random.normal(key, (1, 32, 32, 3)), (2, 32, 32, 3))

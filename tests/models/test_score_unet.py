@@ -105,7 +105,7 @@ def test_shapes(name):
     assert (y.shape, y.dtype) == ((2, 8, 12, 4), jnp.float32)
 
 
-@pytest.mark.parametrize("name", ["edm_ncsnpp", "adm"])
+@pytest.mark.parametrize("name", [pytest.param("edm_ncsnpp", marks=pytest.mark.slow), "adm"])
 def test_starts_near_zero_and_what_it_is_told_moves_the_output(name):
     model, (x, t), labels = NETWORKS[name], inputs(), one_hot(0, 2)
     start = jit(lambda key: model.init_with_output(key, x, t, labels, train=False)[0])
@@ -132,7 +132,7 @@ def test_starts_near_zero_and_what_it_is_told_moves_the_output(name):
         np.testing.assert_allclose(absent, y, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["ncsnpp", "adm"])
+@pytest.mark.parametrize("name", [pytest.param("ncsnpp", marks=pytest.mark.slow), "adm"])
 def test_all_parameters_get_finite_gradients_and_dropout_acts(name):
     model, (x, t), labels = NETWORKS[name], inputs(), one_hot(0, 2)
     params = randomized(model, x, t, labels)

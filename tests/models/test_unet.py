@@ -129,6 +129,7 @@ def test_dropout_acts_in_training_only():
     np.testing.assert_allclose(undropped, dropped(one, False), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_level_knows_the_time():
     """Each block's time projection moves the output: no normalization takes it away again."""
     x, t = inputs()
@@ -177,6 +178,7 @@ def test_examples_do_not_mix():
     assert np.all(np.any(jacobian[1] != 0, axis=-1))
 
 
+@pytest.mark.slow
 def test_starts_near_zero_and_all_parameters_get_finite_gradients():
     x, t = inputs()
     model, condition = UNet(**SMALL), one_hot(0, 2)
@@ -203,6 +205,7 @@ def test_starts_near_zero_and_all_parameters_get_finite_gradients():
         assert np.any(np.asarray(grad)) or name.endswith("['key']['bias']"), name
 
 
+@pytest.mark.slow
 def test_trains_inside_a_scan_as_outside_it():
     x, t = inputs(size=4)
     model = UNet(**{**SMALL, "multipliers": (1,)}, dropout=0.0)
@@ -222,6 +225,7 @@ def test_trains_inside_a_scan_as_outside_it():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_remat_changes_memory_only():
     x, t = inputs(size=4)
     fields = {**SMALL, "multipliers": (1,)}
@@ -379,6 +383,7 @@ class TestParityWithDiffusers:
             unet_reference.build(UNet(**SMALL, num_heads=2), 8, 3)
 
 
+@pytest.mark.slow
 def test_two_times_and_forward_mode():
     """Each of an image's times counts, and the derivative along image and time is the slope."""
     model = UNet(channels=4, multipliers=(1,), num_res_blocks=1, attention_resolutions=())

@@ -96,6 +96,7 @@ def campaign(tree, count, *flags):
     return done.stdout, {line["id"].split(": ")[1]: line["status"] for line in lines}
 
 
+@pytest.mark.slow
 def test_what_tests_notice_is_told_from_what_they_miss(tree):
     """In a campaign that is continued, and once more after a test was written."""
     source = (tree / "jaxgen/losses/add.py").read_bytes()
