@@ -1,7 +1,8 @@
 """EDM on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 The method of Karras et al. 2022: the network is preconditioned, noise levels are log-normal, and
-Heun's method draws samples with 35 evaluations. The network is that of `ddpm_digits` with 24
+samples are drawn by DPM-Solver++ with 20 evaluations, which is as good here as Heun's method with
+35 (`--sampler.solver heun --sampler.num-steps 18`). The network is that of `ddpm_digits` with 24
 channels.
 
     python -m experiments.edm_digits                          trains, or resumes
@@ -32,7 +33,7 @@ recipe = Recipe(
             dropout=0.0,
         ),
         process=ProcessConfig(name="edm", prediction="edm", times="log_normal", sigma_data=0.75),
-        sampler=SamplerConfig(solver="heun", num_steps=18, grid="karras"),
+        sampler=SamplerConfig(solver="dpm", num_steps=20, grid="karras"),
         optimizer=AdamConfig(learning_rate=4e-3, warmup_steps=100, decay_steps=1200, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),

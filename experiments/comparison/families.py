@@ -125,8 +125,6 @@ ENTRANTS: dict[str, Entrant] = {
         lambda task: {
             "process": {} if task.digits else {"sigma_data": 0.5},
             "optimizer": {"decay_steps": task.steps, "warmup_steps": task.steps // 12},
-            # As good as the recipe's 35 evaluations (docs/results.md, "Solvers").
-            "sampler": {"solver": "dpm", "num_steps": 20},
             "evaluation": {"tolerance": 1e-3},
         },
         40,
