@@ -9,7 +9,7 @@ ratio 0.16. The paper reports FID 2.38 of 50k samples from the best checkpoint; 
 
     python -m experiments.ncsnpp_cifar --data.dir DIR          trains, or resumes
     python -m experiments.ncsnpp_cifar sample --num 16 --out grid.png
-    python -m experiments.ncsnpp_cifar sample --sampler.solver heun --sampler.grid karras
+    python -m experiments.ncsnpp_cifar sample --sampler.solver heun --sampler.grid karras \\
         --sampler.num-steps 18 --sampler.sigma-min 0.02
 
 Departures: the loss is the mean over an image's dimensions, theirs half the sum; the last step

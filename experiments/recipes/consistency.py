@@ -9,21 +9,17 @@ from functools import partial
 from typing import Literal
 
 from experiments.recipes import score
-from experiments.recipes.images import load_splits
+from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.score import ProcessConfig, ScoreModelConfig
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
     EvaluationConfig,
     make_adam,
-    make_averages,
     make_conditioning,
-    protocol,
 )
 from jaxgen.core import Family, Variables
-from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
-from jaxgen.data.transforms import prepare_images
 from jaxgen.families.consistency import Teacher, consistency
 from jaxgen.families.denoising import DenoisingNetwork
 from jaxgen.families.score import Sampler
@@ -114,19 +110,13 @@ class Config(RunConfig):
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, teacher, family, data."""
     train, held_out = load_splits(config.data)
-    return Experiment(
-        family=make_family(config, train),
-        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
-        held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
-        averages=make_averages(config.average, config.batch_size),
-        num_evaluated=config.evaluation.num_examples,
-        protocol=protocol(
-            held_out,
-            config.evaluation.num_examples,
-            loss="distance of what is said at neighbouring levels of the last grid, weighted",
-            preprocessing="2 u / 255 - 1",
-        ),
+    return image_experiment(
+        config,
+        make_family(config, train),
+        train,
+        held_out,
+        loss="distance of what is said at neighbouring levels of the last grid, weighted",
+        preprocessing="2 u / 255 - 1",
     )
 
 

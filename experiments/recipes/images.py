@@ -7,12 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import Batch
+from experiments.recipes.shared import make_averages, protocol
+from jaxgen.core import Batch, Family
 from jaxgen.data import binarize as binary
+from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source, decode, load_pair
 from jaxgen.data.transforms import prepare_images
 from jaxgen.distributions.likelihoods import Likelihood
 from jaxgen.training.config import DataConfig
+from jaxgen.training.experiment import Experiment
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
 PREPROCESSING = {
@@ -45,6 +48,30 @@ class Data(NamedTuple):
 def load_splits(data: DataConfig) -> tuple[Source, Source]:
     """The images to train on and those to evaluate on, as they are at rest."""
     return load_pair(data.name, (data.split, data.held_out), data.dir, resize=data.resize)
+
+
+def image_experiment(
+    config: Any, family: Family, train: Source, held_out: Source, **entries: Any
+) -> Experiment:
+    """The experiment of a family on whole images, mirrored by `config.flip`.
+
+    Args:
+        config: Flags of a recipe: flip, batch_size, seed, average and evaluation.
+        family: Family of the flags.
+        train: Examples to train on.
+        held_out: Examples to evaluate on.
+        entries: What the protocol says of the recipe's own.
+    """
+    num_examples = config.evaluation.num_examples
+    return Experiment(
+        family=family,
+        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
+        held_out=held_out,
+        prepare=prepare_images(flip=config.flip),
+        averages=make_averages(config.average, config.batch_size),
+        num_evaluated=num_examples,
+        protocol=protocol(held_out, num_examples, **entries),
+    )
 
 
 def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = False) -> Data:

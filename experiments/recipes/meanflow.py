@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flax import linen as nn
 from jaxtyping import Array
 
-from experiments.recipes.images import load_splits
+from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.score import ScoreModelConfig
 from experiments.recipes.score import make_network as make_plain_network
 from experiments.recipes.shared import (
@@ -16,14 +16,10 @@ from experiments.recipes.shared import (
     AverageConfig,
     EvaluationConfig,
     make_adam,
-    make_averages,
     make_conditioning,
-    protocol,
 )
 from jaxgen.core import Family
-from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
-from jaxgen.data.transforms import prepare_images
 from jaxgen.families.meanflow import Adaptive, Guidance, meanflow
 from jaxgen.models.blocks.layers import timestep_embedding
 from jaxgen.models.score_unet import ScoreUNet
@@ -82,19 +78,13 @@ class Config(RunConfig):
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
     train, held_out = load_splits(config.data)
-    return Experiment(
-        family=make_family(config, train),
-        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
-        held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
-        averages=make_averages(config.average, config.batch_size),
-        num_evaluated=config.evaluation.num_examples,
-        protocol=protocol(
-            held_out,
-            config.evaluation.num_examples,
-            loss="squared error of the MeanFlow identity, mean over dimensions",
-            preprocessing="2 u / 255 - 1",
-        ),
+    return image_experiment(
+        config,
+        make_family(config, train),
+        train,
+        held_out,
+        loss="squared error of the MeanFlow identity, mean over dimensions",
+        preprocessing="2 u / 255 - 1",
     )
 
 

@@ -14,21 +14,17 @@ from flax import linen as nn
 from jaxtyping import Array
 
 from experiments.recipes.diffusion import ModelConfig, make_unet
-from experiments.recipes.images import load_splits
+from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
     EvaluationConfig,
     make_adam,
-    make_averages,
     make_conditioning,
-    protocol,
 )
 from jaxgen.augmentation.edm_augment import NUM_LABELS, edm_augment
 from jaxgen.core import Family
-from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
-from jaxgen.data.transforms import prepare_images
 from jaxgen.families.score import Augment, Sampler, score_based
 from jaxgen.models import score_unet
 from jaxgen.noise import parametrization, process, times
@@ -156,7 +152,7 @@ class Config(RunConfig):
     """Train on dequantized images, of which alone there is a density: for bits/dim."""
     augment: float | None = None
     """Probability of each of EDM's augmentations, of which the network is informed, beside mirrored
-    images; None for none. With --model.network ddpmpp or ncsnpp."""
+    images; None for none. Not with --model.network ddpm."""
     model: ScoreModelConfig = ScoreModelConfig()
     process: ProcessConfig = ProcessConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
@@ -168,21 +164,15 @@ class Config(RunConfig):
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
     train, held_out = load_splits(config.data)
-    return Experiment(
-        family=make_family(config, train),
-        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
-        held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
-        averages=make_averages(config.average, config.batch_size),
-        num_evaluated=config.evaluation.num_examples,
-        protocol=protocol(
-            held_out,
-            config.evaluation.num_examples,
-            bits_per_dim="density under the probability-flow ODE, uniformly dequantized",
-            tolerance=config.evaluation.tolerance,
-            first_time=config.evaluation.first_time,
-            preprocessing="2 u / 255 - 1",
-        ),
+    return image_experiment(
+        config,
+        make_family(config, train),
+        train,
+        held_out,
+        bits_per_dim="density under the probability-flow ODE, uniformly dequantized",
+        tolerance=config.evaluation.tolerance,
+        first_time=config.evaluation.first_time,
+        preprocessing="2 u / 255 - 1",
     )
 
 
