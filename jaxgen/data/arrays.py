@@ -3,6 +3,7 @@ the file and the row.
 """
 
 import csv
+import hashlib
 import io
 import lzma
 import math
@@ -10,7 +11,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,17 @@ def as_stored(values: np.ndarray, what: str) -> np.ndarray:
             f"{what} must be in the range of int32, got {values.min()}..{values.max()}"
         )
     return values.astype(np.int32)
+
+
+def content_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, list[int], str]]:
+    """The type, shape and SHA-256 of each array, by its name in alphabetical order, for a digest.
+
+    Args:
+        arrays: The arrays by name.
+    """
+    return {name: _content(array) for name, array in sorted(arrays.items())}
+
+
+def _content(array: np.ndarray) -> tuple[str, list[int], str]:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return str(array.dtype), list(array.shape), hashlib.sha256(content.data).hexdigest()

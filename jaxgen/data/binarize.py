@@ -43,4 +43,5 @@ def static(source: Source) -> ArraySource:
         protocol=source.protocol,
         num_classes=source.num_classes,
         class_names=source.class_names,
+        attribute_names=getattr(source, "attribute_names", ()),
     )

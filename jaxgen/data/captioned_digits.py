@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int, UInt8
 
+from jaxgen.data.captions import encode_text
 from jaxgen.data.sources import ArraySource, digits
 
 COLOURS = ("red", "green", "blue", "yellow", "purple", "white")
@@ -77,7 +78,7 @@ def captioned_digits(split: str = "train") -> ArraySource:
             "image": _picture(shape, shown),
             "label": label,
             "attributes": attributes_of(label, shown),
-            "text": encode_text(sentences),
+            "text": encode_text(sentences, WIDTH),
         },
         name="captioned_digits",
         split=split,
@@ -143,30 +144,6 @@ def read(images: UInt8[np.ndarray, "num height width channels"]) -> Reading:
     )
     left = np.where(explained.sum(axis=1) > 0, left, np.inf)
     return Reading(left.argmin(axis=1), ground, place)
-
-
-def encode_text(sentences: list[tuple[str, ...]]) -> UInt8[np.ndarray, "num captions width"]:
-    """Sentences as bytes in UTF-8, padded with zeros.
-
-    Args:
-        sentences: The sentences of each picture, of each as many.
-
-    Raises:
-        ValueError: A sentence longer than 64 bytes.
-    """
-    text = np.zeros((len(sentences), len(sentences[0]), WIDTH), np.uint8)
-    for row, captions in enumerate(sentences):
-        for column, caption in enumerate(captions):
-            encoded = caption.encode()
-            if len(encoded) > WIDTH:
-                raise ValueError(f"a sentence must have at most {WIDTH} bytes, got {caption!r}")
-            text[row, column, : len(encoded)] = np.frombuffer(encoded, np.uint8)
-    return text
-
-
-def decode_text(text: UInt8[np.ndarray, "num captions width"]) -> list[tuple[str, ...]]:
-    """The sentences that `encode_text` was given."""
-    return [tuple(bytes(each).rstrip(b"\0").decode() for each in captions) for captions in text]
 
 
 def _combinations(label: np.ndarray, *, unseen: bool, seed: int) -> Reading:

@@ -14,6 +14,8 @@ from pathlib import Path
 _READ_BYTES = 2**31  # of all files together, up to which a digest reads every byte
 _BLOCK = 4096
 _ARCHIVERS = ("__MACOSX",)  # besides what is hidden: folders that hold no data of the user's
+METADATA = ("metadata.jsonl", "metadata.csv")
+"""Names of the files that say what the images beside them show (`jaxgen.data.metadata`)."""
 
 
 def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
@@ -21,7 +23,7 @@ def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
 
     Symbolic links are followed. What is hidden (its name begins with ".", as Jupyter's and macOS's
     copies do) does not count; of what is visible nothing is left out silently: a warning counts the
-    files with other suffixes.
+    files with other suffixes, but for a folder's own `METADATA`.
 
     Args:
         root: Existing folder.
@@ -45,6 +47,8 @@ def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
                 suffix = os.path.splitext(entry.name)[1].lower()
                 if entry.is_dir():
                     walk(entry.path, (*above, real))
+                elif not above and entry.name in METADATA:
+                    continue
                 elif suffix not in suffixes:
                     others[suffix or "none"] += 1
                 elif entry.is_file():

@@ -127,6 +127,7 @@ class FolderSource:
 
     def __init__(
         self,
+        root: Path,
         files: Sequence[Path],
         shape: tuple[int, int, int],
         *,
@@ -137,6 +138,7 @@ class FolderSource:
         split: str,
         part_of: int | None,
     ):
+        self.root = root
         self.files = list(files)
         self.shape = shape
         self.resize = resize
@@ -189,7 +191,8 @@ def folder(
     The `label` of an image below a subfolder is the index of that subfolder among the sorted names
     of the subfolders, one for each class. Images in the folder itself have no label. Hidden files
     and folders do not count (`jaxgen.data.folders.files_in`). The source's images have one channel
-    if all files are gray, otherwise three (RGB), as `decode_image` gives them.
+    if all files are gray, otherwise three (RGB), as `decode_image` gives them. Captions and
+    attributes beside the images are read by `jaxgen.data.metadata.captioned_folder`.
 
     A folder without a subfolder of the split's name is split itself: some images are held out,
     chosen by a hash of their names (paths within the folder), so that another run or machine has
@@ -239,6 +242,7 @@ def folder(
             )
     channels = 1 if all(header.is_gray for header in headers) else 3
     return FolderSource(
+        root,
         files,
         (*sizes[0], channels),
         resize=size is not None,

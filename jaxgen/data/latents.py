@@ -78,6 +78,7 @@ def cache_latents(
         protocol=identity,
         num_classes=source.num_classes if "label" in arrays else None,
         class_names=source.class_names if "label" in arrays else (),
+        attribute_names=getattr(source, "attribute_names", ()) if "attributes" in arrays else (),
     )
 
 

@@ -5,7 +5,6 @@ Images are uint8 `[N, H, W, C]` and labels int32 `[N]`, whatever the source.
 
 import difflib
 import functools
-import hashlib
 import importlib.resources
 import io
 import itertools
@@ -19,9 +18,9 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from jaxgen.checks import check_memory
-from jaxgen.data.arrays import as_stored
+from jaxgen.data.arrays import as_stored, content_of
 from jaxgen.data.folders import digest_of
-from jaxgen.data.images import Resize, Spec, fit_image, folder, target_size
+from jaxgen.data.images import Resize, Spec, fit_image, target_size
 
 DEFAULT_LIMIT_BYTES = 2**31
 OWN = ("digits", "captioned_digits", "folder")
@@ -136,7 +135,7 @@ class ArraySource:
     def digest(self) -> str:
         if self._decoded_from is not None:
             return self._decoded_from.digest
-        return digest_of(self.class_names, {k: _digest(v) for k, v in sorted(self.arrays.items())})
+        return digest_of(self.class_names, content_of(self.arrays))
 
     @property
     def protocol(self) -> str:
@@ -201,11 +200,12 @@ def load(
     """A source of images by name, as experiments load them.
 
     Args:
-        name: Name of the set: "digits" or "captioned_digits" (embedded), "folder" (of images), or
-            any TFDS image set that is prepared in the array_record form: "cifar10",
-            "cifar10:3.0.2", "imagenet_resized/64x64".
+        name: Name of the set: "digits" or "captioned_digits" (embedded), "folder" (of images, with
+            captions and attributes where they lie beside them), or any TFDS image set that is
+            prepared in the array_record form: "cifar10", "cifar10:3.0.2", "imagenet_resized/64x64".
         split: Name of the split; by default "train" for digits and TFDS sets (which accept slices
-            such as "train[:10%]"), and the folder itself for a folder (see `folder`).
+            such as "train[:10%]"), and the folder itself for a folder (see
+            `jaxgen.data.images.folder`).
         data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
             or the folder of images.
         resize: Size, or (height, width), to which every image is center-cropped and resized; None
@@ -216,7 +216,8 @@ def load(
 
     Raises:
         ValueError: An unknown set (similar names are given) or split; a missing or unusable
-            argument; an unusable image. See `folder` and `jaxgen.data.tfds.tfds_source`.
+            argument; an unusable image or row. See `jaxgen.data.metadata.captioned_folder` and
+            `jaxgen.data.tfds.tfds_source`.
         FileNotFoundError: A missing directory, or a set that is not prepared; the error says how to
             prepare it.
     """
@@ -231,7 +232,7 @@ def load(
     if name == "folder":
         if data_dir is None:
             raise ValueError("the data set 'folder' needs data_dir, the folder of images")
-        return folder(data_dir, split, resize=resize)
+        return _folder(data_dir, split, resize)
     from jaxgen.data import tfds
 
     root = tfds.data_directory(data_dir)
@@ -262,7 +263,8 @@ def load_pair(
         resize: Size, or (height, width), to which every image is center-cropped and resized.
 
     Returns:
-        The two sources. A folder's held-out classes are numbered as the training classes are.
+        The two sources. A folder's held-out classes are numbered as the training classes are, and
+        held-out examples have the attributes that hold in training.
 
     Raises:
         ValueError: As `load`, and where the two sets do not belong together (`check_alike`).
@@ -270,9 +272,7 @@ def load_pair(
     """
     train = load(name, splits[0], data_dir, resize=resize)
     if name == "folder" and data_dir is not None:
-        held_out: Source = folder(
-            data_dir, splits[1], resize=resize, class_names=train.class_names or None
-        )
+        held_out = _folder(data_dir, splits[1], resize, train)
     else:
         held_out = load(name, splits[1], data_dir, resize=resize)
     check_alike(train, held_out)
@@ -288,30 +288,46 @@ def check_alike(train: Source, held_out: Source) -> None:
 
     Raises:
         ValueError: If one has an entry that the other lacks (labels, say), an entry's shape or
-            dtype differs, or the classes do; says what, and names both.
+            dtype differs (of `text` only the number of dimensions, as its sizes are those of the
+            longest caption), or the classes or attributes do; says what, and names both.
     """
     names = [f"{source.name}, split {source.split}" for source in (train, held_out)]
     sets = f"the training set ({names[0]}) and the held-out set ({names[1]})"
     for entry in sorted({*train.spec, *held_out.spec}):
-        shown = [
-            "no such entry" if entry not in spec else f"{spec[entry][1]}{list(spec[entry][0])}"
-            for spec in (train.spec, held_out.spec)
-        ]
+        shown = [_shown(entry, source.spec) for source in (train, held_out)]
         if shown[0] != shown[1]:
             raise ValueError(f"{sets} differ in {entry!r}: {shown[0]} and {shown[1]}")
-    if train.class_names != held_out.class_names:
-        differing = [
-            f"{i}: {a} and {b}"
-            for i, (a, b) in enumerate(
-                itertools.zip_longest(train.class_names, held_out.class_names, fillvalue="none")
-            )
-            if a != b
-        ]
-        raise ValueError(f"{sets} differ in their classes ({'; '.join(differing[:3])})")
+    for what in ("class_names", "attribute_names"):
+        pairs = [getattr(source, what, ()) for source in (train, held_out)]
+        both = itertools.zip_longest(*pairs, fillvalue="none")
+        if differing := [f"{i}: {a} and {b}" for i, (a, b) in enumerate(both) if a != b]:
+            plural = {"class_names": "classes", "attribute_names": "attributes"}[what]
+            raise ValueError(f"{sets} differ in their {plural} ({'; '.join(differing[:3])})")
     if (held_out.num_classes or 0) > (train.num_classes or 0):
         raise ValueError(
             f"{sets} differ in their classes: {train.num_classes} and {held_out.num_classes}"
         )
+
+
+def _shown(entry: str, spec: Spec) -> str:
+    """What `check_alike` compares of an entry, as text."""
+    if entry not in spec:
+        return "no such entry"
+    shape, dtype = spec[entry]
+    return f"{dtype} of {len(shape)} dimensions" if entry == "text" else f"{dtype}{list(shape)}"
+
+
+def _folder(
+    path: str | Path, split: str | None, resize: Resize, train: Source | None = None
+) -> Source:
+    """A folder, of the classes and attributes of the training examples where they are given."""
+    from jaxgen.data.metadata import captioned_folder
+
+    class_names = getattr(train, "class_names", ()) or None
+    attribute_names = getattr(train, "attribute_names", ()) or None
+    return captioned_folder(
+        path, split, resize=resize, class_names=class_names, attribute_names=attribute_names
+    )
 
 
 def nbytes(source: Source, num: int | None = None) -> int:
@@ -357,8 +373,3 @@ def decode(source: Source) -> ArraySource:
         attribute_names=getattr(source, "attribute_names", ()),
         decoded_from=source,
     )
-
-
-def _digest(array: np.ndarray) -> tuple[str, list[int], str]:
-    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return str(array.dtype), list(array.shape), hashlib.sha256(content.data).hexdigest()

@@ -19,8 +19,9 @@ class DataConfig:
     """Flags of the data."""
 
     name: str = "digits"
-    """Name of the data set: `digits` or `captioned_digits` (embedded), `folder`, or any TFDS image
-    set, say `cifar10`."""
+    """Name of the data set: `digits` or `captioned_digits` (embedded), `folder` (of images, with
+    captions and attributes where a metadata.jsonl or .csv lies beside them), or any TFDS image set,
+    say `cifar10`."""
     dir: str | None = operational(None)
     """Directory of the TFDS sets, or the folder of images; None for TFDS's own default."""
     split: str | None = "train"
