@@ -30,6 +30,7 @@ import jax
 import numpy as np
 
 from experiments.benchmarks.harness import machine
+from experiments.commands import run_command
 from experiments.comparison import families, page, table
 from experiments.comparison.families import ENTRANTS, Planned
 from experiments.comparison.measure import VERSION, measure, measure_real
@@ -38,30 +39,19 @@ from experiments.comparison.quality import Reference, make_reference
 from jaxgen.data.arrays import read_npz
 from jaxgen.data.sources import Source, load_pair
 from jaxgen.files import open_atomically
-from jaxgen.training import cli, loop
-from jaxgen.training.checkpoint import CheckpointError
+from jaxgen.training import loop
 from jaxgen.training.runs import Run, open_run
-from jaxgen.training.writers import describe_environment, print_anywhere, write_json
+from jaxgen.training.writers import describe_environment, write_json
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    print_anywhere()
-    try:
+
+    def action() -> None:
         given = vars(parser(__doc__ or "").parse_args(args))
         compare(Path(given.pop("out")), {k: v for k, v in given.items() if v is not None})
-    except (CheckpointError, loop.NonFiniteError, FloatingPointError) as error:
-        return _fail(error, 1)
-    except (ValueError, TypeError, OSError) as error:
-        return _fail(error, 2)
-    return 0
 
-
-def _fail(error: Exception, code: int) -> int:
-    if os.environ.get(cli.TRACEBACK):
-        raise error
-    print(f"error: {error}\n(set {cli.TRACEBACK}=1 for the traceback)", file=sys.stderr)
-    return code
+    return run_command(action)
 
 
 def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) -> Path:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from experiments.commands import run_command
 from experiments.comparison.quality import MOST_NEIGHBOURS, distance_name, quality
 from experiments.recipes.noisy_classifier import Config, make_network, make_parametrization
 from jaxgen.core import Denoising, Variables
@@ -34,27 +35,15 @@ from jaxgen.metrics.statistics import image_statistics
 from jaxgen.noise.process import Level
 from jaxgen.sampling.guidance import classifier_guided
 from jaxgen.sampling.solvers import solve
-from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.images import check_output, grid, save_png
 from jaxgen.training.runs import Run, open_run
-from jaxgen.training.writers import print_anywhere
 
 LogProb = Callable[[Array, Level, Any], Array]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    print_anywhere()
-    args = _parser().parse_args(argv)
-    try:
-        guide(args)
-    except (CheckpointError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (OSError, TypeError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: guide(_parser().parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,6 +32,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.benchmarks.harness import machine
+from experiments.commands import run_command
 from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES
 from experiments.comparison.quality import MOST_NEIGHBOURS, distance_name, quality
 from experiments.comparison.solvers import BATCH, ENTRANTS, chosen, plan, program
@@ -43,9 +44,7 @@ from jaxgen.metrics.features import Extractor, weights_checksum
 from jaxgen.metrics.statistics import Statistics, image_statistics
 from jaxgen.noise.levels import padded
 from jaxgen.training import pictures
-from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.runs import Run, open_run
-from jaxgen.training.writers import print_anywhere
 
 LEAST_BATCHES = 5
 EVALUATIONS = (5, 10, 20, 35, 50, 100, 250)
@@ -61,17 +60,7 @@ Row = dict[str, str]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
-    print_anywhere()
-    args = _parser().parse_args(argv)
-    try:
-        compare(args)
-    except (CheckpointError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (OSError, TypeError, ValueError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: compare(_parser().parse_args(argv)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -38,7 +38,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    data, num_examples = load_data(config.data), config.evaluation.num_examples
+    data, num_examples = load_data(config), config.evaluation.num_examples
     encoder, decoder = make_networks(
         config.model, data.image_shape, data.image_shape[-1], config.precision, stochastic=False
     )

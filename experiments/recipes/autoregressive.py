@@ -19,6 +19,7 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
@@ -65,6 +66,7 @@ class Config(RunConfig):
     flip: bool = False
     """Mirror half of the training images left to right."""
     model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
     average: AverageConfig = AverageConfig()
     temperature: float = operational(1.0)
@@ -78,7 +80,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
-    data = load_data(config.data, config.binarize, flip=config.flip)
+    data = load_data(config, config.binarize, flip=config.flip)
     family = make_family(config, data)
     given = "" if family.conditioning is None else f", given its {family.conditioning.key}"
     if config.classify:
@@ -111,7 +113,7 @@ def make_family(config: Config, data: Data) -> Family:
         image_shape=data.image_shape,
         likelihood="mixture_of_logistics" if mixture else "categorical",
         num_values=num_values,
-        conditioning=make_conditioning(config.model.condition, data.train),
+        conditioning=make_conditioning(config.model.condition, data.train, config.text),
         temperature=config.temperature,
         sampler=config.sampler,
     )

@@ -18,6 +18,7 @@ from experiments.recipes.shared import (
     make_adam,
     make_conditioning,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Family, Variables
 from jaxgen.data.sources import Source
 from jaxgen.families.consistency import Teacher, consistency
@@ -100,6 +101,7 @@ class Config(RunConfig):
     """Run directory of the denoiser to distil; None to train from scratch. It may move, but not be
     trained on."""
     model: ScoreModelConfig = ScoreModelConfig()
+    text: TextConfig = TextConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-4)
     average: AverageConfig = AverageConfig(decay=0.9999)
@@ -109,7 +111,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, teacher, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     return image_experiment(
         config,
         make_family(config, train),
@@ -123,7 +125,7 @@ def build(config: Config) -> Experiment:
 def make_family(config: Config, train: Source) -> Family:
     """The family of the flags."""
     flags, model = config.consistency, config.model
-    conditioning = make_conditioning(model.condition, train)
+    conditioning = make_conditioning(model.condition, train, config.text)
     height, width, channels = train.spec["image"][0]
     if config.sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")

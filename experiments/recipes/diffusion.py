@@ -20,6 +20,7 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
@@ -154,6 +155,7 @@ class Config(RunConfig):
     flip: bool = False
     """Mirror half of the training images left to right."""
     model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0)
     average: AverageConfig = AverageConfig(decay=0.9999)
@@ -163,7 +165,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     family = make_family(config, train)
     preview = make_sampler(SamplerConfig("ddim", config.sampler.preview_steps))
     preview = preview._replace(guidance_scale=config.sampler.guidance_scale)
@@ -193,7 +195,7 @@ def build(config: Config) -> Experiment:
 def make_family(config: Config, train: Source) -> Family:
     """The network of the flags on its chain."""
     model, process = config.model, config.diffusion
-    conditioning = make_conditioning(model.condition, train)
+    conditioning = make_conditioning(model.condition, train, config.text)
     height, width, channels = train.spec["image"][0]
     outputs = channels * (2 if process.learned_variance else 1)
     if process.objective == "bound" and process.weighting != "simple":

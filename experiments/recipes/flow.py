@@ -23,6 +23,7 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Batch, Family, Params
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
@@ -106,6 +107,7 @@ class Config(RunConfig):
     l2: float = 0.0
     """Weight of the squares of all learned scales of RealNVP's networks in the loss, nats."""
     model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig()
     temperature: float = operational(1.0)
@@ -117,7 +119,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: bijector, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     shape, values = train.spec["image"][0], config.model.values
     for source in (train, held_out):
         first = source[np.arange(min(len(source), 256))]["image"]
@@ -127,7 +129,7 @@ def build(config: Config) -> Experiment:
         make_adam(config.optimizer, infinity=config.optimizer.infinity),
         event_shape=shape,
         training_model=make_model(config, shape),
-        conditioning=make_conditioning(config.model.condition, train),
+        conditioning=make_conditioning(config.model.condition, train, config.text),
         penalty=make_penalty(config),
         num_values=values,
         temperature=config.temperature,

@@ -16,11 +16,13 @@ from experiments.recipes.images import load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
+    Conditions,
     make_adam,
     make_averages,
     make_conditioning,
     protocol,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.augmentation.diff_augment import diff_augment
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.core import Family
@@ -68,7 +70,7 @@ class ModelConfig:
     """Image size at which both residual networks have attention (SAGAN); None for none."""
     stddev_group: int = 0
     """Size of a group of the minibatch standard deviation, in examples; 0 for none."""
-    condition: Literal["none", "label", "attributes"] = "none"
+    condition: Conditions = "none"
     """Condition of both networks: it enters the generator's norms (resnet) or is appended to its
     latents (dcgan), and is projected in the discriminator."""
     auxiliary: bool = False
@@ -135,6 +137,7 @@ class Config(RunConfig):
     """Bytes u as u / 128 - 1 plus noise of U[0, 1 / 128), spread over their bins, in the place of
     2 u / 255 - 1."""
     model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
     game: GameConfig = GameConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig()
@@ -151,7 +154,7 @@ PENALTIES: dict[str, gan.Penalty] = {
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     family = make_family(config, train)
     sweep = None if family.conditioning is None else family.conditioning.sweep
     return Experiment(
@@ -195,7 +198,7 @@ def make_family(config: Config, source: Source) -> Family:
         make_adam(optimizer.generator),
         make_adam(counted_in_updates(optimizer.discriminator, game)),
         loss=game.loss,
-        conditioning=_conditioning(config.model, source),
+        conditioning=_conditioning(config, source),
         discriminator_repeats=game.discriminator_repeats,
         fakes_per_real=game.fakes_per_real,
         penalty=PENALTIES.get(game.penalty),
@@ -275,12 +278,15 @@ def counted_in_updates(adam: AdamConfig, game: GameConfig) -> AdamConfig:
     return replace(adam, warmup_steps=updates(adam.warmup_steps), decay_steps=decay_steps)
 
 
-def _conditioning(model: ModelConfig, source: Source) -> Conditioning | None:
+def _conditioning(config: Config, source: Source) -> Conditioning | None:
+    model = config.model
     if model.auxiliary:
-        if model.condition == "attributes":
-            raise ValueError("--model.auxiliary needs classes, not --model.condition attributes")
+        if model.condition not in ("none", "label"):
+            raise ValueError(
+                f"--model.auxiliary needs classes, not --model.condition {model.condition}"
+            )
         return make_conditioning("label", source)
-    return make_conditioning(model.condition, source)
+    return make_conditioning(model.condition, source, config.text)
 
 
 def _linear_interpolation(family: Family) -> pictures.Picture:

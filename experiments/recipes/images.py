@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.recipes.shared import make_averages, protocol
+from experiments.recipes.text import tokenize_pair
 from jaxgen.core import Batch, Family
 from jaxgen.data import binarize as binary
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source, decode, load_pair
 from jaxgen.data.transforms import prepare_images
 from jaxgen.distributions.likelihoods import Likelihood
-from jaxgen.training.config import DataConfig
 from jaxgen.training.experiment import Experiment
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
@@ -45,9 +45,16 @@ class Data(NamedTuple):
     preprocessing: str
 
 
-def load_splits(data: DataConfig) -> tuple[Source, Source]:
-    """The images to train on and those to evaluate on, as they are at rest."""
-    return load_pair(data.name, (data.split, data.held_out), data.dir, resize=data.resize)
+def load_splits(config: Any) -> tuple[Source, Source]:
+    """The images to train on and those to evaluate on, as they are at rest.
+
+    Args:
+        config: Flags of a recipe: data; where the model is told a text, also run_dir and text.
+    """
+    data = config.data
+    pair = load_pair(data.name, (data.split, data.held_out), data.dir, resize=data.resize)
+    reads_text = getattr(getattr(config, "model", None), "condition", None) == "text"
+    return tokenize_pair(config, *pair) if reads_text else pair
 
 
 def image_experiment(
@@ -74,15 +81,15 @@ def image_experiment(
     )
 
 
-def load_data(data: DataConfig, binarize: Binarize = "none", *, flip: bool = False) -> Data:
+def load_data(config: Any, binarize: Binarize = "none", *, flip: bool = False) -> Data:
     """Training and held-out examples, and their preparation.
 
     Args:
-        data: The flags of the data.
+        config: The flags of a recipe (`load_splits`).
         binarize: The way to make two values of 256.
         flip: Whether half of what is trained on is mirrored left to right.
     """
-    train, held_out = load_splits(data)
+    train, held_out = load_splits(config)
     if binarize == "static":
         train, held_out = binary.static(train), binary.static(held_out)
 

@@ -18,6 +18,7 @@ from experiments.recipes.shared import (
     make_adam,
     make_conditioning,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
 from jaxgen.families.meanflow import Adaptive, Guidance, meanflow
@@ -68,6 +69,7 @@ class Config(RunConfig):
     flip: bool = False
     """Mirror half of the training images left to right."""
     model: ScoreModelConfig = ScoreModelConfig()
+    text: TextConfig = TextConfig()
     meanflow: MeanFlowConfig = MeanFlowConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=6e-4)
     average: AverageConfig = AverageConfig(decay=0.9999)
@@ -77,7 +79,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     return image_experiment(
         config,
         make_family(config, train),
@@ -91,7 +93,7 @@ def build(config: Config) -> Experiment:
 def make_family(config: Config, train: Source) -> Family:
     """The family of the flags."""
     flags = config.meanflow
-    conditioning = make_conditioning(config.model.condition, train)
+    conditioning = make_conditioning(config.model.condition, train, config.text)
     height, width, channels = train.spec["image"][0]
     guidance = Guidance(flags.guidance_scale, flags.guidance_mixing)
     if guidance != Guidance() and conditioning is None:

@@ -70,7 +70,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     family = noisy_classifier(
         make_network(config, train),
         PROCESSES["edm"](),

@@ -22,6 +22,7 @@ from experiments.recipes.shared import (
     make_adam,
     make_conditioning,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.augmentation.edm_augment import NUM_LABELS, edm_augment
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
@@ -154,6 +155,7 @@ class Config(RunConfig):
     """Probability of each of EDM's augmentations, of which the network is informed, beside mirrored
     images; None for none. Not with --model.network ddpm."""
     model: ScoreModelConfig = ScoreModelConfig()
+    text: TextConfig = TextConfig()
     process: ProcessConfig = ProcessConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
     average: AverageConfig = AverageConfig(decay=0.9999)
@@ -163,7 +165,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     return image_experiment(
         config,
         make_family(config, train),
@@ -179,7 +181,7 @@ def build(config: Config) -> Experiment:
 def make_family(config: Config, train: Source) -> Family:
     """The network of the flags on its process."""
     model, path = config.model, PROCESSES[config.process.name]()
-    conditioning = make_conditioning(model.condition, train)
+    conditioning = make_conditioning(model.condition, train, config.text)
     height, width, channels = train.spec["image"][0]
     if config.sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")

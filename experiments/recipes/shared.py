@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import optax
 
+from experiments.recipes.text import TextConfig, text_conditioning
 from jaxgen.conditioning.attributes import attributes, embeddings
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.conditioning.labels import labels
@@ -13,7 +14,7 @@ from jaxgen.training import averages
 from jaxgen.training.averages import Average
 from jaxgen.training.optim import adam
 
-Conditions = Literal["none", "label", "attributes", "embedding"]
+Conditions = Literal["none", "label", "attributes", "text", "embedding"]
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,15 @@ def make_averages(
     return {"ema": average}
 
 
-def make_conditioning(condition: Conditions, source: Source) -> Conditioning | None:
+def make_conditioning(
+    condition: Conditions, source: Source, text: TextConfig | None = None
+) -> Conditioning | None:
     """What a network is told of the examples of a source.
 
     Args:
         condition: The value of `--model.condition`.
-        source: The examples.
+        source: The examples; their captions as tokens where the condition is a text.
+        text: The flags of captions, of a recipe that has some.
 
     Raises:
         ValueError: if the source has no such entry.
@@ -131,6 +135,8 @@ def make_conditioning(condition: Conditions, source: Source) -> Conditioning | N
         if source.num_classes is None:
             raise ValueError(f"--model.condition label needs labels; {source.name} has none")
         return labels(source.num_classes, source.class_names)
+    if condition == "text":
+        return text_conditioning(text or TextConfig(), source)
     if condition not in source.spec:
         raise ValueError(
             f"--model.condition {condition} needs an entry {condition!r}; {source.name} has "

@@ -24,6 +24,7 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.distributions import likelihoods
@@ -157,6 +158,7 @@ class Config(RunConfig):
     binarize: Binarize = "none"
     """Way to pixels of 0 and 1: a threshold, one draw for the run, or a draw for each batch."""
     model: ModelConfig = ModelConfig()
+    text: TextConfig = TextConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig(decay=0.0)
@@ -167,7 +169,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    data, evaluation = load_data(config.data, config.binarize), config.evaluation
+    data, evaluation = load_data(config, config.binarize), config.evaluation
     family = make_family(config, data)
     drawn, left_out = attribute_picture(config.picture, family, data)
     check_support(LIKELIHOODS[config.model.likelihood](), data)
@@ -216,7 +218,7 @@ def make_family(config: Config, data: Data) -> Family:
         kl_warmup_steps=objective.kl_warmup_steps,
         free_bits=objective.free_bits,
         mmd_weight=objective.mmd_weight,
-        conditioning=make_conditioning(model.condition, data.train),
+        conditioning=make_conditioning(model.condition, data.train, config.text),
         bound_samples=config.evaluation.num_importance,
         bound_chunk=config.evaluation.chunk,
         output=config.sampler.output,

@@ -19,6 +19,7 @@ from experiments.recipes.shared import (
     make_conditioning,
     protocol,
 )
+from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
@@ -97,6 +98,7 @@ class Config(RunConfig):
     flip: bool = False
     """Mirror half of the training images left to right."""
     model: VDMModelConfig = VDMModelConfig()
+    text: TextConfig = TextConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=2e-4)
     average: AverageConfig = AverageConfig(decay=0.9999)
@@ -106,7 +108,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, schedule, family, data."""
-    train, held_out = load_splits(config.data)
+    train, held_out = load_splits(config)
     family = make_family(config, train)
     sample, flags = family.sample, config.sampler
     assert sample is not None
@@ -135,7 +137,7 @@ def build(config: Config) -> Experiment:
 def make_family(config: Config, train: Source) -> Family:
     """The network and the schedule of the flags."""
     model, schedule, sampler = config.model, config.schedule, config.sampler
-    conditioning = make_conditioning(model.condition, train)
+    conditioning = make_conditioning(model.condition, train, config.text)
     height, width, channels = train.spec["image"][0]
     if sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")

@@ -73,7 +73,7 @@ class Config(RunConfig):
 
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
-    model, data, num_examples = config.model, load_data(config.data), config.evaluation.num_examples
+    model, data, num_examples = config.model, load_data(config), config.evaluation.num_examples
     check_size(data.image_shape[:2], model.num_halvings)
     likelihood = LIKELIHOODS[model.likelihood]()
     check_support(likelihood, data)

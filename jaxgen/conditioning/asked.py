@@ -9,7 +9,10 @@ from jaxgen.conditioning.base import Conditioning
 
 
 def asked(
-    conditioning: Conditioning | None, labels: Sequence[str] = (), attributes: Sequence[str] = ()
+    conditioning: Conditioning | None,
+    labels: Sequence[str] = (),
+    attributes: Sequence[str] = (),
+    text: Sequence[str] = (),
 ) -> np.ndarray | None:
     """The conditions that are asked for, [rows, *shape], or None where nothing is.
 
@@ -17,18 +20,22 @@ def asked(
         conditioning: What the model is conditioned on, or None.
         labels: Classes by name or number, each one row.
         attributes: Attributes by name or number, together one row that lacks all others.
+        text: Captions, each one row.
 
     Raises:
         ValueError: Conditions of another kind than the model takes, or names that it does not
             know; says which are near.
     """
     kind = None if conditioning is None else conditioning.key
-    for name, given in (("label", labels), ("attributes", attributes)):
+    for name, given in (("label", labels), ("attributes", attributes), ("text", text)):
         if given and kind != name:
             takes = "no condition" if kind is None else f"the condition {kind!r}"
             raise ValueError(f"{name} must not be given: the model takes {takes}")
-    if conditioning is None or not (labels or attributes):
+    if conditioning is None or not (labels or attributes or text):
         return None
+    if text:
+        assert conditioning.tokenize is not None
+        return conditioning.tokenize(text)
     if labels:
         return np.array([_index(conditioning, "label", word) for word in labels], np.int32)
     row = np.zeros((1, *conditioning.shape), np.int32)

@@ -8,7 +8,7 @@ attributes. `null` is what stands for "no condition": conditions are dropped for
 guidance compares with it.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -58,6 +58,9 @@ class Conditioning(NamedTuple):
         trained: Whether `init` makes parameters.
         fixed: The arrays of a pretrained encoder.
         names: Names of the classes or attributes, in their order; () where they have none.
+        tokenize: Function from captions to conditions as the data has them, of a model that is told
+            a text; it raises ValueError for words that it does not know. None for other kinds.
+        files: What a run keeps so that its conditions mean the same ever after, by the file's name.
     """
 
     key: str
@@ -71,6 +74,8 @@ class Conditioning(NamedTuple):
     trained: bool = False
     fixed: PyTree = {}
     names: tuple[str, ...] = ()
+    tokenize: Callable[[Sequence[str]], np.ndarray] | None = None
+    files: Mapping[str, bytes] = {}
 
 
 def vector_conditioning(
@@ -241,7 +246,7 @@ def key_of(conditioning: Conditioning | None) -> str | None:
     return None if conditioning is None else conditioning.key
 
 
-def check_width(name: str, values: Array, width: int) -> None:
+def check_width(name: str, values: Array | np.ndarray, width: int) -> None:
     """Raise ValueError unless `values` is [B, width]."""
     if values.ndim != 2 or values.shape[1] != width:
         raise ValueError(f"{name} must have the shape [B, {width}], got {list(values.shape)}")

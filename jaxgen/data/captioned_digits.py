@@ -110,6 +110,16 @@ def attributes_of(label: Int[np.ndarray, " num"], shown: Reading) -> Int[np.ndar
     return np.concatenate([np.eye(size, dtype=np.int32)[index] for index, size in parts], axis=1)
 
 
+def asked_for(attributes: Int[np.ndarray, "num 26"]) -> Reading:
+    """What pictures are to show by their attributes.
+
+    Args:
+        attributes: Attributes, 0 or 1, in the order of `ATTRIBUTES`.
+    """
+    ends = np.cumsum([len(NUMBERS), len(COLOURS), len(COLOURS)])
+    return Reading(*(part.argmax(axis=1) for part in np.split(attributes, ends, axis=1)[1:]))
+
+
 def read(images: UInt8[np.ndarray, "num height width channels"]) -> Reading:
     """What pictures show, by their colours alone.
 

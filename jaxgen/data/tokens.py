@@ -4,6 +4,8 @@ A `Tokenizer` turns captions into rows of one length. What is too long is cut, a
 short is padded with `PAD`, which no token of a caption is, so that `ids != PAD` is the mask.
 """
 
+import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +15,15 @@ import tokenizers
 from jaxtyping import Int
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
+from jaxgen.data.captions import decode_text
+from jaxgen.data.joined import Joined
+from jaxgen.data.sources import Source
+from jaxgen.data.sources import decode as decode_all
 from jaxgen.files import open_atomically
 
 PAD, UNKNOWN = 0, 1
 SPECIAL = ("[PAD]", "[UNK]")
+_UNKNOWN = (SPECIAL[UNKNOWN], "<unk>", "<UNK>")
 _BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
@@ -111,7 +118,12 @@ def save(tokenizer: Tokenizer, path: str | Path) -> None:
         path: Path of the file.
     """
     with open_atomically(path) as file:
-        file.write(tokenizer.model.to_str(pretty=True).encode())
+        file.write(content_of(tokenizer))
+
+
+def content_of(tokenizer: Tokenizer) -> bytes:
+    """What `save` writes."""
+    return str(tokenizer.model.to_str(pretty=True)).encode()
 
 
 def read(path: str | Path, length: int) -> Tokenizer:
@@ -159,6 +171,82 @@ def encode(tokenizer: Tokenizer, captions: Sequence[str]) -> Tokens:
         num_cut += len(encoding.ids) > tokenizer.length
         ids[row, : len(kept)] = kept
     return Tokens(ids, num_cut)
+
+
+def captions_of(source: Source) -> list[tuple[str, ...]]:
+    """The captions of each example.
+
+    Args:
+        source: Source with `text` in UTF-8; of one in memory nothing else is read.
+
+    Raises:
+        ValueError: A source without captions.
+    """
+    if "text" not in source.spec:
+        raise ValueError(f"{source.name} has no captions: its entries are {sorted(source.spec)}")
+    arrays = getattr(source, "arrays", {})
+    return decode_text(arrays["text"] if "text" in arrays else decode_all(source).arrays["text"])
+
+
+class Tokenized(Joined):
+    """A source's captions as tokens: `text` is int32 [N, captions, length], padded with `PAD`.
+
+    Captions that are too long are cut; a warning counts them.
+
+    Args:
+        source: Source with `text` in UTF-8.
+        tokenizer: The tokenizer.
+
+    Attributes:
+        tokenizer: The tokenizer.
+
+    Raises:
+        ValueError: A source without captions, or a caption without a token.
+    """
+
+    def __init__(self, source: Source, tokenizer: Tokenizer):
+        captions = captions_of(source)
+        ids, num_cut = encode(tokenizer, [one for each in captions for one in each])
+        if num_cut:
+            warnings.warn(
+                f"{source.name}, split {source.split}: {num_cut} of {len(ids)} captions have more "
+                f"than {tokenizer.length} tokens and are cut",
+                stacklevel=2,
+            )
+        counts = np.array([len(each) for each in captions])
+        text = np.full((len(captions), counts.max(initial=0), tokenizer.length), PAD, np.int32)
+        text[np.arange(text.shape[1]) < counts[:, None]] = ids
+        super().__init__(source, {"text": text})
+        self.tokenizer = tokenizer
+
+
+def encode_known(tokenizer: Tokenizer, captions: Sequence[str]) -> Int[np.ndarray, "num length"]:
+    """Captions that people ask for, as rows of tokens.
+
+    Args:
+        tokenizer: The tokenizer.
+        captions: The captions.
+
+    Raises:
+        ValueError: A caption that is empty, too long, or has a word that the tokenizer does not
+            know; says which words are near.
+    """
+    vocabulary = tokenizer.model.get_vocab()
+    for caption, encoding in zip(
+        captions, tokenizer.model.encode_batch(list(captions)), strict=True
+    ):
+        if len(encoding.ids) > tokenizer.length:
+            raise ValueError(
+                f"text must have at most {tokenizer.length} tokens, got {len(encoding.ids)} in "
+                f"{caption!r}"
+            )
+        for token, (begin, end) in zip(encoding.tokens, encoding.offsets, strict=True):
+            if token in _UNKNOWN:
+                word = caption[begin:end]
+                near = difflib.get_close_matches(word.lower(), vocabulary, n=3, cutoff=0.5)
+                hint = f"; near are {', '.join(map(repr, near))}" if near else ""
+                raise ValueError(f"text has a word that the model does not know, {word!r}{hint}")
+    return encode(tokenizer, captions).ids
 
 
 def decode(tokenizer: Tokenizer, ids: Int[np.ndarray, "num length"]) -> list[str]:

@@ -74,10 +74,28 @@ def random_shift(
     return jax.vmap(moved)(image, shifts).astype(jnp.uint8)
 
 
+def draw_caption(
+    key: Key[Array, ""] | None, text: Shaped[Array, "batch captions length"]
+) -> Shaped[Array, "batch length"]:
+    """One caption of each example, at random of those it has.
+
+    Args:
+        key: Random key; None for the first caption.
+        text: Captions, as tokens or in UTF-8; of an example with fewer the last ones begin with 0.
+    """
+    if key is None:
+        return text[:, 0]
+    count = jnp.sum(text[:, :, 0] != 0, axis=1)
+    chosen = jax.random.randint(key, count.shape, 0, jnp.maximum(count, 1))
+    return jnp.take_along_axis(text, chosen[:, None, None], axis=1)[:, 0]
+
+
 def prepare_images(
     *, flip: bool, shift: float = 0.0
 ) -> Callable[[Key[Array, ""], Mapping[str, Any], bool], Any]:
     """`(key, raw batch, train) -> batch`, which brings `image` into model space.
+
+    Of the captions in `text`, where there are any, it draws one when training, else the first.
 
     Args:
         flip: Whether to mirror training images at random (`random_flip`).
@@ -94,6 +112,10 @@ def prepare_images(
         if train and shift:
             image = random_shift(jax.random.fold_in(key, 1), image, shift)
         image = to_model_space(image)
-        return {**raw, "image": random_flip(key, image) if train and flip else image}
+        batch = {**raw, "image": random_flip(key, image) if train and flip else image}
+        if "text" in raw:
+            key_text = jax.random.fold_in(key, 2) if train else None
+            batch["text"] = draw_caption(key_text, jnp.asarray(raw["text"]))
+        return batch
 
     return prepare

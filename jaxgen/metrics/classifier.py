@@ -1,7 +1,7 @@
 """An extractor for small images that the project trains itself: no download, its own protocol."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -27,21 +27,25 @@ def train_classifier(
     learning_rate: float = 2e-3,
     num_features: int = 64,
     seed: int = 0,
+    target: Literal["label", "attributes"] = "label",
 ) -> Extractor:
     """Train a small classifier and make an extractor of its last hidden layer.
 
-    Adam on the cross-entropy, its learning rate falling to 0 by a cosine. On the embedded digits
-    it takes a few seconds. The same seed gives the same weights on the same machine; the checksum
-    tells whether two numbers come from the same weights. The training images are held in memory.
+    Adam on the cross-entropy, that of attributes added up, its learning rate falling to 0 by a
+    cosine. On the embedded digits it takes a few seconds. The same seed gives the same weights on
+    the same machine; the checksum tells whether two numbers come from the same weights. The
+    training images are held in memory.
 
     Args:
-        train: Labelled images of 4 to 32 pixels a side.
-        test: Labelled images for the accuracy in the protocol, or None.
+        train: Labelled images of 4 to 128 pixels a side, or images with attributes.
+        test: Such images for the accuracy in the protocol, or None.
         steps: Number of steps of the optimizer.
         batch_size: Number of examples of a step.
         learning_rate: Learning rate of the first step.
         num_features: Width of the features.
         seed: Seed of the weights and of the order of examples.
+        target: Entry that is read of the images: the class, or attributes of 0 and 1, of which one
+            holds where its logit is positive.
 
     Returns:
         An extractor with the outputs `features` f32[N, num_features], in units of their root mean
@@ -52,12 +56,12 @@ def train_classifier(
             shapes, of a size out of range; numbers out of range.
         FloatingPointError: Every step was skipped because it was not finite.
     """
-    _check_source("train", train)
-    if (train.num_classes or 0) < 2:
+    _check_source("train", train, target)
+    if target == "label" and (train.num_classes or 0) < 2:
         raise ValueError(f"train must have at least 2 classes, got {train.num_classes}")
     shape = train.spec["image"][0]
     if test is not None:
-        _check_source("test", test)
+        _check_source("test", test, target)
         if test.spec["image"][0] != shape:
             raise ValueError(f"test must have images {shape}, got {test.spec['image'][0]}")
     if steps < 1 or num_features < 1 or not learning_rate > 0:
@@ -65,10 +69,11 @@ def train_classifier(
             "steps, num_features and learning_rate must be positive, got "
             f"{steps}, {num_features} and {learning_rate}"
         )
-    model = SmallClassifier(int(train.num_classes or 0), num_features)
+    num_outputs = train.num_classes if target == "label" else train.spec[target][0][0]
+    model = SmallClassifier(int(num_outputs or 0), num_features)
     train = decode(train)
-    examples = {name: train.arrays[name] for name in ("image", "label")}
-    family = _family(model, steps, learning_rate)
+    examples = {name: train.arrays[name] for name in ("image", target)}
+    family = _family(model, steps, learning_rate, target)
     fitted = fit(family, examples, steps, batch_size=batch_size, seed=seed)
     weights = jax.device_get(fitted.variables.params[_NET])  # usable on whatever devices
     params = {"weights": weights, "scale": np.float32(1)}
@@ -96,13 +101,14 @@ def train_classifier(
     if test is None:
         return extractor
     verdicts = extract(extractor, test, outputs=("logits",), batch_size=batch_size)["logits"]
-    labels = test[np.arange(len(test))]["label"]
-    accuracy = float(np.mean(verdicts.argmax(axis=1) == labels))
+    right = test[np.arange(len(test))][target]
+    read = verdicts.argmax(axis=1) if target == "label" else verdicts > 0
+    accuracy = float(np.mean(read == right))
     tested = {"tested on": test.protocol, "test accuracy": accuracy}
     return extractor._replace(protocol={**extractor.protocol, **tested})
 
 
-def _family(model: SmallClassifier, steps: int, learning_rate: float) -> Family:
+def _family(model: SmallClassifier, steps: int, learning_rate: float, target: str) -> Family:
     """The classifier as what `fit` trains: images at rest in, no samples out."""
 
     def init(key: Key[Array, ""], batch: Batch, fixed: PyTree = None) -> Variables:
@@ -112,10 +118,15 @@ def _family(model: SmallClassifier, steps: int, learning_rate: float) -> Family:
         variables: Variables, batch: Batch, key: Key[Array, ""]
     ) -> tuple[Float[Array, " batch"], Metrics]:
         outputs: Any = model.apply(variables.params[_NET], _to_model_space(batch["image"]))
-        (_, logits), label = outputs, batch["label"].astype(jnp.int32)
-        right = jnp.argmax(logits, axis=1) == label
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
-        return losses, {"accuracy": right.astype(jnp.float32)}
+        _, logits = outputs
+        if target == "label":
+            label = batch["label"].astype(jnp.int32)
+            right = jnp.argmax(logits, axis=1) == label
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, label)
+            return losses, {"accuracy": right.astype(jnp.float32)}
+        holds = batch[target].astype(jnp.float32)
+        losses = optax.sigmoid_binary_cross_entropy(logits, holds).sum(axis=1)
+        return losses, {"accuracy": jnp.mean((logits > 0) == (holds > 0.5), axis=1)}
 
     def loss(
         variables: Variables, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
@@ -143,9 +154,10 @@ def _to_model_space(image: Any) -> Array:
     return jnp.asarray(image, jnp.float32) / 127.5 - 1
 
 
-def _check_source(name: str, source: Source) -> None:
-    if not {"image", "label"} <= set(source.spec):
-        raise ValueError(f"{name} must have images and labels, got {sorted(source.spec)}")
+def _check_source(name: str, source: Source, target: str) -> None:
+    if not {"image", target} <= set(source.spec):
+        kinds = {"label": "labels"}.get(target, target)
+        raise ValueError(f"{name} must have images and {kinds}, got {sorted(source.spec)}")
     height, width, _ = source.spec["image"][0]
     if min(height, width) < MIN_SIZE or max(height, width) > MAX_SIZE:
         raise ValueError(

@@ -20,7 +20,7 @@ def load_extractor(
 
     Args:
         name: Name of the extractor: `inception` (of FID; `inception_extractor`), `lite0`
-            (`lite0_extractor`), or `classifier` (trained now, for images of at most 32 pixels;
+            (`lite0_extractor`), or `classifier` (trained now, for images of at most 128 pixels;
             `train_classifier`).
         weights: Weights of `inception` or `lite0`; None downloads the first and keeps it, and takes
             the second from the package of the extra `lite0`.

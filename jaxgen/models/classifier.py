@@ -5,14 +5,14 @@ from jaxtyping import Array, Float
 
 from jaxgen.models.conv.layers import Conv
 
-MIN_SIZE, MAX_SIZE = 4, 32
+MIN_SIZE, MAX_SIZE = 4, 128
 
 
 class SmallClassifier(nn.Module):
-    """Two or three 3x3 convolutions, one dense layer, and the logits.
+    """3x3 convolutions down to at most 8 pixels a side, one dense layer, and the logits.
 
     Attributes:
-        num_classes: Number of classes.
+        num_classes: Number of classes, or of attributes.
         num_features: Width of the last hidden layer.
         channels: Channels of the first convolution; the others have twice as many.
     """
@@ -28,7 +28,7 @@ class SmallClassifier(nn.Module):
         """Features (after their ReLU) and logits of images in model space, [-1, 1].
 
         Raises:
-            ValueError: Images smaller than 4 or larger than 32 pixels a side.
+            ValueError: Images smaller than 4 or larger than 128 pixels a side.
         """
         size = image.shape[1:3]
         if min(size) < MIN_SIZE or max(size) > MAX_SIZE:
@@ -37,7 +37,7 @@ class SmallClassifier(nn.Module):
             )
         x = nn.relu(Conv(self.channels, (3, 3))(image))
         x = nn.relu(Conv(2 * self.channels, (3, 3), strides=(2, 2))(x))
-        if max(size) > 16:
+        while max(x.shape[1:3]) > 8:
             x = nn.relu(Conv(2 * self.channels, (3, 3), strides=(2, 2))(x))
         features = nn.relu(nn.Dense(self.num_features)(x.reshape(len(x), -1)))
         return features, nn.Dense(self.num_classes)(features)

@@ -61,6 +61,9 @@ class Sample(Generic[C]):
     attributes: tuple[str, ...] = ()
     """Attributes by name or number that all samples are to have, and no others, of a model that is
     told attributes; by default each alone, in turn."""
+    text: tuple[str, ...] = ()
+    """Captions of the samples, in turn, of a model that is told a text; by default some of the
+    data."""
     picture: str = "samples"
     """Name of what is drawn: `samples`, or an experiment's picture, such as `interpolation`."""
     columns: int | None = None
@@ -200,6 +203,7 @@ def _train(invocation: _Invocation) -> int:
     run_dir = Path(config.run_dir)
     if saved is not None:
         runs.check_fixed(run_dir, experiment.family.fixed)
+        runs.check_files(run_dir, experiment.family)
     runs.check_data(run_dir, experiment, config)
     with ExitStack() as stack:
         if jax.process_index() == 0:
@@ -233,9 +237,11 @@ def _sample(invocation: _Invocation) -> int:
     medium = IMAGES if is_picture else experiment.medium
     out = _output(flags.out, medium)
     columns = flags.columns
-    conditions = asked(experiment.family.conditioning, flags.label, flags.attributes)
+    conditions = asked(experiment.family.conditioning, flags.label, flags.attributes, flags.text)
     if is_picture and conditions is not None:
-        raise ValueError("--label and --attributes are of samples: they do not go with --picture")
+        raise ValueError(
+            "--label, --attributes and --text are of samples: they do not go with --picture"
+        )
     if is_picture:
         columns = 8 if columns is None else columns
         rows = max(1, flags.num // columns)
@@ -323,6 +329,7 @@ def _restore(
     """The step of one of a run directory's checkpoints, and the variables for the family."""
     fixed = experiment.family.fixed
     runs.check_fixed(Path(flags.config.run_dir), fixed)
+    runs.check_files(Path(flags.config.run_dir), experiment.family)
     runs.check_data(Path(flags.config.run_dir), experiment, flags.config)
     state = states.restore(experiment, flags.config, strategy, step=flags.step)
     placed = strategy.put_replicated(fixed)

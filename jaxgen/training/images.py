@@ -2,11 +2,12 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from jaxgen.checks import check_memory
 from jaxgen.files import open_atomically
@@ -69,6 +70,39 @@ def grid(
     tiles = tiles.reshape(rows, columns, *tiles.shape[1:]).swapaxes(1, 2)
     canvas = tiles.reshape(rows * tiles.shape[1], columns * tiles.shape[3], 3)
     return np.pad(canvas, ((padding, 0), (padding, 0), (0, 0)), constant_values=_BACKGROUND)
+
+
+def captioned_grid(
+    images: np.ndarray, captions: Sequence[str], *, size: int = 14
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Rows of images, each below what they were to show, on white.
+
+    Args:
+        images: Images, uint8 [rows * columns, H, W, C], row by row.
+        captions: Text of each row; what is too long for it ends in an ellipsis.
+        size: Height of the letters in pixels.
+
+    Raises:
+        ValueError: No captions, or images that do not divide into as many rows; as `grid`.
+        TypeError: As `grid`.
+    """
+    if not captions or len(images) % len(captions):
+        raise ValueError(
+            f"captions must be as many as rows of {len(images)} images, got {captions}"
+        )
+    columns = len(images) // len(captions)
+    font = ImageFont.load_default(size)
+    parts = []
+    for row, caption in enumerate(captions):
+        tiles = grid(images[row * columns : (row + 1) * columns], columns)
+        strip = Image.new("RGB", (tiles.shape[1], size + 6), "white")
+        draw = ImageDraw.Draw(strip)
+        text = caption
+        while draw.textlength(text, font) > strip.width - 4 and len(text) > 1:
+            text = text[:-2].rstrip("…") + "…"
+        draw.text((2, 2), text, fill="black", font=font)
+        parts += [np.asarray(strip), tiles]
+    return np.concatenate(parts)
 
 
 def save_png(path: str | Path, image: np.ndarray, *, overwrite: bool = False) -> None:

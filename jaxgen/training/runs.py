@@ -12,7 +12,7 @@ import jax
 
 from jaxgen.core import Family, PyTree, Variables
 from jaxgen.data.sources import Source, check_alike
-from jaxgen.files import LOCK, is_temporary
+from jaxgen.files import LOCK, is_temporary, open_atomically
 from jaxgen.training import config as configs
 from jaxgen.training import states
 from jaxgen.training.config import RunConfig
@@ -91,6 +91,7 @@ def open_run(
         raise ValueError(f"{run_dir} was trained with another config: {'; '.join(differences)}")
     experiment = recipe.build(new)
     check_fixed(run_dir, experiment.family.fixed)
+    check_files(run_dir, experiment.family)
     check_data(run_dir, experiment, new)
     strategy = strategy or make_strategy("jit")
     state = states.restore(experiment, new, strategy, step=step)
@@ -141,11 +142,15 @@ def begin(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -
     if saved is not None:
         check_same(run_dir, saved, config)
         check_fixed(run_dir, experiment.family.fixed)
+        check_files(run_dir, experiment.family)
         check_data(run_dir, experiment, config)
     for path in run_dir.iterdir():
         if is_temporary(path):  # of a process that was killed; the lock's holder alone writes here
             path.unlink()
     save_config(run_dir, name, config, experiment)
+    for file, content in _files(experiment.family).items():
+        with open_atomically(run_dir / file) as opened:
+            opened.write(content)
 
 
 def check_same(run_dir: Path, saved: Any, config: Any) -> None:
@@ -184,6 +189,8 @@ def save_config(run_dir: Path, name: str, config: RunConfig, experiment: Experim
     }
     if (fingerprint := fixed_fingerprint(experiment.family.fixed)) is not None:
         saved["fixed"] = fingerprint
+    if files := _files(experiment.family):
+        saved["files"] = {file: _digest(content) for file, content in files.items()}
     write_json(run_dir / CONFIG, saved)
 
 
@@ -219,6 +226,36 @@ def check_fixed(run_dir: Path, fixed: PyTree) -> None:
             f"{run_dir} was trained on other pretrained arrays (fingerprint {before}, now {now}): "
             "was the first stage trained further since?"
         )
+
+
+def check_files(run_dir: Path, family: Family) -> None:
+    """Checks that what makes conditions mean the same, a tokenizer say, is what it was.
+
+    Args:
+        run_dir: Path of the run directory.
+        family: Family as it was built now.
+
+    Raises:
+        ValueError: If a file's content is another than the run started with; names it.
+    """
+    saved = _read(run_dir)
+    if saved is None:
+        return
+    now = {file: _digest(content) for file, content in _files(family).items()}
+    for file, before in saved.get("files", {}).items():
+        if now.get(file) != before:
+            raise ValueError(
+                f"{run_dir} was made with another {file} (digest {before}, now {now.get(file)}): "
+                f"restore {run_dir / file}, without which its conditions would mean something else"
+            )
+
+
+def _files(family: Family) -> Mapping[str, bytes]:
+    return {} if family.conditioning is None else family.conditioning.files
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_data(run_dir: Path, experiment: Experiment, config: RunConfig) -> None:

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from jaxgen.data import tokens
+from jaxgen.data.captions import encode_text
+from jaxgen.data.sources import ArraySource, digits
 from jaxgen.data.tokens import PAD, UNKNOWN
 
 CAPTIONS = ["a red seven on a blue ground", "a green one, top left", "a red one on a red ground"]
@@ -96,3 +98,50 @@ def test_a_file_that_is_no_tokenizer(tmp_path):
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def captioned(captions):
+    """A source in memory whose examples have these captions."""
+    return ArraySource({"text": encode_text(captions)}, name="small")
+
+
+def test_a_source_of_tokens():
+    """Several captions an example, of which one has fewer; the examples are otherwise its own."""
+    source = captioned([("a red seven", "seven"), ("a green one",)])
+    tokenizer = tokens.by_words(CAPTIONS, 4)
+    read = tokens.Tokenized(source, tokenizer)
+    assert read.spec["text"] == ((2, 4), np.dtype(np.int32))
+    text = read[np.array([1, 0])]["text"]
+    np.testing.assert_array_equal(text[0, 1], PAD)
+    assert tokens.decode(tokenizer, text[:, 0]) == ["a green one", "a red seven"]
+    assert tokens.decode(tokenizer, text[1:, 1]) == ["seven"]
+    assert read.digest != source.digest
+    assert read.digest != tokens.Tokenized(source, tokens.by_bytes(30)).digest
+
+
+def test_captions_that_are_cut_are_counted():
+    source = captioned([("a red seven on a blue ground", "seven"), ("a b c d",)])
+    with pytest.warns(UserWarning, match="small, split all: 2 of 3 captions have more than 3"):
+        tokens.Tokenized(source, tokens.by_words(CAPTIONS, 3))
+
+
+def test_sources_without_captions():
+    with pytest.raises(ValueError, match=r"digits has no captions: its entries are \['image'"):
+        tokens.captions_of(digits("test"))
+
+
+@pytest.mark.parametrize(
+    ("caption", "message"),
+    [
+        ("a red sevn", r"'sevn'; near are 'seven'"),
+        ("xyzzy", r"a word that the model does not know, 'xyzzy'$"),
+        ("", r"caption 0 must not be empty, got ''"),
+        ("a a a a a a a", r"text must have at most 6 tokens, got 7 in 'a a a"),
+    ],
+)
+def test_captions_that_are_asked_for(caption, message):
+    tokenizer = tokens.by_words(CAPTIONS, 6)
+    with pytest.raises(ValueError, match=message):
+        tokens.encode_known(tokenizer, [caption])
+    ids = tokens.encode_known(tokenizer, ["A RED seven"])
+    np.testing.assert_array_equal(ids, tokens.encode(tokenizer, ["a red seven"]).ids)

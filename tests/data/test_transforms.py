@@ -74,3 +74,19 @@ def test_training_images_alone_are_shifted(key):
         prepare_images(flip=False, shift=1.5)
     with pytest.raises(ValueError, match=r"fraction must be in \[0, 1\), got -0.1"):
         random_shift(key, image, -0.1)
+
+
+def test_one_caption_is_drawn():
+    """Of each example's own, each equally often; the first one of held-out examples."""
+    text = np.zeros((3, 3, 2), np.uint8)
+    text[0, :3, 0], text[1, :2, 0], text[2, :1, 0] = [1, 2, 3], [4, 5], [6]
+    raw = {"image": np.zeros((3, 4, 4, 1), np.uint8), "text": text}
+    prepare = jax.jit(prepare_images(flip=False), static_argnums=2)
+    np.testing.assert_array_equal(
+        prepare(jax.random.key(0), raw, False)["text"], [[1, 0], [4, 0], [6, 0]]
+    )
+    drawn = np.stack([prepare(jax.random.key(i), raw, True)["text"][:, 0] for i in range(300)])
+    for column, captions in enumerate(([1, 2, 3], [4, 5], [6])):
+        values, counts = np.unique(drawn[:, column], return_counts=True)
+        np.testing.assert_array_equal(values, captions)
+        assert counts.min() > 0.7 * 300 / len(captions)

@@ -11,6 +11,7 @@ from jax import export
 
 import experiments
 from jaxgen.data import sources
+from jaxgen.data.captioned_digits import captioned_digits
 from jaxgen.data.sources import ArraySource, digits
 from jaxgen.training import evaluation, pictures, program, states
 from jaxgen.training.recipe import Recipe
@@ -37,6 +38,8 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
     """In the place of a set that is not here: images of its shape, in ten classes."""
     if name == "digits":
         return digits(split or "train", resize=resize)
+    if name == "captioned_digits":
+        return captioned_digits(split or "train")
     shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
     image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
     return ArraySource({"image": image, "label": np.arange(640, dtype=np.int32) % 10}, name=name)

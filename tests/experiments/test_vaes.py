@@ -144,7 +144,7 @@ def test_bad_input(module, flags, message, tmp_path, capsys):
 
 def test_data_outside_the_support():
     """A batch is looked at before training starts."""
-    data = load_data(DataConfig(name="digits"))
+    data = load_data(RunConfig(data=DataConfig(name="digits")))
     likelihood = vae_flags.LIKELIHOODS["discretized_logistic"]()
     check_support(likelihood, data)
     wrong = data._replace(prepare=lambda key, raw, train: {"image": raw["image"]})
@@ -155,7 +155,7 @@ def test_data_outside_the_support():
 @pytest.mark.parametrize("binarize", ["threshold", "static", "dynamic"])
 def test_binarization(binarize):
     """Only -1 and 1; draws have the grey values' means, static ones never change."""
-    data = load_data(DataConfig(name="digits"), binarize)
+    data = load_data(RunConfig(data=DataConfig(name="digits")), binarize)
     raw = {k: np.asarray(v) for k, v in data.train[np.arange(1500)].items()}
     one, two = (
         np.asarray(
@@ -175,7 +175,7 @@ def test_binarization(binarize):
         assert (one[grey == 1] == 1).all()
     assert np.array_equal(one, two) == (binarize != "dynamic")
     if binarize == "static":
-        again = load_data(DataConfig(name="digits"), binarize)
+        again = load_data(RunConfig(data=DataConfig(name="digits")), binarize)
         np.testing.assert_array_equal(again.train[np.arange(9)]["image"], raw["image"][:9])
         held_out = again.held_out[np.arange(9)]["image"]
         assert not np.array_equal(held_out, raw["image"][:9])

@@ -47,12 +47,32 @@ def test_bad_input():
         train_classifier(ArraySource({"image": image}))
     with pytest.raises(ValueError, match="at least 2 classes, got 1"):
         train_classifier(ArraySource({"image": image, "label": label}))
-    for size in (3, 4, 32, 33):  # those between are asked for their classes
+    for size in (3, 4, 128, 129):  # those between are asked for their classes
         small = ArraySource({"image": np.zeros((4, size, size, 1), np.uint8), "label": label})
-        message = "at least 2 classes" if size in (4, 32) else f"4 to 32 .* got {size}x{size}"
+        message = "at least 2 classes" if size in (4, 128) else f"4 to 128 .* got {size}x{size}"
         with pytest.raises(ValueError, match=message):
             train_classifier(small)
     with pytest.raises(ValueError, match=r"test must have images \(8, 8, 1\), got \(16, 16, 1\)"):
         train_classifier(digits("train"), digits("test", resize=16))
     with pytest.raises(ValueError, match="must be positive, got 0"):
         train_classifier(digits("train"), steps=0)
+
+
+def test_it_reads_attributes():
+    """Several at once, of images of 40 pixels: brightness above, and below, the middle."""
+    rng = np.random.default_rng(0)
+    holds = rng.integers(0, 2, (400, 2)).astype(np.int32)
+    image = np.repeat(np.repeat(holds, 20, axis=1)[:, :, None, None], 40, axis=2) * 200
+    image = (image + rng.integers(0, 50, image.shape)).astype(np.uint8)
+    train, test = (
+        ArraySource({"image": image[part], "attributes": holds[part]})
+        for part in (slice(300), slice(300, None))
+    )
+    reader = train_classifier(
+        train, test, steps=20, batch_size=32, num_features=8, target="attributes"
+    )
+    assert reader.protocol["test accuracy"] == 1
+    logits = extract(reader, test, outputs=("logits",), batch_size=50)["logits"]
+    np.testing.assert_array_equal(logits > 0, holds[300:])
+    with pytest.raises(ValueError, match="train must have images and attributes"):
+        train_classifier(digits("train"), target="attributes")

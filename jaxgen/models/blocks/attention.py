@@ -5,9 +5,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 _LARGEST_FUSED_HEAD = 128
+_HIDDEN = -1e30
 
 
 @jax.jit  # traced once for a shape, however often it recurs
@@ -15,6 +16,7 @@ def dot_product_attention(
     query: Float[Array, "batch queries heads width"],
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
+    mask: Bool[Array, "batch keys"] | None = None,
 ) -> Float[Array, "batch queries heads width"]:
     r"""$$\mathrm{softmax}(q k^\top / \sqrt{d})\,v$$ of every head, d its width.
 
@@ -27,6 +29,7 @@ def dot_product_attention(
         query: Queries, in the type of the computation.
         key: Keys, of the same type.
         value: Values, of the same type.
+        mask: True where a key counts; None where all do. Where none does, all weigh the same.
 
     Returns:
         For each query the values, weighted.
@@ -36,13 +39,17 @@ def dot_product_attention(
         >>> dot_product_attention(x, x, x).shape
         (2, 16, 4, 8)
     """
-    return lax.platform_dependent(query, key, value, cpu=_two_products, default=_library)
+    masked = () if mask is None else (mask,)
+    return lax.platform_dependent(query, key, value, *masked, cpu=_two_products, default=_library)
 
 
-def _library(query: Array, key: Array, value: Array) -> Array:
-    fused = _is_fused_by_cudnn(query, key)
+def _library(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+    fused = mask is None and _is_fused_by_cudnn(query, key)
     implementation: Literal["cudnn"] | None = "cudnn" if fused else None
-    return jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+    where = None if mask is None else mask[:, None, None, :]
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=where, implementation=implementation
+    )
 
 
 def _is_fused_by_cudnn(query: Array, key: Array) -> bool:
@@ -58,7 +65,7 @@ def _is_fused_by_cudnn(query: Array, key: Array) -> bool:
     return even and width <= _LARGEST_FUSED_HEAD and width % 8 == 0
 
 
-def _two_products(query: Array, key: Array, value: Array) -> Array:
+def _two_products(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
     batch, _, heads, width = query.shape
 
     def fold(x: Array) -> Array:  # [batch * heads, positions, width]: no other axes
@@ -66,6 +73,8 @@ def _two_products(query: Array, key: Array, value: Array) -> Array:
 
     q, k, v = fold(query * width**-0.5), fold(key), fold(value)
     logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
+    if mask is not None:  # a finite number: where no key counts, the softmax is not NaN
+        logits = jnp.where(jnp.repeat(mask, heads, axis=0)[:, None], logits, _HIDDEN)
     weights = jax.nn.softmax(logits).astype(value.dtype)
     y = jnp.einsum("bqk,bkd->bqd", weights, v)
     return y.reshape(batch, heads, -1, width).swapaxes(1, 2)

@@ -77,3 +77,18 @@ def test_fused_form_is_for_16_bits_and_narrow_heads(monkeypatch):
     for other in ("7.5", "gfx90a"):
         Card.compute_capability = other
         assert not fits((1, 4, 2, 64), jnp.bfloat16)
+
+
+@pytest.mark.parametrize("form", [attention._two_products, attention._library])
+def test_hidden_keys_do_not_count(form):
+    """As if they were not there; where none counts, all weigh the same."""
+    q, k, v = inputs()
+    mask = np.ones((3, 7), bool)
+    mask[0, 4:] = mask[2] = False
+    y = form(q, k, v, jnp.asarray(mask))
+    few = form(q[:1], k[:1, :4], v[:1, :4])
+    np.testing.assert_allclose(y[:1], few, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(y[1:2], form(q[1:2], k[1:2], v[1:2]), rtol=1e-5, atol=1e-6)
+    assert np.isfinite(y).all()
+    gradient = jax.grad(lambda q: form(q, k, v, jnp.asarray(mask)).sum())(q)
+    assert np.isfinite(gradient).all()

@@ -1,0 +1,33 @@
+"""What the commands beside the recipes share: bad input is one line on stderr, and an exit code."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from jaxgen.training import loop
+from jaxgen.training.checkpoint import CheckpointError
+from jaxgen.training.cli import TRACEBACK
+from jaxgen.training.writers import print_anywhere
+
+
+def run_command(action: Callable[[], object]) -> int:
+    """The exit code of an action: 0, 1 where it failed, 2 where its input is bad.
+
+    Args:
+        action: Function without arguments that does what the command is for.
+    """
+    print_anywhere()
+    try:
+        action()
+    except (CheckpointError, loop.NonFiniteError, FloatingPointError) as error:
+        return _fail(error, 1)
+    except (OSError, TypeError, ValueError, ImportError) as error:
+        return _fail(error, 2)
+    return 0
+
+
+def _fail(error: Exception, code: int) -> int:
+    if os.environ.get(TRACEBACK):
+        raise error
+    print(f"error: {error}\n(set {TRACEBACK}=1 for the traceback)", file=sys.stderr)
+    return code

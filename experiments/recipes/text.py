@@ -1,0 +1,117 @@
+"""Captions in recipes: their flags, the tokenizer of a run, and the encoder that reads tokens."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from jaxgen.conditioning.base import Conditioning
+from jaxgen.conditioning.text import Encoder, text
+from jaxgen.data import tokens
+from jaxgen.data.sources import Source
+from jaxgen.data.tokens import Tokenized, Tokenizer
+from jaxgen.models.text_encoder import TextEncoder
+
+FILE = "tokenizer.json"
+SHOWN = 10  # captions that pictures and samples go through, unless others are asked for
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How captions are read, with `--model.condition text`."""
+
+    tokenizer: str = "words"
+    """Way from captions to tokens: words, bytes, pairs (byte-pair encoding of the captions), or a
+    tokenizer.json. The run keeps its tokenizer."""
+    vocabulary: int = 1000
+    """Greatest number of tokens (words, pairs)."""
+    length: int = 32
+    """Number of tokens of a caption; longer ones are cut."""
+    width: int = 128
+    """Width of the transformer that reads the tokens, and of the vector that networks see."""
+    num_layers: int = 2
+    """Number of its layers."""
+    num_heads: int = 4
+    """Number of heads of its attention."""
+
+
+def make_tokenizer(config: TextConfig, train: Source, run_dir: Path) -> Tokenizer:
+    """The tokenizer of a run: the one that it keeps, else that of the flags.
+
+    Args:
+        config: Flags of the captions.
+        train: Examples to train on, whose words or pairs a tokenizer learns.
+        run_dir: Directory of the run.
+    """
+    kept = run_dir / FILE
+    if kept.exists():
+        return tokens.read(kept, config.length)
+    if config.tokenizer == "bytes":
+        return tokens.by_bytes(config.length)
+    if config.tokenizer in ("words", "pairs"):
+        captions = [one for each in tokens.captions_of(train) for one in each]
+        learn = tokens.by_words if config.tokenizer == "words" else tokens.by_pairs
+        return learn(captions, config.length, most=config.vocabulary)
+    if not Path(config.tokenizer).is_file():
+        raise ValueError(
+            "--text.tokenizer must be words, bytes, pairs or the path of a tokenizer.json, got "
+            f"{config.tokenizer!r}"
+        )
+    return tokens.read(config.tokenizer, config.length)
+
+
+def tokenize_pair(config: Any, train: Source, held_out: Source) -> tuple[Tokenized, Tokenized]:
+    """Examples to train on and held-out ones, their captions as tokens of the run's tokenizer.
+
+    Args:
+        config: Flags of a recipe: text and run_dir.
+        train: Examples to train on.
+        held_out: Examples to evaluate on.
+    """
+    for source in (train, held_out):
+        if "text" not in source.spec:
+            raise ValueError(
+                f"--model.condition text needs captions; {source.name} has {sorted(source.spec)}"
+            )
+    tokenizer = make_tokenizer(config.text, train, Path(config.run_dir))
+    return Tokenized(train, tokenizer), Tokenized(held_out, tokenizer)
+
+
+def text_conditioning(config: TextConfig, source: Source) -> Conditioning:
+    """Captions as conditions.
+
+    Args:
+        config: Flags of the captions.
+        source: Examples whose captions are tokens.
+    """
+    if not isinstance(source, Tokenized):
+        raise ValueError(f"this recipe takes no --model.condition text (data: {source.name})")
+    tokenizer = source.tokenizer
+    captions = source.arrays["text"][:, 0]
+    spread = np.arange(SHOWN) * len(captions) // SHOWN
+    return text(
+        make_encoder(config, tokenizer.num_tokens),
+        tokenizer.length,
+        sweep=captions[spread],
+        tokenize=partial(tokens.encode_known, tokenizer),
+        files={FILE: tokens.content_of(tokenizer)},
+    )
+
+
+def make_encoder(config: TextConfig, num_tokens: int) -> Encoder:
+    """The transformer of the flags, trained with the model that it tells what to make."""
+    network = TextEncoder(num_tokens, config.width, config.num_layers, config.num_heads)
+
+    def apply(params: Any, ids: Array, mask: Array) -> Array:
+        vectors: Any = network.apply({"params": params}, ids, mask)
+        return vectors
+
+    def init(key: Array) -> Any:
+        ids = jnp.zeros((1, config.length), jnp.int32)
+        return network.init(key, ids, ids == 0)["params"]
+
+    return Encoder(apply, config.width, num_tokens, init)

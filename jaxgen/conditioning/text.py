@@ -1,0 +1,103 @@
+"""Captions as conditions: rows of tokens, read by an encoder that is trained or pretrained."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+
+from jaxgen.conditioning.base import (
+    NAME,
+    Condition,
+    Conditioning,
+    check_values,
+    check_width,
+)
+from jaxgen.core import PyTree, Variables
+
+PAD = 0
+
+
+class Encoder(NamedTuple):
+    """A network that reads tokens.
+
+    Attributes:
+        apply: `(parameters, ids, mask) -> f32[B, L, width]`, one vector a token.
+        width: The width of these vectors.
+        num_tokens: The number of different tokens.
+        init: `key -> parameters` to be trained with the model; None for a pretrained network.
+        fixed: The parameters of a pretrained network.
+    """
+
+    apply: Callable[[Any, Int[Array, "batch length"], Bool[Array, "batch length"]], Array]
+    width: int
+    num_tokens: int
+    init: Callable[[Key[Array, ""]], PyTree] | None = None
+    fixed: PyTree = {}
+
+
+def text(
+    encoder: Encoder,
+    length: int,
+    *,
+    with_tokens: bool = False,
+    sweep: np.ndarray | None = None,
+    tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
+    files: Mapping[str, bytes] = {},
+) -> Conditioning:
+    """Captions, int32 [B, length] tokens in the batch's `text`, padded with 0.
+
+    The vector is the mean of the encoder's vectors over a caption's tokens. No condition is a row
+    of padding alone: a vector of zeros, and no token.
+
+    Args:
+        encoder: The network that reads the tokens.
+        length: The number of tokens of a row, at least 1.
+        with_tokens: Whether networks see the single vectors too, for cross-attention.
+        sweep: Captions that show what the model can do, int [rows, length], or None.
+        tokenize: Function from captions to their rows, for captions that people ask for.
+        files: What a run keeps so that its tokens mean the same ever after, by the file's name.
+
+    Raises:
+        ValueError: `length` below 1, or a sweep of another length.
+    """
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    if sweep is not None:
+        check_width("sweep", sweep, length)
+
+    def encode(variables: Variables, values: Shaped[Array, "..."]) -> Condition:
+        check_width("text", values, length)
+        check_values("text", values, 0, encoder.num_tokens - 1)
+        known = jnp.all((values >= 0) & (values < encoder.num_tokens), axis=1)
+        ids = jnp.clip(values, 0, encoder.num_tokens - 1)
+        mask = ids != PAD
+        given = variables.params if encoder.init is not None else variables.fixed
+        vectors = encoder.apply(given[NAME], ids, mask) * mask[..., None]
+        vector = vectors.sum(axis=1) / jnp.maximum(mask.sum(axis=1, keepdims=True), 1)
+        return condition(jnp.where(known[:, None], vector, jnp.nan), vectors, mask)
+
+    def null(variables: Variables, num: int) -> Condition:
+        vectors = jnp.zeros((num, length, encoder.width))
+        return condition(vectors[:, 0], vectors, jnp.zeros((num, length), bool))
+
+    def condition(
+        vector: Float[Array, "batch width"],
+        vectors: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"],
+    ) -> Condition:
+        return Condition(vector, vectors, mask) if with_tokens else Condition(vector)
+
+    plain = Conditioning(
+        key="text",
+        shape=(length,),
+        encode=encode,
+        null=null,
+        width=encoder.width,
+        sweep=sweep,
+        fixed=encoder.fixed,
+        tokenize=tokenize,
+        files=files,
+    )
+    return plain if encoder.init is None else plain._replace(init=encoder.init, trained=True)

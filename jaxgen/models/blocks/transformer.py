@@ -1,0 +1,94 @@
+"""The layers of transformers: attention over a sequence, and the block of it and an MLP."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float
+
+from jaxgen.models.blocks.attention import dot_product_attention
+
+EPSILON = 1e-5  # that layer normalization adds to the variance, as PyTorch's does
+
+
+class Attention(nn.Module):
+    r"""$$W_o\,\mathrm{softmax}(q k^\top / \sqrt{d})\,v$$ over a sequence, or from it to another.
+
+    Vaswani et al. (2017), section 3.2.2: q is a linear map of the sequence, k and v are of the
+    sequence that is attended to, d is the width of a head.
+
+    Attributes:
+        num_heads: Number of heads, which must divide the width.
+        dtype: Type of the computation; the softmax is float32.
+    """
+
+    num_heads: int
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        context: Float[Array, "batch context features"] | None = None,
+        mask: Bool[Array, "batch context"] | None = None,
+    ) -> Float[Array, "batch length width"]:
+        """Lets every position attend to every other, or to those of another sequence.
+
+        Args:
+            x: Sequence.
+            context: Sequence that is attended to; None for `x` itself.
+            mask: True where the sequence that is attended to has a token; None where all are.
+
+        Raises:
+            ValueError: If the heads do not divide the width.
+        """
+        width, heads = x.shape[-1], self.num_heads
+        if heads < 1 or width % heads:
+            raise ValueError(f"num_heads must divide the width {width}, got {heads}")
+
+        def project(name: str, of: Array) -> Array:
+            dense = nn.Dense(width, dtype=self.dtype, name=name)(of)
+            return dense.reshape(*of.shape[:2], heads, width // heads)
+
+        other = x if context is None else context
+        y = dot_product_attention(
+            project("query", x), project("key", other), project("value", other), mask
+        )
+        return nn.Dense(width, dtype=self.dtype, name="out")(y.reshape(x.shape))
+
+
+class TransformerBlock(nn.Module):
+    r"""$$h = x + \mathrm{Attention}(\mathrm{LN}(x)),\quad y = h + \mathrm{MLP}(\mathrm{LN}(h))$$
+
+    The block with the norms before its parts (Xiong et al. 2020), GELU in the MLP.
+
+    Attributes:
+        num_heads: Number of heads, which must divide the width.
+        hidden: Width of the MLP's hidden layer in units of the width.
+        dtype: Type of the computation; softmax and normalization are float32.
+    """
+
+    num_heads: int
+    hidden: int = 4
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"] | None = None,
+    ) -> Float[Array, "batch length width"]:
+        """The sequence after the block.
+
+        Args:
+            x: Sequence.
+            mask: True where it has a token; None where all are.
+        """
+
+        def norm(name: str, of: Array) -> Array:
+            return nn.LayerNorm(epsilon=EPSILON, dtype=self.dtype, name=name)(of)
+
+        attention = Attention(self.num_heads, self.dtype, name="attention")
+        x = x + attention(norm("norm_attention", x), mask=mask)
+        width = x.shape[-1]
+        h = nn.Dense(self.hidden * width, dtype=self.dtype, name="hidden")(norm("norm_mlp", x))
+        return x + nn.Dense(width, dtype=self.dtype, name="out")(nn.gelu(h, approximate=False))

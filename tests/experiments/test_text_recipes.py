@@ -1,0 +1,112 @@
+"""Models that are told a text, from the command line: tokens that stay, captions, obedience."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from recipes import call, fails
+
+from experiments import dual_encoder, obedience, vae_digits
+from jaxgen.data import tokens
+from jaxgen.training.images import captioned_grid
+from jaxgen.training.runs import open_run
+
+VAE = (
+    "--batch-size=8 --model.network=dense --model.features 8 --model.latent-dim=2 --log-every=2 "
+    "--model.prior=normal --model.likelihood=gaussian --sample-every=0 "
+    "--data.name=captioned_digits --model.condition=text"
+).split()
+TEXT = "--text.width=8 --text.num-layers=1 --text.num-heads=2".split()
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("text") / "vae"
+    with pytest.raises(SystemExit) as stop:
+        vae_digits.recipe.main(["--run-dir", str(directory), *VAE, *TEXT, "--steps=2"])
+    assert not stop.value.code
+    return directory
+
+
+def test_samples_by_captions(trained, tmp_path, capsys):
+    out = tmp_path / "x.npz"
+    asked = ["--text", "a red seven on a blue ground", "top left on green: one in blue"]
+    call(capsys, vae_digits, "sample", "--run-dir", str(trained), *asked, "--num=4", f"--out={out}")
+    samples = np.load(out)["samples"]
+    assert samples.shape == (4, 16, 16, 3)
+    message = fails(capsys, vae_digits, "sample", "--run-dir", str(trained), "--text", "a sevn")
+    assert "a word that the model does not know, 'sevn'; near are 'seven'" in message
+    message = fails(capsys, vae_digits, "sample", "--run-dir", str(trained), "--label", "1")
+    assert "label must not be given: the model takes the condition 'text'" in message
+
+
+def test_a_run_keeps_its_tokenizer(trained, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(trained, copy)
+    kept = copy / "tokenizer.json"
+    content = kept.read_bytes()
+    kept.unlink()  # it follows from the captions, and is written again
+    assert open_run(copy).step == 2
+    call(capsys, vae_digits, "--run-dir", str(copy), "--steps=2")
+    assert kept.read_bytes() == content
+    tokens.save(tokens.by_words(["a red seven"], 32), kept)
+    for verb in ([], ["sample"], ["evaluate"]):
+        message = fails(capsys, vae_digits, *verb, "--run-dir", str(copy))
+        assert "was made with another tokenizer.json" in message
+    with pytest.raises(ValueError, match=r"restore .*tokenizer.json, without which"):
+        open_run(copy)
+    kept.write_text("{")
+    assert "cannot be read as a tokenizer.json" in fails(capsys, vae_digits, "--run-dir", str(copy))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--data.name=digits"], "--model.condition text needs captions; digits has ['image'"),
+        (["--text.tokenizer=wrods"], "words, bytes, pairs or the path of a tokenizer.json, got"),
+        (["--text.length=0"], "length must be at least 1, got 0"),
+        (["--text.tokenizer=pairs", "--text.vocabulary=9"], "most must be at least 258, got 9"),
+        (["--text.num-heads=3"], "num_heads must divide the width 8, got 3"),
+    ],
+)
+def test_bad_input(flags, message, tmp_path, capsys):
+    run = ["--run-dir", str(tmp_path / "run")]
+    assert message in fails(capsys, vae_digits, *run, *VAE, *TEXT, *flags, "--steps=1")
+
+
+@pytest.mark.slow
+def test_obedience(trained, tmp_path, capsys):
+    judge, grid = tmp_path / "judge", tmp_path / "grid.png"
+    flags = ["--batch-size=8", "--model.channels=4", "--model.width=8", *TEXT, "--steps=2"]
+    call(capsys, dual_encoder, "--run-dir", str(judge), *flags)
+    out = call(capsys, dual_encoder, "evaluate", "--run-dir", str(judge))
+    assert json.loads(out.splitlines()[-1])["loss"] > 0
+    options = ["--num=24", "--steps=5", f"--out={grid}", "--held-out=unseen"]
+    assert obedience.main([str(trained), "--dual-encoder", str(judge), *options]) == 0
+    out = capsys.readouterr().out
+    assert "\n| colour and ground, by rule | " in out
+    assert "\n| R-precision, 1 in 20 | " in out
+    assert grid.read_bytes()[:4] == b"\x89PNG"
+    kept = json.loads((trained / "obedience.jsonl").read_text())
+    assert "split unseen" in kept["held out"]
+    assert kept["scores"]["colour and ground, by rule"]["real"] == 1
+    refused = [
+        ([str(judge)], "must be a run of a conditional model that samples"),
+        ([str(trained), "--dual-encoder", str(trained)], "must be a run of a dual encoder"),
+        ([str(trained), "--num=3"], "--num must be at least 20"),
+        ([str(trained), "--out=x.jpg"], "must end in .png"),
+    ]
+    for arguments, message in refused:
+        assert obedience.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_rows_below_their_captions():
+    images = np.zeros((6, 4, 4, 3), np.uint8)
+    lines = captioned_grid(images, ["a short one", "a caption that is longer than the row " * 9])
+    assert lines.shape[1:] == (3 * 34 + 2, 3)
+    text = lines[: 14 + 6]
+    assert (text < 128).any()
+    with pytest.raises(ValueError, match="captions must be as many as rows of 6 images"):
+        captioned_grid(images, ["one", "two", "three", "four"])
