@@ -5,6 +5,7 @@ the captions are `text` (or `caption`), a string or a list of strings. Attribute
 `attributes`, the list of the names that hold, or a field of 0 and 1 (false and true) for each.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,25 @@ class Entries(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     attribute_names: tuple[str, ...]
+
+
+def read_object(text: str | bytes, where: str) -> Row:
+    """The row that a JSON object is.
+
+    Args:
+        text: The object.
+        where: The file and the line, for errors.
+
+    Raises:
+        ValueError: Broken JSON, or anything but an object; says where.
+    """
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: it cannot be read as JSON: {error}") from error
+    if not isinstance(fields, dict):
+        raise ValueError(f"{where}: it must be a JSON object, got {_shown(fields)}")
+    return Row(where, fields)
 
 
 def entries_of(rows: Sequence[Row], attribute_names: Sequence[str] | None = None) -> Entries:

@@ -14,6 +14,7 @@ from pathlib import Path
 _READ_BYTES = 2**31  # of all files together, up to which a digest reads every byte
 _BLOCK = 4096
 _ARCHIVERS = ("__MACOSX",)  # besides what is hidden: folders that hold no data of the user's
+_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval")
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the files that say what the images beside them show (`jaxgen.data.metadata`)."""
 
@@ -65,6 +66,32 @@ def files_in(root: Path, suffixes: Sequence[str]) -> list[Path]:
             stacklevel=3,
         )
     return sorted(files)
+
+
+def find_split(path: Path, split: str | None, what: str) -> tuple[Path, str | None]:
+    """The folder of a split, and which part of it where it is to be split by names.
+
+    Args:
+        path: Folder of the data.
+        split: Name of the split: a subfolder; "train", "test" or "all" where there is no subfolder
+            of a usual name; None for the folder itself.
+        what: What the folder holds, in error messages.
+
+    Raises:
+        FileNotFoundError: No such folder; says which there are.
+    """
+    root = path if split is None else path / split
+    if root.is_dir():
+        return root, None
+    if split not in ("train", "test", "all") or not path.is_dir():
+        raise FileNotFoundError(f"there is no folder of {what} {root}")
+    others = [d.name for d in path.iterdir() if d.name.lower() in _SPLITS and d.is_dir()]
+    if others:
+        raise FileNotFoundError(
+            f"there is no folder of {what} {root}, only {', '.join(sorted(others))}: name the "
+            "subfolders by --data.split and --data.held-out"
+        )
+    return path, split
 
 
 def is_hidden(name: str) -> bool:

@@ -9,18 +9,17 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple, cast
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from jaxgen.checks import check_memory
-from jaxgen.data.folders import content_digest, digest_of, files_in, split_by_name
+from jaxgen.data.folders import content_digest, digest_of, files_in, find_split, split_by_name
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Of all that Pillow reads: a PostScript file by the name a.png would be run by Ghostscript.
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
-_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval")
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 _GRAY_MODES = ("1", "L", "LA")
 _DEEP_MODES = ("F", "I", "I;16", "I;16B", "I;16L")
@@ -147,8 +146,7 @@ class FolderSource:
         self.num_classes = len(class_names) or None
         self.name = "folder"  # and not its own, which may change without a change of the images
         self.split = split
-        size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
-        size += ", what is transparent on white" if on_white else ""
+        size = preprocessing(shape, resize=resize, on_white=on_white)
         how = "" if part_of is None else f" of {part_of}, by a hash of their names"
         self._line = f"folder of images, split {split} ({len(files)} images{how}), {size}"
 
@@ -218,7 +216,7 @@ def folder(
             the classes; one image alone, of which none can be held out; a size below 1.
     """
     size = target_size(resize)
-    root, part = _find(Path(path), split)
+    root, part = find_split(Path(path), split, "images")
     files = files_in(root, SUFFIXES)
     if not files:
         raise FileNotFoundError(f"no images ({', '.join(SUFFIXES)}) in {root} or its subfolders")
@@ -230,44 +228,20 @@ def folder(
         files = [files[row] for row in rows]
         labels = None if labels is None else labels[rows]
     with ThreadPoolExecutor() as pool:
-        read = functools.partial(_read_header, need_size=size is None)
-        headers = list(pool.map(read, files))
-    sizes = [size or header.size for header in headers]
-    for file, (height, width) in zip(files, sizes, strict=True):
-        if (height, width) != sizes[0]:
-            raise ValueError(
-                f"the image {file} is {height}x{width} (height x width), and {files[0]} is "
-                f"{sizes[0][0]}x{sizes[0][1]}; give resize= (--data.resize) to crop and resize all "
-                "to one size"
-            )
-    channels = 1 if all(header.is_gray for header in headers) else 3
+        read = functools.partial(read_header, need_size=size is None)
+        headers = list(pool.map(read, files, map(str, files)))
+    shape, on_white = common_shape(list(map(str, files)), headers, size)
     return FolderSource(
         root,
         files,
-        (*sizes[0], channels),
+        shape,
         resize=size is not None,
-        on_white=any(header.is_transparent for header in headers),
+        on_white=on_white,
         labels=labels,
         class_names=names,
         split=split or "all",
         part_of=None if part is None else total,
     )
-
-
-def _find(path: Path, split: str | None) -> tuple[Path, str | None]:
-    """The folder to read, and which part of it where it is to be split by names."""
-    root = path if split is None else path / split
-    if root.is_dir():
-        return root, None
-    if split not in ("train", "test", "all") or not path.is_dir():
-        raise FileNotFoundError(f"there is no folder of images {root}")
-    others = [d.name for d in path.iterdir() if d.name.lower() in _SPLITS and d.is_dir()]
-    if others:
-        raise FileNotFoundError(
-            f"there is no folder of images {root}, only {', '.join(sorted(others))}: name the "
-            "subfolders by --data.split and --data.held-out"
-        )
-    return path, split
 
 
 def _classes(
@@ -292,23 +266,70 @@ def _classes(
     return names, np.asarray([index[top[0]] for top in tops], np.int32)
 
 
-class _Header(NamedTuple):
-    """What is known of an image before it is decoded."""
+class Header(NamedTuple):
+    """What is known of an image before it is decoded.
 
-    size: tuple[int, int]  # (height, width), upright
+    Attributes:
+        size: Height and width of the upright image.
+        is_gray: Whether it has no colours.
+        is_transparent: Whether some of it may be transparent.
+    """
+
+    size: tuple[int, int]
     is_gray: bool
     is_transparent: bool
 
 
+def common_shape(
+    names: Sequence[str], headers: Sequence[Header], size: tuple[int, int] | None
+) -> tuple[tuple[int, int, int], bool]:
+    """The shape that all images of a source get, and whether some are composited on white.
+
+    Args:
+        names: Names of the images in error messages.
+        headers: Their headers.
+        size: Height and width to which all are resized, or None.
+
+    Raises:
+        ValueError: An image of another size than the first and no `size`; names both.
+    """
+    sizes = [size or header.size for header in headers]
+    for name, (height, width) in zip(names, sizes, strict=True):
+        if (height, width) != sizes[0]:
+            raise ValueError(
+                f"the image {name} is {height}x{width} (height x width), and {names[0]} is "
+                f"{sizes[0][0]}x{sizes[0][1]}; give resize= (--data.resize) to crop and resize all "
+                "to one size"
+            )
+    channels = 1 if all(header.is_gray for header in headers) else 3
+    return (*sizes[0], channels), any(header.is_transparent for header in headers)
+
+
+def preprocessing(shape: tuple[int, int, int], *, resize: bool, on_white: bool) -> str:
+    """What is done to the images of a source, in words of its protocol."""
+    size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
+    return size + (", what is transparent on white" if on_white else "")
+
+
 @contextlib.contextmanager
-def _opened(file: Path | io.BytesIO) -> Iterator[Image.Image]:
+def _opened(file: Path | io.BufferedIOBase) -> Iterator[Image.Image]:
     with contextlib.ExitStack() as stack:
         # As a stream: of a path Pillow maps the pixels of a turned TIFF by the wrong size.
         stream = stack.enter_context(file.open("rb")) if isinstance(file, Path) else file
-        yield stack.enter_context(Image.open(stream, formats=_FORMATS))
+        yield stack.enter_context(Image.open(cast(IO[bytes], stream), formats=_FORMATS))
 
 
-def _read_header(file: Path, *, need_size: bool) -> _Header:
+def read_header(file: Path | io.BufferedIOBase, name: str, *, need_size: bool) -> Header:
+    """What is known of an image without decoding it.
+
+    Args:
+        file: Path of the image file, or an open one.
+        name: Name of the image in error messages.
+        need_size: Whether its upright size matters; an image may be decoded for it.
+
+    Raises:
+        ValueError: An image that is broken, or has more than 8 bits a channel; names it.
+    """
     try:
         with _opened(file) as image:
             _check_depth(image)
@@ -319,9 +340,9 @@ def _read_header(file: Path, *, need_size: bool) -> _Header:
             if turned and _orientation(image) in (5, 6, 7, 8):
                 width, height = height, width
             gray = image.mode in _GRAY_MODES
-            return _Header((height, width), gray, image.has_transparency_data)
+            return Header((height, width), gray, image.has_transparency_data)
     except _BROKEN as error:
-        raise ValueError(f"cannot read the image {file}: {error}") from error
+        raise ValueError(f"cannot read the image {name}: {error}") from error
 
 
 def _check_depth(image: Image.Image) -> None:

@@ -6,12 +6,11 @@ path of an image within the folder; the other fields are those of `jaxgen.data.c
 
 import csv
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from jaxgen.data.captions import FILE_NAME, Row, entries_of
+from jaxgen.data.captions import FILE_NAME, Row, entries_of, read_object
 from jaxgen.data.folders import METADATA
 from jaxgen.data.images import FolderSource, Resize, folder
 from jaxgen.data.joined import Joined
@@ -82,25 +81,6 @@ def read_rows(path: str | Path) -> list[Row]:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{path}, line {line}: it is not in UTF-8 ({error})") from error
     return (_rows_of_csv if Path(path).suffix.lower() == ".csv" else _rows_of_json)(path, text)
-
-
-def read_object(text: str | bytes, where: str) -> Row:
-    """The row that a JSON object is.
-
-    Args:
-        text: The object.
-        where: The file and the line, for errors.
-
-    Raises:
-        ValueError: Broken JSON, or anything but an object; says where.
-    """
-    try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{where}: it cannot be read as JSON: {error}") from error
-    if not isinstance(fields, dict):
-        raise ValueError(f"{where}: it must be a JSON object, got {str(fields)[:60]}")
-    return Row(where, fields)
 
 
 def _rows_of_json(path: str | Path, text: str) -> list[Row]:

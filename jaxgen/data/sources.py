@@ -23,8 +23,9 @@ from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, target_size
 
 DEFAULT_LIMIT_BYTES = 2**31
-OWN = ("digits", "captioned_digits", "folder")
+OWN = ("digits", "captioned_digits", "folder", "shards")
 """Names of the sets that are not of TFDS."""
+_FILES = {"folder": "the folder of images", "shards": "the folder of tar files"}
 _DECODE_CHUNK = 256
 
 
@@ -201,13 +202,14 @@ def load(
 
     Args:
         name: Name of the set: "digits" or "captioned_digits" (embedded), "folder" (of images, with
-            captions and attributes where they lie beside them), or any TFDS image set that is
-            prepared in the array_record form: "cifar10", "cifar10:3.0.2", "imagenet_resized/64x64".
+            captions and attributes where they lie beside them), "shards" (WebDataset's tar files),
+            or any TFDS image set that is prepared in the array_record form: "cifar10",
+            "cifar10:3.0.2", "imagenet_resized/64x64".
         split: Name of the split; by default "train" for digits and TFDS sets (which accept slices
-            such as "train[:10%]"), and the folder itself for a folder (see
+            such as "train[:10%]"), and the folder itself for folders and shards (see
             `jaxgen.data.images.folder`).
         data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
-            or the folder of images.
+            or the folder of images or shards.
         resize: Size, or (height, width), to which every image is center-cropped and resized; None
             keeps the images' own size.
 
@@ -216,8 +218,8 @@ def load(
 
     Raises:
         ValueError: An unknown set (similar names are given) or split; a missing or unusable
-            argument; an unusable image or row. See `jaxgen.data.metadata.captioned_folder` and
-            `jaxgen.data.tfds.tfds_source`.
+            argument; an unusable image or row. See `jaxgen.data.metadata.captioned_folder`,
+            `jaxgen.data.shards.shards` and `jaxgen.data.tfds.tfds_source`.
         FileNotFoundError: A missing directory, or a set that is not prepared; the error says how to
             prepare it.
     """
@@ -229,10 +231,8 @@ def load(
         if resize is not None:
             raise ValueError(f"captioned_digits keeps its size of 16x16, got resize {resize}")
         return captioned_digits(split or "train")
-    if name == "folder":
-        if data_dir is None:
-            raise ValueError("the data set 'folder' needs data_dir, the folder of images")
-        return _folder(data_dir, split, resize)
+    if name in _FILES:
+        return _from_files(name, data_dir, split, resize)
     from jaxgen.data import tfds
 
     root = tfds.data_directory(data_dir)
@@ -271,8 +271,8 @@ def load_pair(
         FileNotFoundError: As `load`.
     """
     train = load(name, splits[0], data_dir, resize=resize)
-    if name == "folder" and data_dir is not None:
-        held_out = _folder(data_dir, splits[1], resize, train)
+    if name in _FILES:
+        held_out = _from_files(name, data_dir, splits[1], resize, train)
     else:
         held_out = load(name, splits[1], data_dir, resize=resize)
     check_alike(train, held_out)
@@ -317,14 +317,27 @@ def _shown(entry: str, spec: Spec) -> str:
     return f"{dtype} of {len(shape)} dimensions" if entry == "text" else f"{dtype}{list(shape)}"
 
 
-def _folder(
-    path: str | Path, split: str | None, resize: Resize, train: Source | None = None
+def _from_files(
+    name: str,
+    path: str | Path | None,
+    split: str | None,
+    resize: Resize,
+    train: Source | None = None,
 ) -> Source:
-    """A folder, of the classes and attributes of the training examples where they are given."""
-    from jaxgen.data.metadata import captioned_folder
+    """A folder or shards, of the training examples' classes and attributes where these are given.
 
+    Raises:
+        ValueError: No path; and as of the functions that read them.
+    """
+    from jaxgen.data.metadata import captioned_folder
+    from jaxgen.data.shards import shards
+
+    if path is None:
+        raise ValueError(f"the data set {name!r} needs data_dir, {_FILES[name]}")
     class_names = getattr(train, "class_names", ()) or None
     attribute_names = getattr(train, "attribute_names", ()) or None
+    if name == "shards":
+        return shards(path, split, resize=resize, attribute_names=attribute_names)
     return captioned_folder(
         path, split, resize=resize, class_names=class_names, attribute_names=attribute_names
     )

@@ -20,10 +20,10 @@ class DataConfig:
 
     name: str = "digits"
     """Name of the data set: `digits` or `captioned_digits` (embedded), `folder` (of images, with
-    captions and attributes where a metadata.jsonl or .csv lies beside them), or any TFDS image set,
-    say `cifar10`."""
+    captions and attributes where a metadata.jsonl or .csv lies beside them), `shards` (WebDataset's
+    tar files), or any TFDS image set, say `cifar10`."""
     dir: str | None = operational(None)
-    """Directory of the TFDS sets, or the folder of images; None for TFDS's own default."""
+    """Directory of the TFDS sets, or the folder of images or shards; None for TFDS's default."""
     split: str | None = "train"
     """Split to train on: a split of the set, a subfolder, or None for all examples. Of a folder
     without such subfolders some files are held out, by a hash of their names."""
