@@ -11,30 +11,39 @@ import io
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from jaxgen.data.captions import ATTRIBUTES, Row, entries_of
 from jaxgen.data.folders import content_digest, digest_of
 from jaxgen.data.images import Resize, Spec, decode_image, empty_images, image_spec, target_size
+from jaxgen.data.joined import Joined
+from jaxgen.data.sources import Source
 
 WITHOUT_TENSORFLOW = ("cifar10", "fashion_mnist", "mnist")  # what `prepare` can write by itself
 _NEEDS_TENSORFLOW = " (which needs TensorFlow: pip install 'jaxgen[prepare]')"
 _NAME = re.compile(r"(?P<base>\w+)(/(?P<config>[^:]+?))?([:/](?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _METADATA = ("dataset_info.json", "features.json")
+_CAPTIONS = ("text", "caption", "captions")
+_CHUNK = 256  # records that are read at once for their captions
 
 
 class TfdsSource:
-    """Images (and labels) of a prepared TFDS set, decoded when indexed; from `tfds_source`."""
+    """Images, labels and attributes of a prepared TFDS set, decoded when they are indexed.
+
+    The result of `tfds_source`, without the captions.
+    """
 
     def __init__(
         self,
         records: Any,
         features: tfds.features.FeaturesDict,
+        image_key: str,
         shape: tuple[int, int, int],
         *,
         resize: bool,
@@ -45,7 +54,7 @@ class TfdsSource:
     ):
         self.records = records
         self.features = features
-        self.image_key = next(key for key in features if key != "label")
+        self.image_key = image_key
         self.shape = shape
         self.resize = resize
         self.directory = directory
@@ -53,20 +62,25 @@ class TfdsSource:
         self.split = split
         self.num_classes = features["label"].num_classes if "label" in features else None
         self.class_names = tuple(features["label"].names) if "label" in features else ()
+        self.attribute_names = tuple(sorted(_feature(features, ATTRIBUTES) or ()))
         self.instructions = instructions
         size = f"center-cropped and resized to {shape[0]}x{shape[1]}" if resize else "as they are"
         self._line = f"TFDS {name}, split {split} ({len(records)} images), {size}"
 
     @property
     def spec(self) -> Spec:
-        return image_spec(self.shape, self.num_classes is not None)
+        spec = image_spec(self.shape, self.num_classes is not None)
+        if not self.attribute_names:
+            return spec
+        return {**spec, ATTRIBUTES: ((len(self.attribute_names),), np.dtype(np.int32))}
 
     @functools.cached_property
     def digest(self) -> str:
         """Of the files' content, so that a set that was prepared otherwise is another set."""
         parts = [(one.skip, one.take) for one in self.instructions]
         files = [Path(one.filename) for one in self.instructions]
-        return digest_of(self.class_names, parts, content_digest(files))
+        names = [self.attribute_names] if self.attribute_names else []
+        return digest_of(self.class_names, parts, content_digest(files), *names)
 
     @property
     def protocol(self) -> str:
@@ -76,6 +90,34 @@ class TfdsSource:
         return len(self.records)
 
     def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
+        records = self.read(indices)
+        batch = {"image": empty_images(len(records), self.shape)}
+        if self.num_classes is not None:
+            batch["label"] = np.empty(len(records), np.int32)
+        if self.attribute_names:
+            batch[ATTRIBUTES] = np.empty((len(records), len(self.attribute_names)), np.int32)
+        undecoded = {self.image_key: tfds.decode.SkipDecoding()}
+        for i, record in enumerate(records):
+            example = self.features.deserialize_example_np(record, decoders=undecoded)
+            # With Pillow ourselves: the same bytes on every machine, with OpenCV or without.
+            file, name = io.BytesIO(example[self.image_key]), self.name_of(indices[i])
+            batch["image"][i] = decode_image(file, self.shape, name, resize=self.resize)
+            if "label" in batch:
+                batch["label"][i] = example["label"]
+            if ATTRIBUTES in batch:
+                batch[ATTRIBUTES][i] = [example[ATTRIBUTES][key] for key in self.attribute_names]
+        return batch
+
+    def name_of(self, index: int | np.integer) -> str:
+        """The example's name in error messages."""
+        return f"{index} of {self.name}, split {self.split}"
+
+    def read(self, indices: np.ndarray) -> list[bytes]:
+        """The records of examples, as they are stored.
+
+        Raises:
+            ValueError: Damaged files.
+        """
         try:
             records = self.records.__getitems__([int(i) for i in indices])
             if not all(records):  # the only sign of a file truncated at a block's end
@@ -85,22 +127,12 @@ class TfdsSource:
                 f"the set {self.name} in {self.directory} is damaged: delete that directory and "
                 f"prepare it again ({error})"
             ) from error
-        batch = {"image": empty_images(len(records), self.shape)}
-        labels = np.empty(len(records), np.int32)
-        undecoded = {self.image_key: tfds.decode.SkipDecoding()}
-        for i, record in enumerate(records):
-            example = self.features.deserialize_example_np(record, decoders=undecoded)
-            # With Pillow ourselves: the same bytes on every machine, with OpenCV or without.
-            name = f"{indices[i]} of {self.name}, split {self.split}"
-            file = io.BytesIO(example[self.image_key])
-            batch["image"][i] = decode_image(file, self.shape, name, resize=self.resize)
-            labels[i] = example.get("label", 0)
-        return batch if self.num_classes is None else {**batch, "label": labels}
+        return list(records)
 
 
 def tfds_source(
     name: str, split: str = "train", data_dir: str | Path | None = None, *, resize: Resize = None
-) -> TfdsSource:
+) -> Source:
     """An image set of TensorFlow Datasets, prepared in the array_record form.
 
     Args:
@@ -114,13 +146,16 @@ def tfds_source(
             keeps the images' own size.
 
     Returns:
-        A source of the feature `image`, or the only image feature, and of `label` if that is a
-        class. Nothing is downloaded.
+        A source of the feature `image`, or the only image feature; of `label` if that is a class;
+        of `attributes` int32 [A] where that is a dictionary of booleans, as CelebA has it; and of
+        `text` uint8 [captions, bytes] where `text`, `caption` or `captions` is a text, a sequence
+        of them, or one of dictionaries with `text` or `caption`, as COCO has them. For the text all
+        records are read once. Nothing is downloaded.
 
     Raises:
         FileNotFoundError: No such directory, or a set that is not prepared there or lacks files.
         ValueError: A set in another form, without an 8-bit image feature, or with images of several
-            sizes and no `resize`; an unknown split.
+            sizes and no `resize`; an unknown split; an example without a caption.
     """
     size = target_size(resize)
     root = data_directory(data_dir)
@@ -138,7 +173,7 @@ def tfds_source(
     builder = tfds.builder_from_directory(directory, "array_record")
     info = builder.info
     image_key = _image_key(info, directory)
-    keys = [image_key, *_label_key(info)]
+    keys = [image_key, *_label_key(info), *_attributes_key(info)]
     shape = _shape(info.features[image_key], size, f"{info.full_name} in {directory}")
     instructions = info.splits[split].file_instructions
     for instruction in instructions:
@@ -148,9 +183,10 @@ def tfds_source(
                 f"{_how_to_prepare(name, root)}"
             )
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    return TfdsSource(
+    source = TfdsSource(
         builder.as_data_source(split, deserialize_method=raw),
         tfds.features.FeaturesDict({key: info.features[key] for key in keys}),
+        image_key,
         shape,
         resize=size is not None,
         name=info.full_name,
@@ -158,6 +194,11 @@ def tfds_source(
         directory=directory,
         instructions=instructions,
     )
+    for key in _CAPTIONS:
+        if (texts := _texts_of(_feature(info.features, key))) is not None:
+            rows = _rows(source, key, info.features[key], texts)
+            return Joined(source, entries_of(rows).arrays)
+    return source
 
 
 def data_directory(data_dir: str | Path | None) -> Path:
@@ -311,6 +352,54 @@ def _image_key(info: tfds.core.DatasetInfo, directory: Path) -> str:
 def _label_key(info: tfds.core.DatasetInfo) -> list[str]:
     is_class = isinstance(dict(info.features.items()).get("label"), tfds.features.ClassLabel)
     return ["label"] if is_class else []
+
+
+def _feature(features: tfds.features.FeaturesDict, key: str) -> Any:
+    """The feature of a name, or None; the class has no `get`."""
+    return dict(features.items()).get(key)
+
+
+def _attributes_key(info: tfds.core.DatasetInfo) -> list[str]:
+    feature = _feature(info.features, ATTRIBUTES)
+    if not isinstance(feature, tfds.features.FeaturesDict):
+        return []
+    booleans = [one.shape == () and one.np_dtype == np.bool_ for one in feature.values()]
+    return [ATTRIBUTES] if booleans and all(booleans) else []
+
+
+def _texts_of(feature: Any) -> Callable[[Any], list[bytes]] | None:
+    """How to get the captions from what a feature gives; None of one that has no captions."""
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.FeaturesDict):
+            key = next((key for key in _CAPTIONS if _is_text(_feature(inner, key))), None)
+            return None if key is None else lambda value: list(value[key])
+        return list if _is_text(inner) else None
+    return (lambda value: [value]) if _is_text(feature) else None
+
+
+def _is_text(feature: Any) -> bool:
+    is_tensor = isinstance(feature, tfds.features.Tensor)
+    return is_tensor and feature.shape == () and feature.np_dtype == np.object_
+
+
+def _rows(
+    source: TfdsSource, key: str, feature: Any, texts: Callable[[Any], list[bytes]]
+) -> list[Row]:
+    """The captions of all examples."""
+    features = tfds.features.FeaturesDict({key: feature})
+    rows = []
+    for begin in range(0, len(source), _CHUNK):
+        indices = np.arange(begin, min(begin + _CHUNK, len(source)))
+        for index, record in zip(indices, source.read(indices), strict=True):
+            where = f"the example {source.name_of(index)}"
+            captions = texts(features.deserialize_example_np(record)[key])
+            try:
+                fields = {"text": [caption.decode() for caption in captions]}
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{where}: a caption is not in UTF-8 ({error})") from error
+            rows.append(Row(where, fields))
+    return rows
 
 
 def _shape(

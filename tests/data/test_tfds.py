@@ -13,9 +13,10 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+from jaxgen.data.captions import decode_text
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.prepare import PREPARATIONS
-from jaxgen.data.sources import Source, load, resident
+from jaxgen.data.sources import Source, load, load_pair, resident
 from jaxgen.data.tfds import WITHOUT_TENSORFLOW, known_names, prepared_directory, tfds_source
 
 
@@ -241,3 +242,103 @@ def test_names_and_default_directory(tiny, monkeypatch):
     assert set(WITHOUT_TENSORFLOW) == set(PREPARATIONS)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tiny[0]))
     assert len(tfds_source("tiny", "test")) == 7
+
+
+def test_attributes_as_celeba_has_them(tmp_path):
+    """A dictionary of booleans; landmarks, a dictionary of numbers, are left out."""
+    features = {
+        "image": tfds.features.Image(shape=(4, 4, 3)),
+        "attributes": dict.fromkeys(("Young", "Bald", "Smiling"), np.bool_),
+        "landmarks": dict.fromkeys(("x", "y"), np.int64),
+    }
+    held = np.random.default_rng(0).integers(0, 2, (9, 3))
+    examples = [
+        {
+            "image": _png(np.full((4, 4, 3), i, np.uint8)),
+            "attributes": dict(zip(("Young", "Bald", "Smiling"), map(bool, row), strict=True)),
+            "landmarks": {"x": i, "y": i},
+        }
+        for i, row in enumerate(held)
+    ]
+    _build(tmp_path, features, {"train": examples, "test": examples[:3]})
+    train, held_out = load_pair("tiny", ("train", "test"), tmp_path)
+    assert isinstance(train, Source)
+    assert train.attribute_names == held_out.attribute_names == ("Bald", "Smiling", "Young")
+    assert train.spec == {
+        "image": ((4, 4, 3), np.uint8),
+        "attributes": ((3,), np.int32),
+    }
+    batch = train[np.arange(9)]
+    expected = held[batch["image"][:, 0, 0, 0]][:, [1, 2, 0]]
+    np.testing.assert_array_equal(batch["attributes"], expected)
+    assert resident(train).attribute_names == train.attribute_names
+    assert resident(train).digest == train.digest
+
+
+COCO = tfds.features.Sequence({"id": np.int64, "text": np.object_})
+
+
+@pytest.mark.parametrize(
+    ("key", "feature", "value"),
+    [
+        ("captions", COCO, lambda texts: [{"id": 1, "text": text} for text in texts]),
+        ("caption", tfds.features.Text(), lambda texts: texts[0]),
+    ],
+    ids=["coco", "text"],
+)
+def test_captions(tmp_path, key, feature, value):
+    """As COCO has them, and simpler; each image keeps its own."""
+    features = {
+        "image": tfds.features.Image(shape=(None, None, 3)),
+        "label": tfds.features.ClassLabel(num_classes=2),
+        key: feature,
+    }
+    texts = [[f"picture {i}", "фото"][: 1 + i % 2] for i in range(5)]
+    examples = [
+        {"image": _png(np.full((4 + i, 4, 3), i, np.uint8)), "label": i % 2, key: value(texts[i])}
+        for i in range(5)
+    ]
+    _build(tmp_path, features, {"train": examples})
+    source = load("tiny", "train", tmp_path, resize=4)
+    batch = source[np.array([4, 1, 0])]
+    assert batch.keys() == {"image", "label", "text"}
+    numbers = batch["image"][:, 0, 0, 0]
+    np.testing.assert_array_equal(batch["label"], numbers % 2)
+    most = 2 if feature is COCO else 1
+    assert decode_text(batch["text"]) == [tuple(texts[i][:most]) for i in numbers]
+    assert "with text, content" in source.protocol
+
+
+def test_captions_that_cannot_be_used(tmp_path):
+    """Of a simple sequence of texts, one of which is sound."""
+    features = {
+        "image": tfds.features.Image(shape=(4, 4, 3)),
+        "captions": tfds.features.Sequence(tfds.features.Text()),
+    }
+    captions = {"sound": ["a", "b"], "lacking": [], "strange": [b"\xff"]}
+    picture = np.zeros((4, 4, 3), np.uint8)
+    splits = {key: [{"image": _png(picture), "captions": x}] for key, x in captions.items()}
+    _build(tmp_path, features, splits)
+    assert decode_text(load("tiny", "sound", tmp_path).arrays["text"]) == [("a", "b")]
+    for split, message in (("lacking", "must not be empty"), ("strange", "is not in UTF-8")):
+        place = rf"the example 0 of tiny/1\.0\.0, split {split}: a caption "
+        with pytest.raises(ValueError, match=place + message):
+            load("tiny", split, tmp_path)
+
+
+def test_features_of_other_forms_are_left_out(tmp_path):
+    features = {
+        "image": tfds.features.Image(shape=(4, 4, 3)),
+        "attributes": {"width": np.int64, "old": np.bool_},
+        "text": tfds.features.ClassLabel(num_classes=2),
+        "captions": tfds.features.Sequence({"id": np.int64}),
+    }
+    example = {
+        "image": _png(np.zeros((4, 4, 3), np.uint8)),
+        "attributes": {"width": 3, "old": True},
+        "text": 1,
+        "captions": [{"id": 3}],
+    }
+    _build(tmp_path, features, {"train": [example]})
+    source = load("tiny", "train", tmp_path)
+    assert source.spec.keys() == {"image"}
