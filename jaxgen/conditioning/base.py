@@ -241,6 +241,35 @@ def fixed(conditioning: Conditioning | None) -> Mapping[str, PyTree]:
     return {NAME: conditioning.fixed}
 
 
+def frozen(conditioning: Conditioning, variables: Variables) -> Conditioning:
+    """The conditioning of a trained model, for one that uses it as it is: a second stage.
+
+    Its parameters, if it has any, are among the new one's `fixed` arrays.
+
+    Args:
+        conditioning: The trained model's conditioning.
+        variables: The trained model's variables.
+    """
+    arrays = {
+        "params": variables.params.get(NAME, {}),
+        "fixed": conditioning.fixed,
+    }
+    if not jax.tree.leaves(arrays):
+        return conditioning
+
+    def of_trained(variables: Variables) -> Variables:
+        arrays = variables.fixed[NAME]
+        return Variables({NAME: arrays["params"]}, {}, {NAME: arrays["fixed"]})
+
+    return conditioning._replace(
+        encode=lambda variables, values: conditioning.encode(of_trained(variables), values),
+        null=lambda variables, num: conditioning.null(of_trained(variables), num),
+        init=_no_parameters,
+        trained=False,
+        fixed=arrays,
+    )
+
+
 def key_of(conditioning: Conditioning | None) -> str | None:
     """The batch's entry that a model is told, or None where it takes none."""
     return None if conditioning is None else conditioning.key

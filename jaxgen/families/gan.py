@@ -1,13 +1,15 @@
 """Generative adversarial networks: two networks and two optimizers become a `Family`."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Int, Key
 
 from jaxgen.conditioning import base as conditions
@@ -21,6 +23,7 @@ from jaxgen.core import (
     Metrics,
     Optimizer,
     Phase,
+    PyTree,
     Sampling,
     Variables,
 )
@@ -31,10 +34,13 @@ from jaxgen.families.gan_players import (
     Augment,
     Images,
     Players,
+    check_conditioned,
     make_init,
     make_players,
     make_sampler,
     outside_maps,
+    with_state,
+    wrong_pairs,
 )
 from jaxgen.losses import gan as losses
 from jaxgen.sampling.latent import normal_space
@@ -78,6 +84,9 @@ def gan(
     augment: Augment | None = None,
     consistency_augment: Augment | None = None,
     consistency_weight: float = 10.0,
+    mismatch: float = 0.0,
+    kl_weight: float = 0.0,
+    frozen: Mapping[str, PyTree] = MappingProxyType({}),
     truncation: float | None = None,
     standing_batches: int = 16,
 ) -> Family:
@@ -94,8 +103,19 @@ def gan(
     every n-th step, which minimizes `penalty_weight n penalty` with the discriminator's optimizer
     and its moments. Its passes through the discriminator leave the state as it is.
 
-    A `conditioning` whose encoder is trained learns in the discriminator's turn, from real pairs of
-    images and conditions; the generator could make it forget what tells conditions apart.
+    A `conditioning` whose encoder is trained learns in the discriminator's turn, from what the
+    discriminator says of pairs of images and conditions; the generator could make it forget what
+    tells conditions apart.
+
+    With a `mismatch` m the discriminator refuses *wrong* pairs too (Reed et al. 2016, GAN-CLS;
+    Zhang et al. 2017, StackGAN, whose m is 1/2): real images, each with the condition of the next
+    example of the batch (on its device under pmap).
+
+        real(x, c) + (1 - m) fake(G(z, c), c) + m fake(x, c')
+
+    Where the next example's condition is the same (two captions that differ by a word are not) the
+    pair would be right: there m is 0. With a `kl_weight` the generator draws a code of its
+    condition (conditioning augmentation); its loss has the weight times `losses.augmentation_kl`.
 
     With batch normalization `sample` and `decode` use *standing statistics* (Brock et al. 2019,
     section 3.3): the generator's batch statistics, averaged over `standing_batches` batches of
@@ -126,12 +146,18 @@ def gan(
         consistency_augment: Function `(key, images) -> images` of real images under which the
             verdict should not change (Zhang et al. 2020), or None.
         consistency_weight: Weight of that change.
+        mismatch: Share of wrong pairs in what the discriminator is to refuse, in [0, 1].
+        kl_weight: Weight of the divergence of the generator's code of a condition from N(0, I);
+            the generator then has a method `condition_code(condition) -> (mean, log sigma)`.
+        frozen: Parameters of parts of the generator that are not trained, by the part's name, such
+            as a first stage; they travel in `Variables.fixed`, under the generator's name.
         truncation: Threshold of the latents of `sample` (`normal_latents`), or None for none.
         standing_batches: Batches of the standing statistics; 0 for the running statistics.
 
     Raises:
         ValueError: An argument is out of its range, the penalty needs a discriminator without
-            batch normalization, or the auxiliary classifier has no classes.
+            batch normalization, the auxiliary classifier has no classes, there is no condition for
+            wrong pairs or codes, or `init` finds a frozen part of another network.
     """
     _check_arguments(
         discriminator,
@@ -143,6 +169,9 @@ def gan(
         standing_batches=(standing_batches, 0),
     )
     losses.adversarial(loss)  # refuses an unknown one
+    if mismatch and auxiliary is not None:
+        raise ValueError("mismatch must be 0 with an auxiliary classifier, which names the class")
+    check_conditioned(generator, conditioning, mismatch=mismatch, kl_weight=kl_weight)
     # mypy: a module's own attributes, such as `latent_dim`, are no part of its type.
     networks: tuple[Any, Any] = (generator, discriminator)
     names_class = auxiliary is not None
@@ -156,12 +185,13 @@ def gan(
         consistency_weight,
         penalize if penalty_every == 1 else None,
         penalty_weight,
+        mismatch,
     )
     phases = [Phase(DISCRIMINATOR, DISCRIMINATOR, discriminator_loss, discriminator_repeats)]
     if penalize is not None and penalty_every > 1:
         lazy = _penalty_loss(players, penalize, penalty_weight * penalty_every)
         phases.append(Phase(PENALTY, DISCRIMINATOR, lazy, discriminator_repeats, penalty_every))
-    generator_loss = _generator_loss(players, loss, auxiliary, fakes_per_real)
+    generator_loss = _generator_loss(players, loss, auxiliary, fakes_per_real, kl_weight)
     phases.append(Phase(GENERATOR, GENERATOR, generator_loss))
     held_out = make_players(
         outside_maps(generator), discriminator, conditioning, None, names_class=names_class
@@ -169,19 +199,19 @@ def gan(
     sample, decode = make_sampler(generator, conditioning, truncation, standing_batches)
     trained = (DISCRIMINATOR, *conditions.trains(conditioning))
     return Family(
-        init=make_init(*networks, conditioning, names_class=names_class),
+        init=make_init(*networks, conditioning, names_class=names_class, frozen=frozen),
         optimizers={
             DISCRIMINATOR: Optimizer(trained, discriminator_optimizer),
             GENERATOR: Optimizer((GENERATOR,), generator_optimizer),
         },
         phases=tuple(phases),
-        evaluate=_evaluation(held_out, loss, auxiliary),
+        evaluate=_evaluation(held_out, loss, auxiliary, mismatch),
         sample=sample,
         decode=decode,
         latents=normal_space(networks[0].latent_dim, truncation),
         conditioning=conditioning,
         watch=functools.partial(balance.warnings, loss, DISCRIMINATOR),
-        fixed=conditions.fixed(conditioning),
+        fixed={**conditions.fixed(conditioning), **({GENERATOR: dict(frozen)} if frozen else {})},
         name="GAN",
         sampling=Sampling(1, "one pass of the generator for all pixels"),
     )
@@ -195,16 +225,21 @@ def _discriminator_loss(
     consistency_weight: float,
     penalize: Callable[..., Array] | None,
     penalty_weight: float,
+    mismatch: float,
 ) -> LossFn:
     def discriminator_loss(variables: Variables, batch: Batch, key: Key[Array, ""], step: Step):
         real, condition = batch["image"], players.encode(variables, batch)
         key_z, key_real, key_fake, key_penalty, key_twin = jax.random.split(key, 5)
-        fake, _ = players.generate(variables, key_z, real.shape[0], condition)
+        fake = _fakes(players, variables, key_z, batch, condition)
         groups = [players.shown(key_real, real), players.shown(key_fake, fake)]
         if consistency_augment is not None:
             groups.append(players.shown(key_real, consistency_augment(key_twin, real)))
         verdicts, state = players.judge(variables, groups, condition, train=True)
         value, metrics = _compare(loss, verdicts, real, fake)
+        if mismatch:
+            judging = with_state(variables, DISCRIMINATOR, state)
+            on_wrong, differs, state = wrong_pairs(players, judging, batch, groups[0], train=True)
+            value, metrics = _refuse(loss, mismatch * differs, verdicts, on_wrong, value, metrics)
         if consistency_augment is not None:
             change = losses.consistency_penalty(verdicts[0].logits, verdicts[2].logits)
             metrics["consistency"] = change
@@ -217,6 +252,21 @@ def _discriminator_loss(
         return value, Aux(metrics, {**variables.state, DISCRIMINATOR: state})
 
     return discriminator_loss
+
+
+def _fakes(
+    players: Players,
+    variables: Variables,
+    key: Key[Array, ""],
+    batch: Batch,
+    condition: Condition | None,
+) -> Images:
+    """Fakes for the discriminator's turn, in which nothing learns by changing them.
+
+    A condition's encoder that is trained in that turn would learn to spoil the fakes.
+    """
+    fake, _ = players.generate(variables, key, batch["image"].shape[0], condition)
+    return lax.stop_gradient(fake)
 
 
 def _penalizer(players: Players, penalty: Penalty) -> Callable[..., Array]:
@@ -240,7 +290,7 @@ def _penalty_loss(players: Players, penalize: Callable[..., Array], weight: floa
     def penalty_loss(variables: Variables, batch: Batch, key: Key[Array, ""], step: Step):
         real, condition = batch["image"], players.encode(variables, batch)
         key_z, key_real, key_fake, key_penalty, _ = jax.random.split(key, 5)
-        fake, _ = players.generate(variables, key_z, real.shape[0], condition)
+        fake = _fakes(players, variables, key_z, batch, condition)
         groups = [players.shown(key_real, real), players.shown(key_fake, fake)]
         value = penalize(variables, groups, condition, key_penalty)
         return weight * value, Aux({"penalty": value})
@@ -249,7 +299,11 @@ def _penalty_loss(players: Players, penalize: Callable[..., Array], weight: floa
 
 
 def _generator_loss(
-    players: Players, loss: str, auxiliary: Auxiliary | None, fakes_per_real: int
+    players: Players,
+    loss: str,
+    auxiliary: Auxiliary | None,
+    fakes_per_real: int,
+    kl_weight: float,
 ) -> LossFn:
     def generator_loss(variables: Variables, batch: Batch, key: Key[Array, ""], step: Step):
         real, condition = batch["image"], players.encode(variables, batch)
@@ -269,12 +323,19 @@ def _generator_loss(
             entropy, _ = _classified(on_fake, label)
             value = value + auxiliary.generator * entropy
         value = value.reshape(real.shape[0], fakes_per_real).mean(axis=1)
-        return value, Aux({}, {**variables.state, GENERATOR: state})
+        metrics = {}
+        if kl_weight:
+            kl = losses.augmentation_kl(*players.code(variables, several))
+            metrics["kl"] = kl.reshape(real.shape[0], fakes_per_real).mean(axis=1)
+            value = value + kl_weight * metrics["kl"]
+        return value, Aux(metrics, {**variables.state, GENERATOR: state})
 
     return generator_loss
 
 
-def _evaluation(players: Players, loss: str, auxiliary: Auxiliary | None) -> Evaluate:
+def _evaluation(
+    players: Players, loss: str, auxiliary: Auxiliary | None, mismatch: float
+) -> Evaluate:
     def evaluate(variables: Variables, batch: Batch, key: Key[Array, ""]):
         real, condition = batch["image"], players.encode(variables, batch)
         key_z, *_ = jax.random.split(key, 5)  # as in training
@@ -282,6 +343,9 @@ def _evaluation(players: Players, loss: str, auxiliary: Auxiliary | None) -> Eva
         fake, _ = players.generate(variables, key_z, real.shape[0], condition)
         verdicts, _ = players.judge(variables, [real, fake], condition, train=False)
         value, metrics = _compare(loss, verdicts, real, fake)
+        if mismatch:
+            on_wrong, differs, _ = wrong_pairs(players, variables, batch, real, train=False)
+            value, metrics = _refuse(loss, mismatch * differs, verdicts, on_wrong, value, metrics)
         if auxiliary is not None:
             value, metrics = _classify(auxiliary, verdicts, batch["label"], value, metrics)
         return value, metrics
@@ -294,6 +358,17 @@ def _compare(loss: str, verdicts: list[Any], real: Images, fake: Images):
     logits = verdicts[0].logits, verdicts[1].logits
     metrics = {**balance.observe(loss, *logits), "diversity": balance.diversity(fake, real)}
     return losses.adversarial(loss).discriminator(*logits), metrics
+
+
+def _refuse(
+    loss: str, share: Array, verdicts: list[Any], on_wrong: Any, value: Array, metrics: Metrics
+):
+    """The discriminator's loss and metrics, with wrong pairs as a share of what it refuses."""
+    logits = verdicts[0].logits, on_wrong.logits
+    value = (1 - share) * value + share * losses.adversarial(loss).discriminator(*logits)
+    seen = balance.observe(loss, *logits)
+    wrong = {"wrong_logit": seen["fake_logit"], "wrong_accuracy": seen["fake_accuracy"]}
+    return value, {**metrics, **wrong}
 
 
 def _classify(

@@ -1,6 +1,7 @@
 """The two networks of a GAN as functions of the family's `Variables`."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -33,14 +34,18 @@ class Players(NamedTuple):
             batch statistics of these images.
         judge: `(variables, groups of images, condition, train=...) -> (a verdict of each group, the
             discriminator's new state)`.
+        code: `(variables, condition) -> (mean, log sigma)` of the generator's code of a condition.
         shown: `(key, images) -> images` as the discriminator sees them in training.
+        conditioning: Kind of condition, or None.
     """
 
     encode: Callable[[Variables, Batch], Condition | None]
     ask: Callable[..., tuple[Condition | None, Array | None]]
     generate: Callable[[Variables, Key[Array, ""], int, Condition | None], tuple[Images, PyTree]]
     judge: Callable[..., tuple[list[Any], PyTree]]
+    code: Callable[[Variables, Condition | None], tuple[Array, Array]]
     shown: Augment
+    conditioning: Conditioning | None
 
 
 def make_players(
@@ -79,13 +84,64 @@ def make_players(
         given = None if names_class else condition
         return _judge(discriminator, variables, groups, given, train=train)
 
-    return Players(encode, ask, generate, judge, augment or (lambda key, images: images))
+    def code(variables: Variables, condition: Condition | None):
+        parameters = _parameters(variables, GENERATOR)
+        return generator.apply({"params": parameters}, condition, method="condition_code")
+
+    shown = augment or (lambda key, images: images)
+    return Players(encode, ask, generate, judge, code, shown, conditioning)
+
+
+def check_conditioned(
+    generator: Any, conditioning: Conditioning | None, *, mismatch: float, kl_weight: float
+) -> None:
+    """Raise ValueError for wrong pairs or codes that there cannot be; the arguments are `gan`'s."""
+    if not 0 <= mismatch <= 1:
+        raise ValueError(f"mismatch must be in [0, 1], got {mismatch}")
+    if not 0 <= kl_weight < math.inf:
+        raise ValueError(f"kl_weight must be finite and at least 0, got {kl_weight}")
+    for name, value in (("mismatch", mismatch), ("kl_weight", kl_weight)):
+        if value and conditioning is None:
+            raise ValueError(f"{name} must be 0 without a condition, got {value}")
+    if kl_weight and not hasattr(generator, "condition_code"):
+        raise ValueError("kl_weight must be 0: the generator draws no code of its condition")
+
+
+def wrong_pairs(
+    players: Players, variables: Variables, batch: Batch, images: Array, *, train: bool
+) -> tuple[Any, Array, PyTree]:
+    """Real images, each with the condition of the next example of the batch.
+
+    Args:
+        players: The two networks.
+        variables: Variables, with the discriminator's state after its other verdicts.
+        batch: The batch.
+        images: Its images as the discriminator sees them.
+        train: Whether the discriminator is in training.
+
+    Returns:
+        The verdict on them; 1 where the condition really differs from the image's own, else 0,
+        f32[B]; the discriminator's new state.
+    """
+    conditioning = players.conditioning
+    own = conditions.condition_of(conditioning, batch)
+    assert own is not None
+    differs = (own != jnp.roll(own, -1, axis=0)).reshape(len(own), -1).any(axis=1)
+    encoded = players.encode(variables, batch)
+    others = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), encoded)
+    (verdict,), state = players.judge(variables, [images], others, train=train)
+    return verdict, differs.astype(jnp.float32), state
 
 
 def make_init(
-    generator: Any, discriminator: Any, conditioning: Conditioning | None, *, names_class: bool
+    generator: Any,
+    discriminator: Any,
+    conditioning: Conditioning | None,
+    *,
+    names_class: bool,
+    frozen: PyTree,
 ) -> Callable[..., Variables]:
-    """`Family.init` of the two networks; the arguments are those of `make_players`."""
+    """`Family.init` of the two networks; the arguments are those of `make_players` and `gan`."""
 
     def init(key: Key[Array, ""], batch: Batch, fixed: PyTree = {}) -> Variables:  # noqa: B006
         key_g, key_d = jax.random.split(key)
@@ -103,11 +159,34 @@ def make_init(
         judged = discriminator.init(key_d, x, given, train=True)
         state = {}
         for name, collections in ((GENERATOR, generated), (DISCRIMINATOR, judged)):
-            params[name] = collections["params"]
+            params[name] = dict(collections["params"])
             state[name] = {k: v for k, v in collections.items() if k != "params"}
+        _check_frozen(frozen, fixed.get(GENERATOR, {}), params[GENERATOR])
+        params[GENERATOR] = {k: v for k, v in params[GENERATOR].items() if k not in frozen}
         return Variables(params, state, fixed)
 
     return init
+
+
+def _check_frozen(frozen: PyTree, given: PyTree, params: PyTree) -> None:
+    """Raise ValueError unless the frozen parts are given, and are parts of the network."""
+    if set(given) != set(frozen):
+        raise ValueError(
+            f"fixed must hold the generator's frozen parts {sorted(frozen)} by the name "
+            f"{GENERATOR!r}, as the family's own does; got {sorted(given)}"
+        )
+    for name, part in given.items():
+        shapes = jax.tree.map(jnp.shape, (params.get(name), part))
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"frozen: the part {name!r} is of another network than the generator has "
+                f"there: {_sizes(part)} in the place of {_sizes(params.get(name))}"
+            )
+
+
+def _sizes(tree: PyTree) -> str:
+    leaves = jax.tree.leaves(tree)
+    return f"{len(leaves)} arrays of {sum(map(jnp.size, leaves)):,} parameters"
 
 
 def make_sampler(
@@ -145,7 +224,7 @@ def make_sampler(
         state = variables.state[GENERATOR]
         if standing_batches and "batch_stats" in state:
             state = {**state, "batch_stats": standing_statistics(variables, key, condition)}
-            variables = _with_state(variables, GENERATOR, state)
+            variables = with_state(variables, GENERATOR, state)
         return _apply(generator, GENERATOR, variables, latents, encoded, train=False)[0]
 
     def standing_statistics(variables: Variables, key: Key[Array, ""], condition: Array | None):
@@ -177,10 +256,15 @@ def _apply(
 ) -> tuple[Any, PyTree]:
     """(output, the network's new state); the state is as it was unless `train`."""
     state = variables.state[name]
-    collections = {"params": variables.params[name], **state}
+    collections = {"params": _parameters(variables, name), **state}
     if not train:
         return network.apply(collections, x, condition, train=False), state
     return network.apply(collections, x, condition, train=True, mutable=list(state))
+
+
+def _parameters(variables: Variables, name: str) -> PyTree:
+    """A network's parameters, its frozen parts' included."""
+    return {**variables.params[name], **variables.fixed.get(name, {})}
 
 
 def _judge(
@@ -192,7 +276,7 @@ def _judge(
         verdicts = []
         for x in groups:
             verdict, state = judge(variables, x, condition)
-            variables = _with_state(variables, DISCRIMINATOR, state)
+            variables = with_state(variables, DISCRIMINATOR, state)
             verdicts.append(verdict)
         return verdicts, variables.state[DISCRIMINATOR]
     parts = len(groups)
@@ -202,7 +286,8 @@ def _judge(
     return [jax.tree.map(lambda v, i=i: v[i::parts], verdict) for i in range(parts)], state
 
 
-def _with_state(variables: Variables, name: str, state: PyTree) -> Variables:
+def with_state(variables: Variables, name: str, state: PyTree) -> Variables:
+    """Variables with a network's new state."""
     return variables._replace(state={**variables.state, name: state})
 
 

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Integer, Key
 
 from jaxgen.checks import check_choice, check_same_shape
+from jaxgen.distributions.elementwise import gaussian_kl
 
 Critic = Callable[[Array], Array]
 _Loss = Callable[[Array, Array], Array]
@@ -314,6 +315,32 @@ def consistency_penalty(
     """
     logits, logits_augmented = _pair(logits=logits, logits_augmented=logits_augmented)
     return jnp.square(logits - logits_augmented)
+
+
+def augmentation_kl(
+    mean: Float[Array, "batch dims"], log_sigma: Float[Array, "batch dims"]
+) -> Float[Array, " batch"]:
+    """`mean_i (mu_i^2 + sigma_i^2 - 1) / 2 - log sigma_i`, of conditioning augmentation.
+
+    StackGAN (Zhang et al. 2017, eq. 2): KL(N(mu, sigma^2) || N(0, I)) of the Gaussian that a
+    condition's code is drawn from. As in the authors' code it is the *mean* over the dimensions,
+    where a divergence is their sum; its weight, 2 in theirs, multiplies outside.
+
+    Args:
+        mean: Mean of the code.
+        log_sigma: Logarithm of its standard deviation.
+
+    Returns:
+        The penalty of each example, f32[B], nats a dimension.
+
+    Raises:
+        ValueError: The arguments are not floats of one shape [B, D].
+    """
+    for name, value in (("mean", mean), ("log_sigma", log_sigma)):
+        if value.ndim != 2 or not jnp.issubdtype(value.dtype, jnp.floating):
+            raise ValueError(f"{name} must be floats of shape [B, D], got {_of(value)}")
+    check_same_shape(mean=mean, log_sigma=log_sigma)
+    return jnp.mean(gaussian_kl(_f32(mean), 2 * _f32(log_sigma), 0.0, 0.0), axis=1)
 
 
 def discriminator_accuracy(

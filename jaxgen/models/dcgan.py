@@ -23,7 +23,8 @@ from jaxgen.models.conv.layers import Conv, ConvTranspose
 _normal = nn.initializers.normal(0.02)
 
 
-def _around_one(key, shape, dtype=jnp.float32):
+def around_one(key, shape, dtype=jnp.float32):
+    """Initializer of the gains of norms: N(1, 0.02^2)."""
     return 1 + 0.02 * jax.random.normal(key, shape, dtype)
 
 
@@ -112,7 +113,7 @@ class Generator(nn.Module):
         def norm_relu(x: Array, name: str) -> Array:
             norm = ConditionalBatchNorm(
                 momentum=self.momentum,
-                scale_init=_around_one,
+                scale_init=around_one,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=name,
@@ -218,7 +219,7 @@ class Discriminator(nn.Module):
             if level and self.batch_norm:
                 x = ConditionalBatchNorm(
                     momentum=self.momentum,
-                    scale_init=_around_one,
+                    scale_init=around_one,
                     axis_name=self.axis_name,
                     dtype=self.dtype,
                     name=f"norm{level + 1}",

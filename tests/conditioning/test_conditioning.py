@@ -200,3 +200,36 @@ def test_labels_of_few_bits(num_classes, dtype):
     """Compared as bytes, class 256 is class 0: two ones in a row, or none."""
     vector = labels(num_classes).encode(Variables({}), jnp.array([0, 100], dtype)).vector
     np.testing.assert_array_equal(vector, np.eye(num_classes)[[0, 100]])
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_encoder_frozen(trained):
+    """What a trained model's encoder reads, its parameters or its arrays, is read from `fixed`."""
+    table = jnp.array([[1.0, 2.0], [3.0, 4.0]])
+    arrays = {base.NAME: {"table": table}}
+    place = "params" if trained else "fixed"
+
+    def encode(variables, values):
+        return Condition(getattr(variables, place)[base.NAME]["table"][values])
+
+    def null(variables, num):
+        return Condition(getattr(variables, place)[base.NAME]["table"][:num] + 9)
+
+    kind = labels(2)._replace(
+        encode=encode,
+        null=null,
+        init=lambda key: {"table": 0 * table},
+        trained=trained,
+        fixed={} if trained else {"table": table},
+    )
+    still = base.frozen(kind, Variables(arrays if trained else {}, {}, {} if trained else arrays))
+    assert not still.trained
+    assert base.init(still, jax.random.key(0)) == {}
+    variables = Variables({}, {}, base.fixed(still))
+    np.testing.assert_array_equal(still.encode(variables, jnp.array([1])).vector, table[1:])
+    np.testing.assert_array_equal(still.null(variables, 1).vector, table[:1] + 9)
+
+
+def test_nothing_to_freeze():
+    classes = labels(2)
+    assert base.frozen(classes, NOTHING) is classes

@@ -14,6 +14,7 @@ from jaxgen.losses.gan import (
     ADVERSARIAL,
     Adversarial,
     adversarial,
+    augmentation_kl,
     auxiliary_classifier_loss,
     consistency_penalty,
     discriminator_accuracy,
@@ -219,6 +220,14 @@ def test_auxiliary_classifier_and_consistency_at_extremes():
     assert consistency_penalty(a.astype(jnp.bfloat16), b).dtype == jnp.float32
 
 
+def test_augmentation_kl():
+    """The mean over dimensions of KL(N(mu, sigma^2) || N(0, I)); 0 at the prior, in float32."""
+    mean, log_sigma = jnp.array([[2.0, 0.0], [0.0, 0.0]]), jnp.array([[0.0, LOG2], [0.0, 0.0]])
+    expected = [(2.0 + (4 - 1) / 2 - LOG2) / 2, 0.0]
+    np.testing.assert_allclose(augmentation_kl(mean, log_sigma), expected, rtol=1e-6)
+    assert augmentation_kl(mean.astype(jnp.bfloat16), log_sigma).dtype == jnp.float32
+
+
 def mean_critic(x):
     return jnp.mean(x.reshape(x.shape[0], -1), axis=1)
 
@@ -245,6 +254,8 @@ BAD = {
     ),
     "labels": (lambda: auxiliary_classifier_loss(CLASSES, LABELS[:2]), "labels must be integers"),
     "float labels": (lambda: auxiliary_classifier_loss(CLASSES, B3), "labels .*float32"),
+    "code": (lambda: augmentation_kl(CLASSES, CLASSES[:, 1:]), "mean and log_sigma must match"),
+    "codes": (lambda: augmentation_kl(B3, B3), r"mean must be floats .*\(3,\)"),
     "classes": (lambda: auxiliary_classifier_loss(B3, LABELS), r"class_logits .*\(3,\)"),
 }
 

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 import jaxgen.models
+from jaxgen.conditioning.base import Condition
 from jaxgen.models import (
     dcgan,
     image_encoder,
@@ -24,6 +25,7 @@ from jaxgen.models import (
     pixelcnnpp,
     resnet_gan,
     score_unet,
+    stackgan,
     text_encoder,
     unet,
     vae,
@@ -37,6 +39,8 @@ from jaxgen.models.blocks.unet_layers import ADM
 
 IMAGE, VECTOR, CODES = (8, 8, 3), (16,), (2, 2, 8)
 TRAIN = {"train": True}
+TOLD = {**TRAIN, "condition": Condition(jnp.linspace(-1, 1, 20).reshape(4, 5))}
+STAGE = stackgan.Generator(8, 3, 8, 8, 8)
 
 # By name: a maker of the network, the shape of an example, and options of the call. Every network
 # has a hidden layer, wide or not, between its first and its last.
@@ -73,6 +77,9 @@ NETWORKS = {
     "dcgan_discriminator": (partial(dcgan.Discriminator, 8, num_classes=3), (16, 16, 3), TRAIN),
     "resnet_generator": (partial(resnet_gan.Generator, channels=8, latent_dim=16), VECTOR, TRAIN),
     "resnet_discriminator": (partial(resnet_gan.Discriminator, 8), (32, 32, 3), TRAIN),
+    "stackgan_generator": (partial(stackgan.Generator, 8, 3, 8, 8, 8), VECTOR, TOLD),
+    "stackgan_refiner": (partial(stackgan.Refiner, STAGE, 16, 8, 8, 1), (24,), TOLD),
+    "stackgan_discriminator": (partial(stackgan.Discriminator, 8, 8), (16, 16, 3), TOLD),
     "pixelcnn": (partial(pixelcnn.PixelCNN, 3, 8, 12, 1, 12), IMAGE, {}),
     "gated_pixelcnn": (partial(pixelcnn.GatedPixelCNN, 3, 8, 12, 2, 3, 12), IMAGE, {}),
     "pixelcnnpp": (partial(pixelcnnpp.PixelCNNPP, 3, 8, 1, 2, 2), IMAGE, {}),
