@@ -204,8 +204,8 @@ class Family(NamedTuple):
         evaluate: The measure of held-out examples; with a `log_prob` its values are the negative
             of that.
         sample: `(variables, key, num, *, condition=None, **options) -> [num, ...]` in model space;
-            None where there is no prior to draw from. `condition` is as the data has it: `num`
-            labels, say. The family's docstring lists further options.
+            None where there is no prior to draw from. `condition` is as the data has it, `num`
+            labels, say, or an encoded `Condition`. The family's docstring lists further options.
         log_prob: `(variables, batch, key) -> f32[B]`, nats per example, exact or a lower bound.
         bound: What `log_prob` is.
         encode: `(variables, batch, key) -> latents`.

@@ -8,7 +8,17 @@ import pytest
 
 from jaxgen.checks import check_batch, check_broadcast, check_choice, check_memory, check_same_shape
 from jaxgen.distributions import elementwise, likelihoods, logistic
-from jaxgen.losses import autoregressive, diffusion, flow, gan, perceptual, reduce, vae, vq
+from jaxgen.losses import (
+    autoregressive,
+    auxiliary,
+    diffusion,
+    flow,
+    gan,
+    perceptual,
+    reduce,
+    vae,
+    vq,
+)
 from jaxgen.noise.chain import Posterior, chain, linear_betas, posterior_mean
 from jaxgen.noise.parametrization import EPS, Denoised, ask, interpret, to_eps
 from jaxgen.noise.process import Level, q_sample
@@ -130,7 +140,12 @@ OF_NUMBERS = {
     "hinge of the generator": lambda: gan.hinge.generator(ONE, TWO),
     "discriminator_accuracy": lambda: gan.discriminator_accuracy(TWO, TWO, TWO),
     "consistency_penalty": lambda: gan.consistency_penalty(TWO, ONE),
-    "auxiliary_classifier_loss": lambda: gan.auxiliary_classifier_loss(jnp.zeros((2, 3)), T[:1]),
+    "auxiliary_classifier_loss": lambda: auxiliary.auxiliary_classifier_loss(
+        jnp.zeros((2, 3)), T[:1]
+    ),
+    "auxiliary_attributes_loss": lambda: auxiliary.auxiliary_attributes_loss(
+        jnp.zeros((2, 3)), jnp.zeros((1, 3), jnp.int32)
+    ),
     "categorical_nll": lambda: autoregressive.categorical_nll(jnp.zeros((2, 3, 5)), T[:, None]),
     "mixture_of_logistics_nll": lambda: autoregressive.mixture_of_logistics_nll(
         jnp.zeros((2, 1, 10, 5)), X[:, 0]

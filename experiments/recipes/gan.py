@@ -1,7 +1,7 @@
 """What the GAN recipes share: their flags, and the way from flags to an experiment.
 
-The recipes are `dcgan_digits`, `dcgan_mnist`, `sngan_cifar`, `wgan_gp_cifar`, `cgan_cifar` and
-`acgan_cifar`.
+The recipes are `dcgan_digits`, `dcgan_mnist`, `sngan_cifar`, `wgan_gp_cifar`, `cgan_cifar`,
+`acgan_cifar` and `anime_attributes`.
 """
 
 import functools
@@ -32,7 +32,7 @@ from jaxgen.data.transforms import prepare_images, random_flip
 from jaxgen.families import gan
 from jaxgen.families.gan_players import GENERATOR, Augment
 from jaxgen.losses.gan import dragan_penalty, gradient_penalty, r1_penalty, r2_penalty
-from jaxgen.models import dcgan, resnet_gan
+from jaxgen.models import dcgan, resnet_gan, srresnet_gan
 from jaxgen.sampling.latent import interpolate
 from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
@@ -47,15 +47,21 @@ Games = Literal[
 class ModelConfig:
     """The two networks."""
 
-    network: Literal["dcgan", "resnet"] = "dcgan"
-    """Kind of networks: DCGAN's convolutions, or the residual pair of SNGAN and WGAN-GP (32, 64 or
-    128 pixels)."""
+    network: Literal["dcgan", "resnet", "srresnet"] = "dcgan"
+    """Kind of networks: DCGAN's convolutions, the residual pair of SNGAN and WGAN-GP (32, 64 or
+    128 pixels), or SRResNet's of the anime characters (16 times a power of two)."""
     generator_channels: int = 128
-    """Channels of the generator's last hidden layer (dcgan); of all of them (resnet on 32 pixels;
-    on 64 and 128 a quarter of it in the last and four times as many in the first)."""
+    """Channels of the generator's last hidden layer (dcgan); of all of them (srresnet; resnet on 32
+    pixels; on 64 and 128 a quarter of it in the last and four times as many in the first)."""
     discriminator_channels: int = 128
-    """Channels of the discriminator's first layer (dcgan); of all of them (resnet on 32 pixels; on
-    64 and 128 half of it in the first and eight times as many in the last)."""
+    """Channels of the discriminator's first layer (dcgan, srresnet); of all of them (resnet on 32
+    pixels; on 64 and 128 half of it in the first and eight times as many in the last)."""
+    generator_blocks: int = 16
+    """Residual blocks of srresnet's generator."""
+    generator_kernel: int = 9
+    """Side of the last kernel of srresnet's generator, in pixels; odd."""
+    discriminator_blocks: int = 2
+    """Residual blocks of srresnet's discriminator at each size."""
     min_size: int = 4
     """Least side of the innermost image of dcgan."""
     latent_dim: int = 100
@@ -72,9 +78,10 @@ class ModelConfig:
     """Size of a group of the minibatch standard deviation, in examples; 0 for none."""
     condition: Conditions = "none"
     """Condition of both networks: it enters the generator's norms (resnet) or is appended to its
-    latents (dcgan), and is projected in the discriminator."""
+    latents (dcgan, srresnet), and is projected in the discriminator."""
     auxiliary: bool = False
-    """Let the discriminator classify instead of being given the label (ACGAN)."""
+    """Let the discriminator name the class, or each attribute, instead of being given them
+    (ACGAN)."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,9 @@ class GameConfig:
     """Weight of the classifier's loss on fakes, in the discriminator's loss."""
     auxiliary_generator: float = 1.0
     """Weight of the classifier's loss in the generator's."""
+    auxiliary_game: float | None = 1.0
+    """Weight of the game itself beside the classifier's losses; None for the number of attributes,
+    whose losses are summed (1 for classes)."""
     augment: tuple[Literal["color", "translation", "cutout"], ...] = ()
     """Differentiable augmentations of everything that the discriminator sees in training."""
     consistency_weight: float = 0.0
@@ -191,20 +201,20 @@ def make_family(config: Config, source: Source) -> Family:
     """The networks and their game."""
     game, optimizer = config.game, config.optimizer
     generator, discriminator = make_networks(config, source)
-    auxiliary = (game.auxiliary_real, game.auxiliary_fake, game.auxiliary_generator)
+    conditioning = _conditioning(config, source)
     return gan.gan(
         generator,
         discriminator,
         make_adam(optimizer.generator),
         make_adam(counted_in_updates(optimizer.discriminator, game)),
         loss=game.loss,
-        conditioning=_conditioning(config, source),
+        conditioning=conditioning,
         discriminator_repeats=game.discriminator_repeats,
         fakes_per_real=game.fakes_per_real,
         penalty=PENALTIES.get(game.penalty),
         penalty_weight=game.penalty_weight,
         penalty_every=game.penalty_every,
-        auxiliary=gan.Auxiliary(*auxiliary) if config.model.auxiliary else None,
+        auxiliary=make_auxiliary(game, conditioning) if config.model.auxiliary else None,
         augment=make_augment(game.augment) if game.augment else None,
         consistency_augment=_moved_and_mirrored if game.consistency_weight else None,
         consistency_weight=game.consistency_weight,
@@ -220,7 +230,7 @@ def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
     if height != width:
         raise ValueError(f"images must be square, got {height}x{width}: give --data.resize")
     axis_name = "data" if config.strategy == "pmap" else None
-    num_classes = source.num_classes if model.auxiliary else None
+    kind = _conditioning(config, source) if model.auxiliary else None
     shared: dict[str, Any] = {"dtype": jnp.dtype(config.precision)}
     of_generator = {
         "image_size": height,
@@ -232,8 +242,7 @@ def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
     }
     of_discriminator = {
         "channels": model.discriminator_channels,
-        "stddev_group": model.stddev_group,
-        "num_classes": num_classes,
+        "num_classes": None if kind is None else kind.width,
         **shared,
     }
     if model.network == "dcgan":
@@ -244,8 +253,24 @@ def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
                 min_size=model.min_size,
                 batch_norm=model.batch_norm,
                 axis_name=axis_name,
+                stddev_group=model.stddev_group,
                 **of_discriminator,
             ),
+        )
+    if model.network == "srresnet":
+        if model.stddev_group or model.attention_size is not None or model.spectral_norm:
+            raise ValueError(
+                "--model.network srresnet has no --model.stddev-group, --model.attention-size and "
+                "--model.spectral-norm"
+            )
+        srresnet_gan.doublings(height)  # refuses other sizes
+        return (
+            srresnet_gan.Generator(
+                blocks=model.generator_blocks,
+                kernel_size=model.generator_kernel,
+                **of_generator,
+            ),
+            srresnet_gan.Discriminator(blocks=model.discriminator_blocks, **of_discriminator),
         )
     resnet_gan.generator_channels(height, model.generator_channels)  # refuses other sizes
     if height > 32:  # the network's own count is that at full size: 64 where 256 and 128 are given
@@ -256,6 +281,7 @@ def make_networks(config: Config, source: Source) -> tuple[Any, Any]:
         resnet_gan.Discriminator(
             normalize=model.spectral_norm,
             pool=model.pool,
+            stddev_group=model.stddev_group,
             attention_size=model.attention_size,
             **of_discriminator,
         ),
@@ -280,13 +306,17 @@ def counted_in_updates(adam: AdamConfig, game: GameConfig) -> AdamConfig:
 
 def _conditioning(config: Config, source: Source) -> Conditioning | None:
     model = config.model
-    if model.auxiliary:
-        if model.condition not in ("none", "label"):
-            raise ValueError(
-                f"--model.auxiliary needs classes, not --model.condition {model.condition}"
-            )
+    if model.auxiliary and model.condition == "none":
         return make_conditioning("label", source)
     return make_conditioning(model.condition, source, config.text)
+
+
+def make_auxiliary(game: GameConfig, conditioning: Conditioning | None) -> gan.Auxiliary:
+    """The weights of the classifier's losses, and of the game beside them."""
+    weight = game.auxiliary_game
+    if weight is None:
+        weight = float((conditioning and conditioning.num_attributes) or 1)
+    return gan.Auxiliary(game.auxiliary_real, game.auxiliary_fake, game.auxiliary_generator, weight)
 
 
 def _linear_interpolation(family: Family) -> pictures.Picture:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from experiments.recipes.text import TextConfig, text_conditioning
@@ -14,6 +15,7 @@ from jaxgen.training import averages
 from jaxgen.training.averages import Average
 from jaxgen.training.optim import adam
 
+_EXAMPLES = 512  # of the data's conditions
 Conditions = Literal["none", "label", "attributes", "text", "embedding"]
 
 
@@ -144,7 +146,9 @@ def make_conditioning(
         )
     ((width,), _) = source.spec[condition]
     if condition == "attributes":
-        return attributes(width, getattr(source, "attribute_names", ()))
+        rows = np.linspace(0, len(source) - 1, min(len(source), _EXAMPLES)).astype(np.int64)
+        examples = np.asarray(source[rows]["attributes"])
+        return attributes(width, getattr(source, "attribute_names", ()), examples)
     return embeddings(width)
 
 

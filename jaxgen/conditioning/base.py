@@ -9,7 +9,7 @@ guidance compares with it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,7 +52,8 @@ class Conditioning(NamedTuple):
         null: `(variables, num) -> Condition` that stands for no condition, `num` times.
         width: The width of the vector, or None where there is none.
         sweep: Conditions that show each effect by itself, `[rows, *shape]`: every class; no
-            attribute and then each alone; None for embeddings, which only their maker knows.
+            attribute and then each alone, or as the examples have it; None for embeddings, which
+            only their maker knows.
         num_classes: The number of classes, or None for other kinds.
         init: `key -> parameters` of an encoder that is trained with the model.
         trained: Whether `init` makes parameters.
@@ -61,6 +62,9 @@ class Conditioning(NamedTuple):
         tokenize: Function from captions to conditions as the data has them, of a model that is told
             a text; it raises ValueError for words that it does not know. None for other kinds.
         files: What a run keeps so that its conditions mean the same ever after, by the file's name.
+        num_attributes: The number of attributes, or None for other kinds.
+        examples: Conditions that the data has, `[rows, *shape]`, or None where they are not known:
+            what a model was trained on together, batch statistics are of.
     """
 
     key: str
@@ -76,6 +80,8 @@ class Conditioning(NamedTuple):
     names: tuple[str, ...] = ()
     tokenize: Callable[[Sequence[str]], np.ndarray] | None = None
     files: Mapping[str, bytes] = {}
+    num_attributes: int | None = None
+    examples: np.ndarray | None = None
 
 
 def vector_conditioning(
@@ -115,9 +121,11 @@ def vector_conditioning(
 
 
 def encode(
-    conditioning: Conditioning | None, variables: Variables, condition: Array | None
+    conditioning: Conditioning | None, variables: Variables, condition: Any
 ) -> Condition | None:
     """What a network is told by conditions as the data has them, or None where it takes none.
+
+    A `Condition`, which is encoded already, passes: one between two others, say.
 
     Raises:
         ValueError: a condition for a model that takes none, none for one that does, and what
@@ -131,6 +139,8 @@ def encode(
         raise ValueError(
             f"condition must be given: the model is conditioned on {conditioning.key!r}"
         )
+    if isinstance(condition, Condition):
+        return condition
     return conditioning.encode(variables, jnp.asarray(condition))
 
 
@@ -207,6 +217,27 @@ def replace(which: Bool[Array, " batch"], condition: Condition, other: Condition
 def repeat(condition: Condition | None, times: int) -> Condition | None:
     """Each example's condition `times` times, one after another; None stays None."""
     return jax.tree.map(lambda x: jnp.repeat(x, times, axis=0), condition)
+
+
+def between(start: Condition, end: Condition, steps: int) -> Condition:
+    """Conditions on straight lines, `(1 - t) start + t end` for t from 0 to 1, f[steps, B, ...].
+
+    Args:
+        start: What the network is told at first; without a mask.
+        end: What it is told at last, of the same shapes.
+        steps: The number of conditions on the way, both ends included.
+
+    Raises:
+        ValueError: conditions with a mask: tokens of different texts do not lie in one place.
+    """
+    if start.mask is not None or end.mask is not None:
+        raise ValueError("start and end must have no mask: there is nothing between two texts")
+
+    def line(first: Array, last: Array) -> Array:
+        t = jnp.linspace(0.0, 1.0, steps).reshape(-1, *(1,) * first.ndim)
+        return (1 - t) * first[None] + t * last[None]
+
+    return jax.tree.map(line, start, end)
 
 
 def vector_of(condition: Condition | None) -> Float[Array, "batch width"] | None:

@@ -129,7 +129,7 @@ def autoregressive(
         variables: Variables,
         key: Array,
         num: int,
-        condition: Array | None,
+        condition: Any,
         given: Array | None = None,
         known: Array | None = None,
     ) -> Images:

@@ -171,7 +171,7 @@ def flow(
             [z.reshape(z.shape[0], -1) for z in jax.tree.leaves(latents)], axis=1
         )
 
-    def inverse(variables: Variables, latents: Array, condition: Array | None) -> Array:
+    def inverse(variables: Variables, latents: Array, condition: Any) -> Array:
         encoded = conditions.encode(conditioning, variables, condition)
         return _inverse(model, collections_of(variables, NAME), latents, encoded, event_shape)
 

@@ -28,6 +28,7 @@ from jaxgen.core import (
     Variables,
 )
 from jaxgen.families import gan_balance as balance
+from jaxgen.families.gan_auxiliary import Auxiliary, Naming, naming
 from jaxgen.families.gan_players import (
     DISCRIMINATOR,
     GENERATOR,
@@ -52,19 +53,16 @@ Step = Int[Array, ""]
 Penalty = Callable[[Callable[[Array], Array], Array, Array, Key[Array, ""]], Array]
 
 
-class Auxiliary(NamedTuple):
-    """Weights of the auxiliary classifier's cross-entropy (ACGAN).
+class _Game(NamedTuple):
+    """What both players' losses are made of, beside penalties.
 
     Attributes:
-        real: Weight in the discriminator's loss, on real images.
-        fake: Weight in the discriminator's loss, on fakes (Odena et al. 2017; 0 in Gulrajani et al.
-            2017).
-        generator: Weight in the generator's loss.
+        name: Name of the game, a key of `losses.ADVERSARIAL`.
+        classifier: Weights of the auxiliary classifier and what it names, or None.
     """
 
-    real: float = 1.0
-    fake: float = 1.0
-    generator: float = 1.0
+    name: str
+    classifier: tuple[Auxiliary, Naming] | None
 
 
 def gan(
@@ -94,9 +92,10 @@ def gan(
 
     A step is `discriminator_repeats` updates of the discriminator, each on its own slice of the
     batch, on fakes for the conditions of the slice, then one of the generator, on fakes for classes
-    drawn afresh (for the conditions of the first slice, where they are no classes). The latents are
-    `N(0, I)`. `evaluate` is the discriminator's loss on held-out images and fresh fakes: not a
-    measure of the samples' quality, but an overfitted discriminator shows.
+    drawn afresh. Other conditions than classes are those of the first slice: draws too, of what the
+    data has, so that no two attributes exclude each other. The latents are `N(0, I)`. `evaluate` is
+    the discriminator's loss on held-out images and fresh fakes: not a measure of the samples'
+    quality, but an overfitted discriminator shows.
 
     A `penalty` is part of the discriminator's loss; with `penalty_every` = n > 1 it is *lazy*
     (Karras et al. 2020, StyleGAN2, section 4.1): a phase of its own after the discriminator's turn,
@@ -140,7 +139,8 @@ def gan(
         penalty_weight: Weight of the penalty.
         penalty_every: Steps from one turn of the penalty to the next; with 1 it is in the
             discriminator's loss.
-        auxiliary: Weights of the auxiliary classifier, which the discriminator must have, or None.
+        auxiliary: Weights of the auxiliary classifier of classes or attributes, which the
+            discriminator must have and is then not told the condition, or None.
         augment: Function `(key, images) -> images`, differentiable, before every verdict in
             training (`jaxgen.augmentation.diff_augment`), or None.
         consistency_augment: Function `(key, images) -> images` of real images under which the
@@ -156,14 +156,14 @@ def gan(
 
     Raises:
         ValueError: An argument is out of its range, the penalty needs a discriminator without
-            batch normalization, the auxiliary classifier has no classes, there is no condition for
-            wrong pairs or codes, or `init` finds a frozen part of another network.
+            batch normalization, the auxiliary classifier is not of what the conditions are, there
+            is no condition for wrong pairs or codes, or `init` finds a frozen part of another
+            network.
     """
     _check_arguments(
         discriminator,
         penalty,
         penalty_every,
-        auxiliary,
         discriminator_repeats=(discriminator_repeats, 1),
         fakes_per_real=(fakes_per_real, 1),
         standing_batches=(standing_batches, 0),
@@ -172,6 +172,9 @@ def gan(
     if mismatch and auxiliary is not None:
         raise ValueError("mismatch must be 0 with an auxiliary classifier, which names the class")
     check_conditioned(generator, conditioning, mismatch=mismatch, kl_weight=kl_weight)
+    game = _Game(loss, None)
+    if auxiliary is not None:
+        game = _Game(loss, (auxiliary, naming(conditioning, discriminator)))
     # mypy: a module's own attributes, such as `latent_dim`, are no part of its type.
     networks: tuple[Any, Any] = (generator, discriminator)
     names_class = auxiliary is not None
@@ -179,8 +182,7 @@ def gan(
     penalize = None if penalty is None else _penalizer(players, penalty)
     discriminator_loss = _discriminator_loss(
         players,
-        loss,
-        auxiliary,
+        game,
         consistency_augment,
         consistency_weight,
         penalize if penalty_every == 1 else None,
@@ -191,7 +193,7 @@ def gan(
     if penalize is not None and penalty_every > 1:
         lazy = _penalty_loss(players, penalize, penalty_weight * penalty_every)
         phases.append(Phase(PENALTY, DISCRIMINATOR, lazy, discriminator_repeats, penalty_every))
-    generator_loss = _generator_loss(players, loss, auxiliary, fakes_per_real, kl_weight)
+    generator_loss = _generator_loss(players, game, fakes_per_real, kl_weight)
     phases.append(Phase(GENERATOR, GENERATOR, generator_loss))
     held_out = make_players(
         outside_maps(generator), discriminator, conditioning, None, names_class=names_class
@@ -205,7 +207,7 @@ def gan(
             GENERATOR: Optimizer((GENERATOR,), generator_optimizer),
         },
         phases=tuple(phases),
-        evaluate=_evaluation(held_out, loss, auxiliary, mismatch),
+        evaluate=_evaluation(held_out, game, mismatch),
         sample=sample,
         decode=decode,
         latents=normal_space(networks[0].latent_dim, truncation),
@@ -219,8 +221,7 @@ def gan(
 
 def _discriminator_loss(
     players: Players,
-    loss: str,
-    auxiliary: Auxiliary | None,
+    game: _Game,
     consistency_augment: Augment | None,
     consistency_weight: float,
     penalize: Callable[..., Array] | None,
@@ -235,11 +236,12 @@ def _discriminator_loss(
         if consistency_augment is not None:
             groups.append(players.shown(key_real, consistency_augment(key_twin, real)))
         verdicts, state = players.judge(variables, groups, condition, train=True)
-        value, metrics = _compare(loss, verdicts, real, fake)
+        value, metrics = _compare(game, verdicts, real, fake, players.conditions(batch))
         if mismatch:
             judging = with_state(variables, DISCRIMINATOR, state)
             on_wrong, differs, state = wrong_pairs(players, judging, batch, groups[0], train=True)
-            value, metrics = _refuse(loss, mismatch * differs, verdicts, on_wrong, value, metrics)
+            share = mismatch * differs
+            value, metrics = _refuse(game.name, share, verdicts, on_wrong, value, metrics)
         if consistency_augment is not None:
             change = losses.consistency_penalty(verdicts[0].logits, verdicts[2].logits)
             metrics["consistency"] = change
@@ -247,8 +249,6 @@ def _discriminator_loss(
         if penalize is not None:
             metrics["penalty"] = penalize(variables, groups, condition, key_penalty)
             value = value + penalty_weight * metrics["penalty"]
-        if auxiliary is not None:
-            value, metrics = _classify(auxiliary, verdicts, batch["label"], value, metrics)
         return value, Aux(metrics, {**variables.state, DISCRIMINATOR: state})
 
     return discriminator_loss
@@ -298,30 +298,25 @@ def _penalty_loss(players: Players, penalize: Callable[..., Array], weight: floa
     return penalty_loss
 
 
-def _generator_loss(
-    players: Players,
-    loss: str,
-    auxiliary: Auxiliary | None,
-    fakes_per_real: int,
-    kl_weight: float,
-) -> LossFn:
+def _generator_loss(players: Players, game: _Game, fakes_per_real: int, kl_weight: float) -> LossFn:
     def generator_loss(variables: Variables, batch: Batch, key: Key[Array, ""], step: Step):
         real, condition = batch["image"], players.encode(variables, batch)
-        several, label = players.ask(variables, batch, jax.random.fold_in(key, 3), fakes_per_real)
+        several, asked = players.ask(variables, batch, jax.random.fold_in(key, 3), fakes_per_real)
         key_z, key_fake, key_real = jax.random.split(key, 3)
         fake, state = players.generate(variables, key_z, real.shape[0] * fakes_per_real, several)
         groups = [players.shown(key_fake, fake)]
         (on_fake,), _ = players.judge(variables, groups, several, train=True)
         real_logits = jnp.zeros_like(on_fake.logits)
-        if loss == "relativistic_average":
+        if game.name == "relativistic_average":
             groups = [players.shown(key_real, real)]
             (on_real,), _ = players.judge(variables, groups, condition, train=True)
             real_logits = jnp.repeat(on_real.logits, fakes_per_real)
-        value = losses.adversarial(loss).generator(on_fake.logits, real_logits)
-        if auxiliary is not None:
-            assert label is not None
-            entropy, _ = _classified(on_fake, label)
-            value = value + auxiliary.generator * entropy
+        value = losses.adversarial(game.name).generator(on_fake.logits, real_logits)
+        if game.classifier is not None:
+            weights, named = game.classifier
+            assert asked is not None
+            entropy = named.loss(on_fake.class_logits, asked)
+            value = weights.game * value + weights.generator * entropy
         value = value.reshape(real.shape[0], fakes_per_real).mean(axis=1)
         metrics = {}
         if kl_weight:
@@ -333,31 +328,37 @@ def _generator_loss(
     return generator_loss
 
 
-def _evaluation(
-    players: Players, loss: str, auxiliary: Auxiliary | None, mismatch: float
-) -> Evaluate:
+def _evaluation(players: Players, game: _Game, mismatch: float) -> Evaluate:
     def evaluate(variables: Variables, batch: Batch, key: Key[Array, ""]):
         real, condition = batch["image"], players.encode(variables, batch)
         key_z, *_ = jax.random.split(key, 5)  # as in training
         # The generator by its batch statistics, as in training: they fit any parameters.
         fake, _ = players.generate(variables, key_z, real.shape[0], condition)
         verdicts, _ = players.judge(variables, [real, fake], condition, train=False)
-        value, metrics = _compare(loss, verdicts, real, fake)
+        value, metrics = _compare(game, verdicts, real, fake, players.conditions(batch))
         if mismatch:
             on_wrong, differs, _ = wrong_pairs(players, variables, batch, real, train=False)
-            value, metrics = _refuse(loss, mismatch * differs, verdicts, on_wrong, value, metrics)
-        if auxiliary is not None:
-            value, metrics = _classify(auxiliary, verdicts, batch["label"], value, metrics)
+            share = mismatch * differs
+            value, metrics = _refuse(game.name, share, verdicts, on_wrong, value, metrics)
         return value, metrics
 
     return evaluate
 
 
-def _compare(loss: str, verdicts: list[Any], real: Images, fake: Images):
-    """(the discriminator's loss in the game, metrics of the two players' balance)."""
+def _compare(game: _Game, verdicts: list[Any], real: Images, fake: Images, condition: Array | None):
+    """The discriminator's loss, without penalties, and metrics of the two players' balance."""
     logits = verdicts[0].logits, verdicts[1].logits
-    metrics = {**balance.observe(loss, *logits), "diversity": balance.diversity(fake, real)}
-    return losses.adversarial(loss).discriminator(*logits), metrics
+    metrics = {**balance.observe(game.name, *logits), "diversity": balance.diversity(fake, real)}
+    value = losses.adversarial(game.name).discriminator(*logits)
+    if game.classifier is None:
+        return value, metrics
+    weights, named = game.classifier
+    assert condition is not None
+    value = weights.game * value
+    for side, verdict in zip(("real", "fake"), verdicts, strict=False):
+        value = value + getattr(weights, side) * named.loss(verdict.class_logits, condition)
+        metrics[f"{side}_class_accuracy"] = named.right(verdict.class_logits, condition)
+    return value, metrics
 
 
 def _refuse(
@@ -371,28 +372,10 @@ def _refuse(
     return value, {**metrics, **wrong}
 
 
-def _classify(
-    auxiliary: Auxiliary, verdicts: list[Any], label: Array, value: Array, metrics: Metrics
-):
-    """The discriminator's loss and metrics, with those of its classifier on both sides."""
-    real_entropy, real_right = _classified(verdicts[0], label)
-    fake_entropy, fake_right = _classified(verdicts[1], label)
-    value = value + auxiliary.real * real_entropy + auxiliary.fake * fake_entropy
-    accuracies = {"real_class_accuracy": real_right, "fake_class_accuracy": fake_right}
-    return value, {**metrics, **accuracies}
-
-
-def _classified(verdict: Any, label: Array) -> tuple[Array, Array]:
-    """(cross-entropy in nats, 1 where the class is right) of the auxiliary classifier."""
-    entropy = losses.auxiliary_classifier_loss(verdict.class_logits, label)
-    return entropy, (jnp.argmax(verdict.class_logits, axis=-1) == label).astype(jnp.float32)
-
-
 def _check_arguments(
     discriminator: Any,
     penalty: Penalty | None,
     penalty_every: int,
-    auxiliary: Auxiliary | None,
     **at_least: tuple[int, int],
 ) -> None:
     """Raise ValueError for what `gan` cannot do; `at_least` has (value, least) by name."""
@@ -408,5 +391,3 @@ def _check_arguments(
             "penalty needs a discriminator without batch statistics (dcgan's has batch_norm=False):"
             " normalized by the batch, the gradient for one image is that of all"
         )
-    if auxiliary is not None and getattr(discriminator, "num_classes", None) is None:
-        raise ValueError("auxiliary needs a discriminator with num_classes")

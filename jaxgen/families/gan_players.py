@@ -26,26 +26,26 @@ class Players(NamedTuple):
     """What the losses of both players consist of.
 
     Attributes:
+        conditions: `batch -> conditions` of a batch as the data has them, or None.
         encode: `(variables, batch) -> Condition | None` of a batch.
-        ask: `(variables, batch, key, repeats) -> (condition, label)`, what the generator's own turn
-            asks of it, `repeats` for each example of the batch: classes drawn afresh, all alike
-            likely (the label is None where there are no classes: then the batch's conditions).
+        ask: `(variables, batch, key, repeats) -> (condition, conditions as the data has them)`,
+            what the generator's own turn asks of it, `repeats` for each example of the batch:
+            classes drawn afresh, all alike likely; of other kinds the batch's own.
         generate: `(variables, key, num, condition) -> (images, the generator's new state)`, with
             batch statistics of these images.
         judge: `(variables, groups of images, condition, train=...) -> (a verdict of each group, the
             discriminator's new state)`.
         code: `(variables, condition) -> (mean, log sigma)` of the generator's code of a condition.
         shown: `(key, images) -> images` as the discriminator sees them in training.
-        conditioning: Kind of condition, or None.
     """
 
+    conditions: Callable[[Batch], Array | None]
     encode: Callable[[Variables, Batch], Condition | None]
     ask: Callable[..., tuple[Condition | None, Array | None]]
     generate: Callable[[Variables, Key[Array, ""], int, Condition | None], tuple[Images, PyTree]]
     judge: Callable[..., tuple[list[Any], PyTree]]
     code: Callable[[Variables, Condition | None], tuple[Array, Array]]
     shown: Augment
-    conditioning: Conditioning | None
 
 
 def make_players(
@@ -63,15 +63,19 @@ def make_players(
         discriminator: Module of the discriminator, see `gan`.
         conditioning: Kind of condition, or None.
         augment: Function `(key, images) -> images` before every verdict in training, or None.
-        names_class: Whether the discriminator is to name the class, and so is not given it.
+        names_class: Whether the discriminator is to name the condition, and so is not given it.
     """
 
     def encode(variables: Variables, batch: Batch) -> Condition | None:
         return conditions.encode_batch(conditioning, variables, batch)
 
+    def own(batch: Batch) -> Array | None:
+        return conditions.condition_of(conditioning, batch)
+
     def ask(variables: Variables, batch: Batch, key: Key[Array, ""], repeats: int):
         if conditioning is None or conditioning.num_classes is None:
-            return conditions.repeat(encode(variables, batch), repeats), None
+            both = encode(variables, batch), own(batch)
+            return jax.tree.map(lambda x: jnp.repeat(x, repeats, axis=0), both)
         shape = (repeats * len(batch["image"]),)
         label = jax.random.randint(key, shape, 0, conditioning.num_classes)
         return conditions.encode(conditioning, variables, label), label
@@ -89,7 +93,7 @@ def make_players(
         return generator.apply({"params": parameters}, condition, method="condition_code")
 
     shown = augment or (lambda key, images: images)
-    return Players(encode, ask, generate, judge, code, shown, conditioning)
+    return Players(own, encode, ask, generate, judge, code, shown)
 
 
 def check_conditioned(
@@ -123,8 +127,7 @@ def wrong_pairs(
         The verdict on them; 1 where the condition really differs from the image's own, else 0,
         f32[B]; the discriminator's new state.
     """
-    conditioning = players.conditioning
-    own = conditions.condition_of(conditioning, batch)
+    own = players.conditions(batch)
     assert own is not None
     differs = (own != jnp.roll(own, -1, axis=0)).reshape(len(own), -1).any(axis=1)
     encoded = players.encode(variables, batch)
@@ -208,7 +211,7 @@ def make_sampler(
         return normal_latents(key, num, generator.latent_dim, truncation)
 
     def sample(
-        variables: Variables, key: Key[Array, ""], num: int, *, condition: Array | None = None
+        variables: Variables, key: Key[Array, ""], num: int, *, condition: Any = None
     ) -> Images:
         key_z, key_standing = jax.random.split(key)
         return decode(variables, draw(key_z, num), key_standing, condition=condition)
@@ -218,16 +221,16 @@ def make_sampler(
         latents: Float[Array, "batch latent"],
         key: Key[Array, ""],
         *,
-        condition: Array | None = None,
+        condition: Any = None,
     ) -> Images:
         encoded = conditions.encode(conditioning, variables, condition)
         state = variables.state[GENERATOR]
         if standing_batches and "batch_stats" in state:
-            state = {**state, "batch_stats": standing_statistics(variables, key, condition)}
+            state = {**state, "batch_stats": standing_statistics(variables, key, encoded)}
             variables = with_state(variables, GENERATOR, state)
         return _apply(generator, GENERATOR, variables, latents, encoded, train=False)[0]
 
-    def standing_statistics(variables: Variables, key: Key[Array, ""], condition: Array | None):
+    def standing_statistics(variables: Variables, key: Key[Array, ""], asked: Condition | None):
         # Without momentum the new statistics are the batch's alone.
         fresh = outside_maps(generator).clone(momentum=0.0)
 
@@ -235,8 +238,7 @@ def make_sampler(
             key_z, key_condition = jax.random.split(key)
             encoded = None
             if conditioning is not None:
-                several = _mixed_conditions(conditioning, key_condition, condition)
-                encoded = conditioning.encode(variables, several)
+                encoded = _mixed_conditions(conditioning, variables, key_condition, asked)
             z = draw(key_z, _STANDING_BATCH)
             return _apply(fresh, GENERATOR, variables, z, encoded, train=True)[1]["batch_stats"]
 
@@ -292,10 +294,18 @@ def with_state(variables: Variables, name: str, state: PyTree) -> Variables:
 
 
 def _mixed_conditions(
-    conditioning: Conditioning, key: Key[Array, ""], condition: Array | None
-) -> Array:
-    """Conditions for standing statistics: all classes alike, or a draw from those asked for."""
+    conditioning: Conditioning, variables: Variables, key: Key[Array, ""], asked: Condition | None
+) -> Condition:
+    """Conditions for standing statistics, mixed as in training where that is known.
+
+    All classes alike; of other kinds a draw from the data's examples, or, without them, from the
+    conditions that are asked for.
+    """
     if conditioning.num_classes is not None:
-        return jax.random.randint(key, (_STANDING_BATCH,), 0, conditioning.num_classes)
-    assert condition is not None
-    return jax.random.choice(key, jnp.asarray(condition), (_STANDING_BATCH,))
+        label = jax.random.randint(key, (_STANDING_BATCH,), 0, conditioning.num_classes)
+        return conditioning.encode(variables, label)
+    if conditioning.examples is not None:
+        examples = jnp.asarray(conditioning.examples)
+        return conditioning.encode(variables, jax.random.choice(key, examples, (_STANDING_BATCH,)))
+    rows = jax.random.randint(key, (_STANDING_BATCH,), 0, len(jax.tree.leaves(asked)[0]))
+    return jax.tree.map(lambda x: x[rows], asked)

@@ -143,7 +143,7 @@ def wavenet(
         variables: Variables,
         key: Array,
         shape: tuple[int, int],
-        condition: Array | None,
+        condition: Any,
         features: Array | None,
         given: Array | None = None,
         known: Array | None = None,

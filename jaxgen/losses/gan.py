@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Integer, Key
+from jaxtyping import Array, Float, Key
 
 from jaxgen.checks import check_choice, check_same_shape
 from jaxgen.distributions.elementwise import gaussian_kl
@@ -262,38 +262,6 @@ def r2_penalty(critic: Critic, fake: Float[Array, "batch *dims"]) -> Float[Array
     """
     _check_images("fake", fake)
     return 0.5 * _squared_gradient(critic, _f32(fake))
-
-
-def auxiliary_classifier_loss(
-    class_logits: Float[Array, "batch classes"], labels: Integer[Array, " batch"]
-) -> Float[Array, " batch"]:
-    """`-log softmax(class_logits)[label]`, ACGAN's L_C (Odena et al. 2017, eq. 3), negated.
-
-    Both players add it: the discriminator on real (and fake) images, the generator on its own.
-
-    Args:
-        class_logits: Logits of the discriminator's second head.
-        labels: Classes of data, or those that samples were asked for, 0..C-1.
-
-    Returns:
-        The loss of each example, f32[B], nats. NaN where a label lies outside the classes, since
-        values cannot raise under `jit`; the training step stops at it.
-
-    Raises:
-        ValueError: The shapes do not fit, or the labels are not integers.
-    """
-    if class_logits.ndim != 2 or not jnp.issubdtype(class_logits.dtype, jnp.floating):
-        raise ValueError(f"class_logits must be floats of shape [B, C], got {_of(class_logits)}")
-    if labels.shape != class_logits.shape[:1] or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"labels must be integers of shape {class_logits.shape[:1]}, one for each of"
-            f" class_logits, got {_of(labels)}"
-        )
-    nats = -jax.nn.log_softmax(_f32(class_logits), axis=1)
-    labels = labels.astype(jnp.int32)  # compared as bytes, 256 classes would be none
-    inside = (labels >= 0) & (labels < class_logits.shape[1])
-    chosen = jnp.take_along_axis(nats, jnp.where(inside, labels, 0)[:, None], axis=1)[:, 0]
-    return jnp.where(inside, chosen, jnp.nan)
 
 
 def consistency_penalty(

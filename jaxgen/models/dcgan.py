@@ -152,7 +152,8 @@ class Discriminator(nn.Module):
     Attributes:
         channels: Channels of the first layer; each one after it has twice as many.
         stddev_group: Size of a group of `minibatch_stddev` before the last layer; 0 for none.
-        num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
+        num_classes: Number of classes, or attributes, of the auxiliary classifier, or None for no
+            classifier.
         min_size: Least side of the last image, see `levels`.
         batch_norm: Normalize by the batch's statistics, as the paper does; without it, as a penalty
             of the gradient needs, the convolutions have biases.

@@ -215,7 +215,8 @@ class Discriminator(nn.Module):
         pool: Pooling over the last positions, "sum" (SNGAN) or "mean" (WGAN-GP).
         attention_size: Image size at which a `NonLocalBlock` stands (SAGAN), or None for none.
         stddev_group: Size of a group of `minibatch_stddev` before the last ReLU; 0 for none.
-        num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
+        num_classes: Number of classes, or attributes, of the auxiliary classifier, or None for no
+            classifier.
         dtype: Type of the computation; parameters, the layers that see the image, and verdicts are
             float32.
     """

@@ -6,6 +6,7 @@ A picture is `(variables, batch, key, rows, columns) -> images in model space`, 
     name               needs                          shows
     interpolation      latents with a prior, decode   paths between random latents
     conditions         these, and a sweep             one row a condition, one latent a column
+    between_conditions these, and a sweep             one latent a row, from condition to condition
     latent_plane       these, and two latents         the whole latent space
     reconstructions    encode, decode                 examples above their reconstructions
     between_examples   latents, encode, decode        paths between examples
@@ -25,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxgen.conditioning.base import condition_of
+from jaxgen.conditioning.base import between, condition_of
 from jaxgen.core import Batch, Family, PyTree, Variables
 from jaxgen.training import denoising_pictures
 from jaxgen.training.denoising_pictures import Picture
@@ -44,6 +45,7 @@ def of(family: Family) -> Mapping[str, Picture]:
             pictures["interpolation"] = interpolation(family)
             if sweep is not None:
                 pictures["conditions"] = condition_sweep(family)
+                pictures["between_conditions"] = between_conditions(family)
             elif family.latents.width == 2:
                 pictures["latent_plane"] = latent_plane(family)
         if family.encode is not None:
@@ -128,6 +130,33 @@ def condition_sweep(family: Family) -> Picture:
         repeated = jax.tree.map(lambda x: jnp.tile(x, (many, *(1,) * (x.ndim - 1))), drawn)
         condition = jnp.repeat(conditions, columns, axis=0)
         return _decode(family, variables, repeated, key_decode, condition)
+
+    return draw
+
+
+def between_conditions(family: Family) -> Picture:
+    """Each row keeps a latent, and goes from one condition to the next one of the sweep.
+
+    What goes is what the network is told (`conditioning.base.between`): half a red hair and half a
+    blue one.
+
+    Args:
+        family: Conditional family with a sweep, `latents` that can be drawn, and `decode`.
+    """
+    draw_latents, conditioning = _prior(family), family.conditioning
+    assert conditioning is not None
+
+    def draw(variables, batch, key, rows: int, columns: int) -> Array:
+        key_latents, key_decode = jax.random.split(key)
+        drawn = draw_latents(key_latents, rows)
+        many = len(np.asarray(conditioning.sweep))
+        start, end = (
+            conditioning.encode(variables, jnp.asarray(conditioning.sweep)[places % many])
+            for places in (np.arange(rows), np.arange(1, rows + 1))
+        )
+        path = _by_row(between(start, end, columns))
+        repeated = jax.tree.map(lambda z: jnp.repeat(z, columns, axis=0), drawn)
+        return _decode(family, variables, repeated, key_decode, path)
 
     return draw
 

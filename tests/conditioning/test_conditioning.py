@@ -29,7 +29,36 @@ def test_attributes_are_signs():
     encoded = two.encode(NOTHING, jnp.array([[1, 0]])).vector
     np.testing.assert_array_equal(encoded, [[1, -1]])
     assert (two.key, two.width, two.shape, two.num_classes) == ("attributes", 2, (2,), None)
+    assert (two.num_attributes, labels(3).num_attributes) == (2, None)
     np.testing.assert_array_equal(two.sweep, [[0, 0], [1, 0], [0, 1]])
+
+
+def test_a_sweep_of_attributes_that_occur():
+    """Two colours, of which each example has one, and two more: the most usual example, and of
+    each attribute the nearest that has it; one that no example has is added."""
+    examples = np.array([[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 1, 1, 0], [1, 0, 1, 0]])
+    kind = attributes(4, ("red", "blue", "glasses", "beard"), examples)
+    np.testing.assert_array_equal(
+        kind.sweep, [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 1]]
+    )
+    np.testing.assert_array_equal(kind.examples, examples)
+    with pytest.raises(ValueError, match=r"examples must have the shape \[B, 4\], got \[2, 3\]"):
+        attributes(4, (), np.zeros((2, 3)))
+    with pytest.raises(ValueError, match=r"examples must lie in 0\.\.1"):
+        attributes(2, (), np.array([[0, 2]]))
+
+
+def test_what_is_encoded_passes():
+    """Between two conditions, straight; texts have nothing between them."""
+    kind = labels(2)
+    start, end = (kind.encode(NOTHING, jnp.array([label])) for label in (0, 1))
+    path = base.between(start, end, 3)
+    np.testing.assert_allclose(path.vector[:, 0], [[1, 0], [0.5, 0.5], [0, 1]])
+    condition = jax.tree.map(lambda x: x[1], path)
+    assert base.encode(kind, NOTHING, condition) is condition
+    masked = Condition(None, jnp.zeros((1, 2, 3)), jnp.ones((1, 2), bool))
+    with pytest.raises(ValueError, match="must have no mask"):
+        base.between(masked, masked, 3)
 
 
 def test_embeddings_pass():

@@ -30,6 +30,11 @@ RESNET = [
     *"--data.name=digits --data.resize=32 --batch-size=40 --model.latent-dim=4".split(),
     *"--model.generator-channels=4 --model.discriminator-channels=4".split(),
 ]
+ATTRIBUTES = [
+    *"--data.name=captioned_digits --data.resize=None --batch-size=16".split(),
+    *"--model.latent-dim=4 --model.generator-blocks=1 --model.discriminator-blocks=1".split(),
+    *"--model.generator-channels=4 --model.discriminator-channels=4".split(),
+]
 DENSE = "--model.network dense --model.features 8 --model.latent-dim 2".split()
 CONV = "--model.channels=2 --model.hidden=4 --model.latent-dim=2".split()
 REALNVP = "--model.width=4 --model.levels=2 --model.blocks=1 --model.couplings=1".split()
@@ -57,6 +62,8 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "wgan_gp_cifar": (RESNET, ["--sampler.standing-batches=1"]),
     "cgan_cifar": (RESNET, ["--sampler.standing-batches=1"]),
     "acgan_cifar": (RESNET, ["--sampler.standing-batches=1"]),
+    "anime_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
+    "manga_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
     "vae_digits": ([*DIGITS, *DENSE, "--model.prior-couplings=2", "--model.prior-width=8"], []),
     "vae_mnist": ([*DIGITS, *DENSE], []),
     "beta_vae": ([*DIGITS, *DENSE, "--objective.free-bits=0.1"], []),

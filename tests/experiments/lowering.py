@@ -40,6 +40,11 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
         return digits(split or "train", resize=resize)
     if name == "captioned_digits":
         return captioned_digits(split or "train")
+    if name == "folder":  # of faces with 34 attributes, which exclude each other in twos
+        attributes = np.arange(640)[:, None] // 2 ** np.arange(17) % 2
+        attributes = np.concatenate([attributes, 1 - attributes], axis=1).astype(np.int32)
+        images = np.zeros((640, resize, resize, 3), np.uint8)
+        return ArraySource({"image": images, "attributes": attributes}, name=name)
     shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
     image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
     return ArraySource({"image": image, "label": np.arange(640, dtype=np.int32) % 10}, name=name)

@@ -12,21 +12,30 @@ from recipes import call, fails, share_of_readable_samples
 
 from experiments import (
     acgan_cifar,
+    anime_attributes,
     cgan_cifar,
     dcgan_digits,
     dcgan_mnist,
+    manga_attributes,
     sngan_cifar,
     wgan_gp_cifar,
 )
 from experiments.recipes import gan as gan_flags
 from experiments.recipes.gan import GameConfig
-from experiments.recipes.shared import AdamConfig
+from experiments.recipes.shared import AdamConfig, make_conditioning
 from jaxgen.data.sources import ArraySource
 from jaxgen.training.config import DataConfig
 
 RESNET = (
     "--data.name=digits --data.resize=32 --model.generator-channels=4 --steps=2 --log-every=1 "
     "--model.discriminator-channels=4 --model.latent-dim=4 --sampler.standing-batches=1"
+).split()
+
+
+ATTRIBUTES = (
+    "--data.name=captioned_digits --data.resize=None --batch-size=16 --model.latent-dim=4 "
+    "--model.generator-channels=4 --model.discriminator-channels=4 --model.generator-blocks=1 "
+    "--model.discriminator-blocks=1"
 ).split()
 
 
@@ -59,7 +68,7 @@ def test_dcgan_end_to_end(tmp_path, capsys):
     message = fails(
         capsys, dcgan_digits, "sample", "--run-dir", run_dir, "--picture=sweep", "--out=x.png"
     )
-    assert "'samples' or one of ['conditions', 'interpolation', 'interpolation_linear']" in message
+    assert "'samples' or one of ['between_conditions', 'conditions', 'interpolation', " in message
 
 
 @pytest.mark.slow
@@ -73,6 +82,45 @@ def test_unconditional_dcgan_on_28_pixels(tmp_path, capsys):
     out = tmp_path / "samples.npz"
     call(capsys, dcgan_mnist, "sample", "--run-dir", run_dir, "--num=3", f"--out={out}")
     assert np.load(out)["samples"].shape == (3, 28, 28, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", [anime_attributes, manga_attributes])
+def test_attributes_end_to_end(recipe, tmp_path, capsys):
+    """On the embedded digits of 16 pixels: one row an attribute, and what lies between two."""
+    run_dir = str(tmp_path / "run")
+    flags = (*ATTRIBUTES, "--run-dir", run_dir, "--sampler.standing-batches=1")
+    out = call(capsys, recipe, *flags, "--steps=4", "--log-every=1", "--sample-every=4")
+    assert "4 of 4 steps done" in out
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert np.isfinite(float(rows[-1]["discriminator/real_class_accuracy"]))
+    for picture, size in (
+        ("conditions", (2 * 34 + 2, 27 * 34 + 2)),
+        ("between_conditions", (2 * 34 + 2, 3 * 34 + 2)),
+    ):
+        out = tmp_path / f"{picture}.png"
+        options = ("--picture", picture, "--num=6", "--columns=2", f"--out={out}")
+        call(capsys, recipe, "sample", "--run-dir", run_dir, *options)
+        assert Image.open(out).size == size
+
+
+def test_what_the_anime_recipes_are():
+    """The paper's networks and weights: of the game as many as attributes; and the small ones."""
+    image = np.zeros((2, 128, 128, 3), np.uint8)
+    attributes = np.eye(2, 34, dtype=np.int32)
+    source = ArraySource({"image": image, "attributes": attributes})
+    config = anime_attributes.recipe.config
+    generator, discriminator = gan_flags.make_networks(config, source)
+    assert (generator.channels, generator.blocks, generator.kernel_size) == (64, 16, 9)
+    assert (discriminator.channels, discriminator.blocks, discriminator.num_classes) == (32, 2, 34)
+    weights = gan_flags.make_auxiliary(config.game, make_conditioning("attributes", source))
+    assert weights == (1.0, 1.0, 1.0, 34.0)
+    assert config.game.penalty_weight == 0.5
+    weights = gan_flags.make_auxiliary(config.game, None)
+    assert weights == (1.0, 1.0, 1.0, 1.0)
+    weights = gan_flags.make_auxiliary(acgan_cifar.recipe.config.game, None)
+    assert weights == (1.0, 0.0, 0.1, 1.0)
 
 
 @pytest.mark.slow
@@ -108,9 +156,12 @@ def test_residual_recipes(recipe, tmp_path, capsys):
         (
             acgan_cifar,
             [*RESNET, "--model.condition=attributes"],
-            "--model.auxiliary needs classes",
+            "--model.condition attributes needs an entry 'attributes'; digits has",
         ),
         (sngan_cifar, ["--data.name=digits"], "must be one of (32, 64, 128), got 8"),
+        (anime_attributes, [*ATTRIBUTES, "--model.spectral-norm"], "srresnet has no --model.stdd"),
+        (anime_attributes, [], "the data set 'folder' needs"),
+        (anime_attributes, ["--data.name=digits"], "needs an entry 'attributes'; digits has"),
         (sngan_cifar, ["--data.name=digits", "--data.resize=32", "--batch-size=64"], "multiple of"),
     ],
 )

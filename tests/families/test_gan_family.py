@@ -259,6 +259,90 @@ def test_attributes():
     assert np.isfinite(family.evaluate(variables, data, jax.random.key(1))[0]).all()
 
 
+def test_standing_statistics_of_conditions_that_occur():
+    """Of the data's examples where they are known: what is asked for at once changes nothing."""
+    examples = np.array([[0, 1], [1, 0]], np.int32)
+    family = make("plain", conditioning=attributes(2, (), examples))
+    data = {**batch(8), "attributes": jnp.arange(32).reshape(16, 2) % 2}
+    variables = jax.jit(family.init)(jax.random.key(0), data)
+    params = dict(variables.params[GENERATOR])
+    params["Dense_0"] = {**params["Dense_0"], "kernel": 5 * params["Dense_0"]["kernel"]}
+    variables = variables._replace(params={**variables.params, GENERATOR: params})
+    z, key = jnp.ones((2, LATENT)), jax.random.key(1)
+    decode = jax.jit(lambda c: family.decode(variables, z, key, condition=c))
+    images = decode(jnp.array([[1, 1], [1, 0]]))
+    np.testing.assert_array_equal(images[1], decode(jnp.array([[0, 0], [1, 0]]))[1])
+    encoded = Condition(jnp.array([[1.0, 1.0], [1.0, -1.0]]))
+    np.testing.assert_array_equal(images, decode(encoded))
+    other = make("plain", conditioning=attributes(2))
+    moved = [
+        jax.jit(lambda c: other.decode(variables, z, key, condition=c))(jnp.array(rows))[1]
+        for rows in ([[1, 1], [1, 0]], [[0, 0], [1, 0]])
+    ]
+    assert not np.allclose(*moved)
+
+
+class Names(nn.Module):
+    """A discriminator whose logits are three pixels, so that every term is known."""
+
+    num_classes: int = 2
+    mixes_examples = False
+
+    @nn.compact
+    def __call__(self, x, condition=None, *, train):
+        assert condition is None  # it is to name it
+        pixels = x.reshape(x.shape[0], -1) * self.param("scale", nn.initializers.ones, (1, 1))
+        return Verdict(pixels[:, 0], pixels[:, 1 : 1 + self.num_classes])
+
+
+def named_game(kind, **weights):
+    """A family whose discriminator names conditions, its variables, a batch, the turns' losses."""
+    adam = optax.adam(1e-3)
+    family = gan.gan(
+        PlainGenerator(),
+        Names(kind.width),
+        adam,
+        adam,
+        conditioning=kind,
+        auxiliary=gan.Auxiliary(**weights),
+    )
+    data = {**batch(8, 4), "label": jnp.array([0, 1, 1, 0])}
+    data["attributes"] = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    variables = jax.jit(family.init)(jax.random.key(0), data)
+    losses = [jax.jit(p.loss)(variables, data, jax.random.key(1), FIRST) for p in family.phases]
+    return family, variables, data, losses
+
+
+@pytest.mark.parametrize("kind", [labels(2), attributes(2)], ids=["classes", "attributes"])
+def test_the_classifier_of_each_kind(kind):
+    """Softmax of one class, or a sigmoid of each attribute, summed; each weight by itself."""
+    values, metrics = {}, {}
+    zero = {"real": 0.0, "fake": 0.0, "generator": 0.0, "game": 0.0}
+    for name in zero:
+        family, variables, data, (of_d, of_g) = named_game(kind, **{**zero, name: 3.0})
+        values[name], metrics = (of_d[0], of_g[0]), of_d[1].metrics
+    real = data["image"].reshape(4, -1)[:, 1:3]
+    asked = data[kind.key]
+    if kind.num_classes:
+        nats = -jax.nn.log_softmax(real)[jnp.arange(4), asked]
+        right = real.argmax(axis=1) == asked
+    else:
+        nats = jax.nn.softplus(jnp.where(asked == 1, -real, real)).sum(axis=1)
+        right = ((real > 0) == asked).mean(axis=1)
+    np.testing.assert_allclose(values["real"][0], 3 * nats, rtol=1e-5)
+    np.testing.assert_allclose(metrics["real_class_accuracy"], right, rtol=1e-6)
+    assert not values["real"][1].any()
+    assert not values["fake"][1].any()
+    assert values["fake"][0].min() > 0
+    assert not values["generator"][0].any()
+    assert values["generator"][1].min() > 0
+    logits = metrics["real_logit"], metrics["fake_logit"]
+    game = jax.nn.softplus(-logits[0]) + jax.nn.softplus(logits[1])
+    np.testing.assert_allclose(values["game"][0], 3 * game, rtol=1e-5)
+    value, _ = jax.jit(family.evaluate)(variables, data, jax.random.key(1))
+    np.testing.assert_allclose(value, values["game"][0], rtol=1e-5)
+
+
 def embedded(where, **fields):
     """Classes by a table in `params` or `fixed`."""
 
@@ -393,7 +477,19 @@ def test_warnings(metrics, word):
         ({"penalty": gradient_penalty}, "without batch statistics"),
         ({"penalty": gradient_penalty, "penalty_every": 0}, "penalty_every must be at least 1"),
         ({"penalty_every": 2}, "penalty_every must be 1 without a penalty, got 2"),
-        ({"auxiliary": gan.Auxiliary()}, "needs a discriminator with num_classes"),
+        ({"auxiliary": gan.Auxiliary()}, "needs a condition of classes or attributes, got none"),
+        (
+            {"auxiliary": gan.Auxiliary(), "conditioning": embeddings(3)},
+            "of classes or attributes, got 'embedding'",
+        ),
+        (
+            {"auxiliary": gan.Auxiliary(), "conditioning": CLASSES},
+            "needs a discriminator with num_classes 3, got None",
+        ),
+        (
+            {"auxiliary": gan.Auxiliary(), "conditioning": attributes(2), "num_classes": 3},
+            "needs a discriminator with num_classes 2, got 3",
+        ),
     ],
 )
 def test_bad_options(options, message):
@@ -435,7 +531,7 @@ def test_a_penalty_with_minibatch_deviation(every):
 
 
 def test_the_generator_is_asked_for_fresh_classes(key):
-    """In its own turn, all classes alike, whatever the batch's are; other conditions stay."""
+    """In its own turn, all classes alike, whatever the batch's are; others are the batch's."""
     real = {"image": jnp.zeros((500, 8, 8, 1)), "label": jnp.zeros(500, jnp.int32)}
     players = make_players(*networks("plain"), labels(4), None, names_class=False)
     condition, label = players.ask(Variables({}), real, key, 2)
@@ -444,8 +540,8 @@ def test_the_generator_is_asked_for_fresh_classes(key):
     np.testing.assert_allclose(np.bincount(label) / 1000, 0.25, atol=0.06)
     batch = {**real, "embedding": jax.random.normal(key, (500, 3))}
     players = make_players(*networks("plain"), embeddings(3), None, names_class=False)
-    condition, label = players.ask(Variables({}), batch, key, 2)
-    assert label is None
-    np.testing.assert_array_equal(condition.vector[::2], batch["embedding"])
+    condition, asked = players.ask(Variables({}), batch, key, 2)
+    for each in (condition.vector, asked):
+        np.testing.assert_array_equal(each, jnp.repeat(batch["embedding"], 2, axis=0))
     players = make_players(*networks("plain"), None, None, names_class=False)
     assert players.ask(Variables({}), real, key, 2) == (None, None)

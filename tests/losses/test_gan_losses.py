@@ -15,7 +15,6 @@ from jaxgen.losses.gan import (
     Adversarial,
     adversarial,
     augmentation_kl,
-    auxiliary_classifier_loss,
     consistency_penalty,
     discriminator_accuracy,
     dragan_penalty,
@@ -183,36 +182,7 @@ def test_accuracy():
     np.testing.assert_array_equal(fake, [1, 0])
 
 
-def test_auxiliary_classifier(key):
-    logits = jnp.log(jnp.array([[1.0, 2.0, 5.0], [1.0, 1.0, 2.0]]))
-    loss = auxiliary_classifier_loss(logits, jnp.array([2, 0]))
-    np.testing.assert_allclose(loss, [math.log(8 / 5), math.log(4)], rtol=1e-6)
-    outside = auxiliary_classifier_loss(logits, jnp.array([3, -1]))
-    assert jnp.isnan(outside).all()
-    torch = pytest.importorskip("torch")
-    logits, labels = 4 * jax.random.normal(key, (6, 5)), jnp.array([0, 4, 2, 2, 1, 3])
-    expected = torch.nn.functional.cross_entropy(
-        torch.from_numpy(np.array(logits)),
-        torch.from_numpy(np.array(labels)).long(),
-        reduction="none",
-    )
-    np.testing.assert_allclose(auxiliary_classifier_loss(logits, labels), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize(("num_classes", "dtype"), [(256, "uint8"), (200, "int8")])
-def test_auxiliary_classifier_with_labels_of_few_bits(num_classes, dtype):
-    loss = auxiliary_classifier_loss(jnp.zeros((2, num_classes)), jnp.array([0, 100], dtype))
-    np.testing.assert_allclose(loss, math.log(num_classes), rtol=1e-6)
-
-
-def test_auxiliary_classifier_and_consistency_at_extremes():
-    logits = jnp.array([[1e4, -1e4], [-1e4, 1e4], [1e4, 1e4]])
-    labels = jnp.array([1, 1, 0])
-    loss, pullback = jax.vjp(lambda x: auxiliary_classifier_loss(x, labels), logits)
-    np.testing.assert_allclose(loss, [2e4, 0, LOG2])
-    assert jnp.isfinite(pullback(jnp.ones(3))[0]).all()
-    assert auxiliary_classifier_loss(logits.astype(jnp.bfloat16), labels).dtype == jnp.float32
-
+def test_consistency_at_extremes():
     a, b = jnp.array([1e4, 2.0, 0.5]), jnp.array([-1e4, -1.0, 0.5])
     np.testing.assert_allclose(consistency_penalty(a, b), [4e8, 9, 0])
     gradient = jax.grad(lambda a: consistency_penalty(a, b).sum())(a)
@@ -233,7 +203,7 @@ def mean_critic(x):
 
 
 B3, B4, IMAGE = jnp.zeros(3), jnp.zeros(4), jnp.zeros((3, 2, 2, 1))
-CLASSES, LABELS = jnp.zeros((3, 5)), jnp.zeros(3, jnp.int32)
+LABELS = jnp.zeros(3, jnp.int32)
 KEY = jax.random.key(0)
 BAD = {
     "pair": (lambda: hinge.discriminator(B3, B4), "real_logits and fake_logits must match"),
@@ -252,11 +222,8 @@ BAD = {
         lambda: r1_penalty(lambda x: x[:, 0, 0], IMAGE),
         r"critic must .*got shape \(3, 1\)",
     ),
-    "labels": (lambda: auxiliary_classifier_loss(CLASSES, LABELS[:2]), "labels must be integers"),
-    "float labels": (lambda: auxiliary_classifier_loss(CLASSES, B3), "labels .*float32"),
     "code": (lambda: augmentation_kl(CLASSES, CLASSES[:, 1:]), "mean and log_sigma must match"),
     "codes": (lambda: augmentation_kl(B3, B3), r"mean must be floats .*\(3,\)"),
-    "classes": (lambda: auxiliary_classifier_loss(B3, LABELS), r"class_logits .*\(3,\)"),
 }
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxgen.conditioning.base import Condition
-from jaxgen.models import dcgan, resnet_gan
+from jaxgen.models import dcgan, resnet_gan, srresnet_gan
 
 IMAGES = jnp.zeros((2, 32, 32, 3))
 TOKENS = Condition(None, jnp.zeros((2, 5, 4)))
@@ -61,6 +61,46 @@ def test_discriminators_of_larger_images_at_the_papers_size():
     last = 2 * (9 * 1024 * 1024 + 1024)  # at 128 pixels one more, which neither widens nor halves
     x = jnp.zeros((2, 128, 128, 3))
     assert count(shapes(resnet_gan.Discriminator(64), x)) == blocks + last + 1025
+
+
+def test_srresnets_at_the_papers_size():
+    """128 pixels, 34 attributes (Jin et al. 2017, figures 4 and 5): 4.3 and 23.9 million."""
+    told = Condition(jnp.zeros((2, 34)))
+    generator = shapes(srresnet_gan.Generator(), jnp.zeros((2, 128)), told)
+    conv, norm = 9 * 64 * 64, 2 * 64
+    stack = 16 * 16 * 64 * (128 + 34) + norm + 16 * 2 * (conv + norm) + norm
+    ups = 3 * (4 * conv + 4 * 64 + norm)
+    assert count(generator) == stack + ups + 81 * 64 * 3 + 3 == 4_297_283
+    discriminator = shapes(srresnet_gan.Discriminator(num_classes=34), jnp.zeros((2, 128, 128, 3)))
+    stages = sum(4 * (9 * n * n + n) + 16 * n * 2 * n + 2 * n for n in (32, 64, 128, 256, 512))
+    assert count(discriminator) == 16 * 3 * 32 + 32 + stages + (4096 + 1) * 35 == 23_895_427
+
+
+@pytest.mark.parametrize("size", [16, 64, 256])
+def test_srresnet_sizes(size):
+    z, x = jnp.zeros((2, 8)), jnp.zeros((2, size, size, 1))
+    generator = srresnet_gan.Generator(size, 1, 4, 8, blocks=1, kernel_size=3)
+    init = partial(generator.init_with_output, train=True)
+    images, _ = jax.eval_shape(init, jax.random.key(0), z)
+    assert images.shape == x.shape
+    discriminator = srresnet_gan.Discriminator(2, 1, num_classes=3)
+    variables = shapes(discriminator, x)
+    assert variables["params"]["head"]["out"]["kernel"].shape == (2 * 2 * size // 2, 1)
+    verdict = jax.eval_shape(lambda v: discriminator.apply(v, x, train=True), variables)
+    assert (verdict.logits.shape, verdict.class_logits.shape) == ((2,), (2, 3))
+
+
+def test_srresnet_starts_at_unit_scale(key):
+    """At any width, a narrow one too: images are not grey, verdicts differ, conditions are seen."""
+    z, told = jax.random.normal(key, (2, 8)), Condition(jnp.tile(jnp.eye(2), (2, 1)))
+    generator = srresnet_gan.Generator(32, 1, 4, 8, blocks=1, kernel_size=3)
+    init = jax.jit(partial(generator.init_with_output, train=True))
+    images, _ = init(key, jnp.repeat(z, 2, axis=0), told)
+    assert 0.3 < float(images.std()) < 0.9
+    assert not np.allclose(images[0], images[1])
+    discriminator = srresnet_gan.Discriminator(4, 1)
+    verdict, _ = jax.jit(partial(discriminator.init_with_output, train=True))(key, images)
+    assert 0.1 < float(jnp.abs(verdict.logits).max()) < 10
 
 
 @pytest.mark.parametrize("size", [32, 64, 128])
@@ -126,6 +166,14 @@ def test_condition_reaches_every_network(key):
         (lambda: dcgan.levels(30), "4, 5, 6, 7 times a power of two, got 30"),
         (lambda: dcgan.levels(4), "got 4"),
         (lambda: dcgan.levels(8, 0), "min_size must be at least 1"),
+        (lambda: srresnet_gan.doublings(8), "16 times a power of two, got 8"),
+        (lambda: srresnet_gan.doublings(96), "16 times a power of two, got 96"),
+        (lambda: shapes(srresnet_gan.Generator(64), jnp.zeros((2, 3))), "z must be [B, 128]"),
+        (
+            lambda: shapes(srresnet_gan.Discriminator(4), jnp.zeros((2, 32, 64, 3))),
+            "must be square",
+        ),
+        (lambda: shapes(srresnet_gan.Discriminator(4), IMAGES, TOKENS), "takes no tokens"),
         (lambda: resnet_gan.generator_channels(48, 8), "one of (32, 64, 128), got 48"),
         (lambda: resnet_gan.discriminator_channels(48, 8), "one of (32, 64, 128), got 48"),
         (lambda: shapes(dcgan.Generator(32), jnp.zeros((2, 3))), "z must be [B, 100]"),

@@ -35,6 +35,8 @@ def identity(conditioning=None, space=LatentSpace(linear, constants, 2)):  # noq
         return batch["image"][:, 0, :, 0]
 
     def decode(variables, latents, key, *, condition=None):
+        if isinstance(condition, Condition):  # between two labels, their mean
+            condition = condition.vector @ jnp.arange(condition.vector.shape[1])
         shift = 0.0 if condition is None else 10.0 * condition.reshape(-1, 1, 1, 1)
         return latents[:, None, :, None] + shift
 
@@ -60,7 +62,8 @@ def test_what_can_be_drawn_follows_from_the_family():
     """Each function and each kind of latent adds its pictures; nothing is refused."""
     examples = {"reconstructions", "between_examples", "traversal"}
     assert set(pictures.of(identity())) == {*examples, "interpolation", "latent_plane"}
-    assert set(pictures.of(identity(labels(3)))) == {*examples, "interpolation", "conditions"}
+    told = {"interpolation", "conditions", "between_conditions"}
+    assert set(pictures.of(identity(labels(3)))) == {*examples, *told}
     # Embeddings have no sweep: only the examples' own are known.
     assert set(pictures.of(identity(embeddings(3)))) == examples
     no_prior = LatentSpace(linear, None, 2)
@@ -92,6 +95,13 @@ def test_pictures_of_the_prior():
     np.testing.assert_array_equal(rows.reshape(3, 2, 2)[:, 1], [[0, 0], [11, 9], [2, -2]])
     rows = draw(pictures.condition_sweep(identity(labels(2))), np.zeros((1, 2)), 7, 3)
     np.testing.assert_array_equal(rows.reshape(2, 3, 2)[1], [[10, 10], [11, 9], [12, 8]])
+
+
+def test_a_picture_between_conditions():
+    """One latent a row, from each condition of the sweep to the next, the last to the first."""
+    rows = draw(pictures.between_conditions(identity(labels(3))), np.zeros((1, 2)), 4, 3)
+    expected = [[0, 5, 10], [11, 16, 21], [22, 12, 2], [3, 8, 13]]  # latents (i, -i)
+    np.testing.assert_allclose(rows.reshape(4, 3, 2)[..., 0], expected, rtol=1e-6)
 
 
 def test_completions():

@@ -218,7 +218,8 @@ class VerdictHead(nn.Module):
     is float32.
 
     Attributes:
-        num_classes: Number of classes of the auxiliary classifier, or None for no classifier.
+        num_classes: Number of classes, or attributes, of the auxiliary classifier, or None for no
+            classifier.
         normalize: Spectral normalization of all maps.
         kernel_init: Initializer of all maps.
     """

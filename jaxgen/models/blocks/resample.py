@@ -1,4 +1,4 @@
-"""Halving and doubling images through a finite impulse response (FIR) filter.
+"""Halving and doubling images: by a finite impulse response (FIR) filter, by shuffled channels.
 
 The filters are separable, symmetric and of an even number of taps: `BOX`, of mean pooling and
 nearest neighbours, or `BINOMIAL`, which aliases less (Zhang 2019, "Making Convolutional Networks
@@ -78,6 +78,35 @@ def upsample(
     for axis in (1, 2):
         x = _double(x, [2 * weight for weight in weights], axis)
     return x
+
+
+def pixel_shuffle(
+    x: Float[Array, "batch height width channels"], factor: int = 2
+) -> Float[Array, "batch height2 width2 channels2"]:
+    r"""Channels become pixels (Shi et al. 2016, eq. 4).
+
+    $$y_{ri + a,\,rj + b,\,c} = x_{i,\,j,\,r^2 c + r a + b}$$ with r the factor. A convolution
+    before it is a transposed one of stride r, whose overlaps are even.
+
+    Args:
+        x: Images whose channels are a multiple of `factor^2`.
+        factor: Number of pixels along each side that a pixel becomes, at least 1.
+
+    Returns:
+        Images of `factor` times the height and width, of `factor^2` times fewer channels.
+
+    Raises:
+        ValueError: If the factor is below 1 or its square does not divide the channels.
+    """
+    batch, height, width, channels = x.shape
+    if factor < 1 or channels % factor**2:
+        raise ValueError(
+            f"factor must be at least 1, and its square must divide the {channels} channels, got "
+            f"{factor}"
+        )
+    x = x.reshape(batch, height, width, channels // factor**2, factor, factor)
+    x = x.transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(batch, height * factor, width * factor, -1)
 
 
 def smooth(

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxgen.models.blocks.resample import BINOMIAL, BOX, downsample, smooth, upsample
+from jaxgen.models.blocks.resample import (
+    BINOMIAL,
+    BOX,
+    downsample,
+    pixel_shuffle,
+    smooth,
+    upsample,
+)
 
 FILTERS = [BOX, BINOMIAL, (1, 2, 5, 5, 2, 1)]
 SHAPE = (2, 6, 10, 3)
@@ -88,3 +95,19 @@ def test_refuses_to_halve_odd_images(shape, taps):
 def test_refuses_other_filters(function, taps):
     with pytest.raises(ValueError, match="taps must be an even number of symmetric taps"):
         function(jnp.zeros((1, 4, 4, 1)), taps)
+
+
+def test_pixel_shuffle():
+    """Channels to pixels by the definition, PyTorch's order; one factor after another."""
+    x = jnp.arange(2 * 3 * 2 * 18.0).reshape(2, 3, 2, 18)
+    y = pixel_shuffle(x, 3)
+    assert y.shape == (2, 9, 6, 2)
+    for i, j, c, a, b in ((0, 0, 0, 0, 0), (2, 1, 1, 2, 0), (1, 0, 1, 0, 1)):
+        np.testing.assert_array_equal(y[:, 3 * i + a, 3 * j + b, c], x[:, i, j, 9 * c + 3 * a + b])
+    torch = pytest.importorskip("torch")
+    expected = torch.nn.PixelShuffle(3)(torch.from_numpy(np.array(x).transpose(0, 3, 1, 2)))
+    np.testing.assert_array_equal(y, expected.numpy().transpose(0, 2, 3, 1))
+    assert pixel_shuffle(x, 1).shape == x.shape
+    for factor in (0, 2):
+        with pytest.raises(ValueError, match=f"the 18 channels, got {factor}"):
+            pixel_shuffle(x, factor)
