@@ -165,21 +165,49 @@ PENALTIES: dict[str, gan.Penalty] = {
 def build(config: Config) -> Experiment:
     """The experiment of a config: networks, family, data."""
     train, held_out = load_splits(config)
-    family = make_family(config, train)
+    return gan_experiment(
+        config,
+        make_family(config, train),
+        train,
+        held_out,
+        make_prepare(config),
+        preprocessing="u / 128 - 1 + U[0, 1 / 128)" if config.spread_bytes else "2 u / 255 - 1",
+    )
+
+
+def gan_experiment(
+    config: Any,
+    family: Family,
+    train: Source,
+    held_out: Source,
+    prepare: Callable[..., Any],
+    **entries: Any,
+) -> Experiment:
+    """The experiment of a family of two players.
+
+    Args:
+        config: Flags of a recipe: batch_size, seed, average and game.
+        family: Family of the flags.
+        train: Examples to train on.
+        held_out: Examples to evaluate on.
+        prepare: Function `(key, raw batch, train) -> batch`.
+        entries: What the protocol says of the recipe's own.
+    """
     sweep = None if family.conditioning is None else family.conditioning.sweep
+    known = family.conditioning is None or sweep is not None
     return Experiment(
         family=family,
         pipeline=Pipeline(train, config.batch_size, seed=config.seed),
         held_out=held_out,
-        prepare=make_prepare(config),
+        prepare=prepare,
         medium=IMAGES if sweep is None else IMAGES._replace(grid=(len(sweep), 8)),
         averages=make_averages(config.average, config.batch_size, of=(GENERATOR,)),
-        pictures={"interpolation_linear": _linear_interpolation(family)},
+        pictures={"interpolation_linear": _linear_interpolation(family)} if known else {},
         protocol=protocol(
             held_out,
             loss=f"the discriminator's {config.game.loss} loss on held-out images and fakes; "
             "no measure of the samples",
-            preprocessing="u / 128 - 1 + U[0, 1 / 128)" if config.spread_bytes else "2 u / 255 - 1",
+            **entries,
         ),
     )
 

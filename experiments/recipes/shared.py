@@ -37,7 +37,9 @@ class AdamConfig:
     """Steps at whose end the rate, having fallen linearly since the warm-up, is 0; None for a
     constant rate."""
     decay_rate: float | None = None
-    """Factor of the rate from one update to the next after the warm-up; None for none."""
+    """Factor of the rate every `decay_every` updates after the warm-up; None for none."""
+    decay_every: int = 1
+    """Number of updates over which the rate is constant before its next decay."""
     clip_norm: float | None = None
     """Greatest global norm of the gradient; None for no clipping."""
     weight_decay: float = 0.0
@@ -83,6 +85,7 @@ def make_adam(
         decay_steps=decay_steps,
         cosine=cosine,
         decay_rate=config.decay_rate,
+        decay_every=config.decay_every,
         clip_norm=config.clip_norm,
         infinity=infinity,
         weight_decay=config.weight_decay,

@@ -143,7 +143,8 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
 
     Args:
         config: Dataclass of flags.
-        changes: Name of each field to replace -> its new value.
+        changes: Name of each field to replace -> its new value; of a group of flags a mapping
+            replaces some of them.
 
     Raises:
         ValueError: If the config has no field of a name in `changes`.
@@ -151,7 +152,12 @@ def replace(config: T, changes: Mapping[str, Any]) -> T:
     names = [f.name for f in dataclasses.fields(config)]  # type: ignore[arg-type]
     if unknown := sorted(set(changes) - set(names)):
         raise ValueError(f"unknown fields {unknown} for {type(config).__name__}, which has {names}")
-    return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+
+    def new(name: str, value: Any) -> Any:
+        return replace(getattr(config, name), value) if isinstance(value, Mapping) else value
+
+    values = {name: new(name, value) for name, value in changes.items()}
+    return dataclasses.replace(config, **values)  # type: ignore[type-var]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

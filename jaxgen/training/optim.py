@@ -19,6 +19,7 @@ def adam(
     decay_steps: int | None = None,
     cosine: bool = False,
     decay_rate: float | None = None,
+    decay_every: int = 1,
     clip_norm: float | None = None,
     infinity: bool = False,
     weight_decay: float = 0.0,
@@ -34,8 +35,9 @@ def adam(
         decay_steps: Number of updates after which the rate is 0, having fallen linearly since the
             end of the warm-up; None for no such decay.
         cosine: Whether it falls along half a cosine, not linearly (Loshchilov and Hutter 2017).
-        decay_rate: Factor of the rate from one update to the next after the warm-up, in (0, 1];
+        decay_rate: Factor of the rate every `decay_every` updates after the warm-up, in (0, 1];
             None for no exponential decay.
+        decay_every: Number of updates over which the rate is constant before its next decay.
         clip_norm: Greatest global norm of the gradient; None for no clipping.
         infinity: Whether it is Adamax (Kingma and Ba 2015, section 7.1): in the place of the root
             of the second moment a maximum, `max(b2 v, |g| + eps)`, which is not corrected.
@@ -69,6 +71,10 @@ def adam(
             f"decay_rate must be in (0, 1] and without decay_steps, got {decay_rate} and "
             f"decay_steps {decay_steps}"
         )
+    if decay_every < 1 or (decay_every > 1 and decay_rate is None):
+        raise ValueError(
+            f"decay_every must be at least 1, and 1 without decay_rate, got {decay_every}"
+        )
     if cosine and decay_steps is None:
         raise ValueError("cosine needs decay_steps")
     rate: optax.ScalarOrSchedule = learning_rate
@@ -77,7 +83,7 @@ def adam(
     elif decay_steps is not None:
         rate = optax.linear_schedule(learning_rate, 0.0, decay_steps - warmup_steps)
     if decay_rate is not None:
-        rate = optax.exponential_decay(learning_rate, 1, decay_rate)
+        rate = optax.exponential_decay(learning_rate, decay_every, decay_rate, staircase=True)
     if warmup_steps:
         warm = optax.linear_schedule(0.0, learning_rate, warmup_steps)
         after = rate if callable(rate) else optax.constant_schedule(learning_rate)

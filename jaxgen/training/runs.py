@@ -62,8 +62,8 @@ def open_run(
         step: Step of the checkpoint; the newest by default.
         average: Name of the average of the parameters to use; the first one by default.
         strategy: Strategy that places the variables on devices; `jit` on all devices by default.
-        changes: Fields of the config to replace, such as `data=DataConfig(...)` where the data
-            have moved, or `sampler=...`; only operational fields can be replaced.
+        changes: Fields of the config to replace, such as `data={"dir": ...}` where the data have
+            moved, or `sampler=...`; only operational fields can be replaced.
 
     Returns:
         The run.

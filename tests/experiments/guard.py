@@ -64,6 +64,11 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "acgan_cifar": (RESNET, ["--sampler.standing-batches=1"]),
     "anime_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
     "manga_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
+    "stackgan_digits": (
+        [*"--batch-size=16 --model.generator-channels=4 --model.condition-dim=4".split()]
+        + ["--model.discriminator-channels=4"],
+        [],
+    ),
     "vae_digits": ([*DIGITS, *DENSE, "--model.prior-couplings=2", "--model.prior-width=8"], []),
     "vae_mnist": ([*DIGITS, *DENSE], []),
     "beta_vae": ([*DIGITS, *DENSE, "--objective.free-bits=0.1"], []),

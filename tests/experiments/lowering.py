@@ -18,7 +18,7 @@ from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
 
 PLATFORMS = ("cuda", "tpu")
-SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1)}
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "folder": (64, 64, 3)}
 
 
 def recipes():
@@ -35,7 +35,8 @@ def recipes():
 
 
 def images_of_that_shape(name, split, data_dir=None, *, resize=None):
-    """In the place of a set that is not here: images of its shape, in ten classes."""
+    """In the place of a set that is not here: images of its shape, in ten classes, with three
+    attributes where there are any."""
     if name == "digits":
         return digits(split or "train", resize=resize)
     if name == "captioned_digits":
@@ -47,7 +48,11 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
         return ArraySource({"image": images, "attributes": attributes}, name=name)
     shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
     image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
-    return ArraySource({"image": image, "label": np.arange(640, dtype=np.int32) % 10}, name=name)
+    number = np.arange(640, dtype=np.int32)
+    arrays = {"image": image, "label": number % 10}
+    if name == "folder":
+        arrays["attributes"] = number[:, None] // np.array([1, 2, 4], np.int32) % 2
+    return ArraySource(arrays, name=name)
 
 
 class Lowered:

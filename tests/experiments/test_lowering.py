@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from lowering import Lowered, recipes
+from lowering import Lowered, images_of_that_shape, recipes
 from recipes import call
 from scipy.io import wavfile
 
-from experiments import vqvae_cifar
+from experiments import stackgan_stage1, vqvae_cifar
+from jaxgen.data import sources
 from jaxgen.models.conv.layers import Conv
 from jaxgen.training.config import DataConfig
 
@@ -42,6 +43,14 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         flags = "--data.name=digits --data.resize=32 --batch-size=8 --steps=1 --sample-every=0"
         call(capsys, vqvae_cifar, "--run-dir", first, "--model.channels=8", *flags.split())
         changes |= {"first_stage": first, "data": DataConfig(name="digits", resize=32)}
+    if name == "stackgan_stage2":
+        first = str(tmp_path / "first")
+        flags = "--batch-size=2 --steps=1 --sample-every=0 --model.generator-channels=4".split()
+        monkeypatch.setattr(sources, "load", images_of_that_shape)
+        call(
+            capsys, stackgan_stage1, "--run-dir", first, "--model.discriminator-channels=4", *flags
+        )
+        changes["first_stage"] = first
     return Lowered(recipes()[name], monkeypatch, **changes)
 
 

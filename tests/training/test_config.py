@@ -12,6 +12,7 @@ from jaxgen.training.config import (
     differences,
     from_dict,
     operational,
+    replace,
     to_dict,
 )
 
@@ -103,3 +104,12 @@ def test_the_least_values():
 def test_numbers_are_finite_in_groups_too(rate, message):
     with pytest.raises(ValueError, match=message):
         Config(rate=rate)
+
+
+def test_some_flags_of_a_group_are_replaced():
+    config = RunConfig(data=DataConfig(name="mnist", resize=8))
+    moved = replace(config, {"data": {"dir": "elsewhere"}, "steps": 3})
+    assert moved.data == DataConfig(name="mnist", resize=8, dir="elsewhere")
+    assert moved.steps == 3
+    with pytest.raises(ValueError, match="unknown fields \\['place'\\] for DataConfig"):
+        replace(config, {"data": {"place": "elsewhere"}})

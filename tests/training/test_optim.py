@@ -28,6 +28,7 @@ def rates(optimizer, num):
         ({"warmup_steps": 2, "decay_steps": 4}, [0, 0.5, 1, 0.5, 0, 0]),
         ({"decay_steps": 4, "cosine": True}, [1, 0.853553, 0.5, 0.146447, 0, 0]),
         ({"decay_rate": 0.5}, [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
+        ({"decay_rate": 0.5, "decay_every": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
     ],
 )
 def test_schedules(options, expected):
@@ -77,6 +78,8 @@ def test_clipping():
         ({"warmup_steps": 5, "decay_steps": 5}, r"more than warmup_steps \(5\), got 5"),
         ({"decay_rate": 1.5}, r"decay_rate must be in \(0, 1\]"),
         ({"decay_rate": 0.9, "decay_steps": 5}, "without decay_steps"),
+        ({"decay_rate": 0.9, "decay_every": 0}, "decay_every must be at least 1, .* got 0"),
+        ({"decay_every": 2}, "1 without decay_rate, got 2"),
         ({"cosine": True}, "cosine needs decay_steps"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"clip_norm": float("nan")}, "clip_norm must be positive and finite, got nan"),

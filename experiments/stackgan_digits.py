@@ -1,0 +1,44 @@
+"""StackGAN's stage I on the embedded coloured digits: told what to draw, minutes on two cores.
+
+Zhang et al. 2017 on 16x16 pixels: conditioning augmentation, and real, wrong and fake pairs.
+
+    python -m experiments.stackgan_digits                             trains, or resumes
+    python -m experiments.stackgan_digits sample --text "a red seven on a blue ground" --out 7.png
+    python -m experiments.stackgan_stage2 --first-stage runs/stackgan_digits \\
+        --data.name captioned_digits --data.resize None --run-dir runs/stackgan_digits_2
+"""
+
+from experiments.recipes.gan import OptimizerConfig
+from experiments.recipes.shared import AdamConfig
+from experiments.recipes.stackgan import GameConfig, Stage1Config, Stage1ModelConfig, build_stage1
+from experiments.recipes.text import TextConfig
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+_ADAM = AdamConfig(learning_rate=4e-4, b1=0.5)
+recipe = Recipe(
+    build_stage1,
+    Stage1Config(
+        run_dir="runs/stackgan_digits",
+        steps=4000,
+        batch_size=64,
+        sample_every=1000,
+        checkpoint_every=1000,
+        data=DataConfig(name="captioned_digits"),
+        flip=False,
+        shift=0.0,
+        model=Stage1ModelConfig(
+            generator_channels=32,
+            discriminator_channels=32,
+            noise_dim=16,
+            condition_dim=32,
+            condition="text",
+        ),
+        text=TextConfig(width=64),
+        game=GameConfig(kl_weight=2.0),
+        optimizer=OptimizerConfig(_ADAM, _ADAM),
+    ),
+)
+
+if __name__ == "__main__":
+    recipe.main()
