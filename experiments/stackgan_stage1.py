@@ -7,14 +7,14 @@ triples of real, wrong and fake pairs. The paper reports an Inception score of 3
 stages, by an Inception network fitted to the birds, which is not here: another extractor's numbers
 do not compare with it.
 
-Departures: conditions come from the data, where the paper has embeddings of a pretrained
-char-CNN-RNN, the mean of four captions' (`--model.condition embedding` takes such); images are
-shifted by up to 6 pixels of 64 where the authors cut 64 pixels of 76, from boxes around the birds;
-a wrong pair is an image with the next example's condition, in the place of an image of another
-class. What this code has measured stands in docs/results.md.
+Departures: a transformer that is trained with the discriminator reads one caption a step, where the
+paper has embeddings of a pretrained char-CNN-RNN, the mean of four captions' (`--model.condition
+embedding` takes such); images are shifted by up to 6 pixels of 64 where the authors cut 64 pixels
+of 76, from boxes around the birds; a wrong pair is an image with the next example's condition, in
+the place of an image of another class. What this code has measured stands in docs/results.md.
 
     python -m experiments.stackgan_stage1 --data.dir DIR              trains, or resumes
-    python -m experiments.stackgan_stage1 sample --picture conditions --out attributes.png
+    python -m experiments.stackgan_stage1 sample --text "a small yellow bird" --out bird.png
     python -m experiments.stackgan_stage2 --data.dir DIR              stage II
 """
 

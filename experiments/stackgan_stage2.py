@@ -12,7 +12,7 @@ docs/results.md.
 
     python -m experiments.stackgan_stage1 --data.dir DIR
     python -m experiments.stackgan_stage2 --first-stage runs/stackgan_stage1 --data.dir DIR
-    python -m experiments.stackgan_stage2 sample --picture conditions --out attributes.png
+    python -m experiments.stackgan_stage2 sample --text "a small yellow bird" --out bird.png
 """
 
 from experiments.recipes.gan import OptimizerConfig

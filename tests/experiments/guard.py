@@ -66,7 +66,7 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "manga_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
     "stackgan_digits": (
         [*"--batch-size=16 --model.generator-channels=4 --model.condition-dim=4".split()]
-        + ["--model.discriminator-channels=4"],
+        + ["--model.discriminator-channels=4", "--text.width=8", "--text.num-layers=1"],
         [],
     ),
     "vae_digits": ([*DIGITS, *DENSE, "--model.prior-couplings=2", "--model.prior-width=8"], []),

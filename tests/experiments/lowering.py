@@ -12,6 +12,7 @@ from jax import export
 import experiments
 from jaxgen.data import sources
 from jaxgen.data.captioned_digits import captioned_digits
+from jaxgen.data.captions import encode_text
 from jaxgen.data.sources import ArraySource, digits
 from jaxgen.training import evaluation, pictures, program, states
 from jaxgen.training.recipe import Recipe
@@ -35,8 +36,8 @@ def recipes():
 
 
 def images_of_that_shape(name, split, data_dir=None, *, resize=None):
-    """In the place of a set that is not here: images of its shape, in ten classes, with three
-    attributes where there are any."""
+    """In the place of a set that is not here: images of its shape, in ten classes, with
+    captions in a folder."""
     if name == "digits":
         return digits(split or "train", resize=resize)
     if name == "captioned_digits":
@@ -48,10 +49,9 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
         return ArraySource({"image": images, "attributes": attributes}, name=name)
     shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
     image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
-    number = np.arange(640, dtype=np.int32)
-    arrays = {"image": image, "label": number % 10}
+    arrays = {"image": image, "label": np.arange(640, dtype=np.int32) % 10}
     if name == "folder":
-        arrays["attributes"] = number[:, None] // np.array([1, 2, 4], np.int32) % 2
+        arrays["text"] = encode_text([("a small red bird", "red wings")] * 640)
     return ArraySource(arrays, name=name)
 
 

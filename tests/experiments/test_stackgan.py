@@ -20,27 +20,35 @@ TINY = (
     "--batch-size=8 --steps=1 --log-every=1 --sample-every=0 --model.generator-channels=2 "
     "--model.discriminator-channels=2 --model.condition-dim=3"
 ).split()
+STAGE1 = "--model.noise-dim=2 --text.width=4 --text.num-layers=1 --text.num-heads=1".split()
 DATA = "--data.name=captioned_digits --data.resize=None --model.blocks=1".split()
 
 
 @pytest.mark.slow
 def test_both_stages(tmp_path, capsys):
-    """Train, sample and evaluate; stage II keeps to the stage I that it was begun with."""
+    """Train, sample and evaluate, told a text by stage I's tokenizer and encoder; stage II keeps to
+    the stage I that it was begun with."""
     first, second = (("--run-dir", str(tmp_path / name)) for name in ("first", "second"))
-    call(capsys, stackgan_digits, *first, *TINY, "--model.noise-dim=2")
+    call(capsys, stackgan_digits, *first, *TINY, *STAGE1)
     flags = (*second, f"--first-stage={tmp_path / 'first'}")
     out = call(capsys, stackgan_stage2, *flags, *TINY, *DATA, "--sample-every=1")
     assert "1 of 1 steps done" in out
     assert Image.open(tmp_path / "second" / "samples" / "00000001.png").height > 16 * 27
     samples = tmp_path / "samples.npz"
-    asked = ("--attributes", "red", "seven", "blue ground")
+    asked = ("--text", "a red seven on a blue ground, top left")
     call(capsys, stackgan_stage2, "sample", *second, "--num=3", *asked, f"--out={samples}")
     assert np.load(samples)["samples"].shape == (3, 16, 16, 3)
     result = json.loads(call(capsys, stackgan_stage2, "evaluate", *second).splitlines()[-1])
     assert np.isfinite(result["wrong_logit"])
     assert result["protocol"]["first_stage"] == "experiments.stackgan_digits, 1 steps"
     run, stage1 = open_run(tmp_path / "second"), open_run(tmp_path / "first")
+    assert set(run.variables.params) == {"generator", "discriminator"}
     assert FIRST not in run.variables.params["generator"]
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        run.family.fixed["conditioning"]["params"],
+        stage1.variables.params["conditioning"],
+    )
     jax.tree.map(
         np.testing.assert_array_equal,
         run.family.fixed["generator"][FIRST],
@@ -67,7 +75,11 @@ def test_another_recipe_is_no_first_stage(tmp_path, capsys):
         (stackgan_stage2, [*DATA, "--first-stage=nowhere"], "nowhere is no run directory"),
         (stackgan_digits, ["--model.min-size=9"], "times a power of two, got 16"),
         (stackgan_digits, ["--game.mismatch=2"], "mismatch must be in [0, 1], got 2"),
-        (stackgan_digits, ["--data.name=digits"], "digits has ['image', 'label']"),
+        (
+            stackgan_digits,
+            ["--data.name=digits"],
+            "text needs captions; digits has ['image', 'label']",
+        ),
     ],
 )
 def test_bad_input(recipe, flags, message, tmp_path, capsys):
