@@ -137,14 +137,27 @@ def read(path: str | Path, length: int) -> Tokenizer:
         FileNotFoundError: No such file.
         ValueError: A file that is no tokenizer, or one whose token 0 is not for padding; names it.
     """
-    text = Path(path).read_bytes()
+    return parse(Path(path).read_bytes(), length, str(path))
+
+
+def parse(content: bytes, length: int, name: str = "content") -> Tokenizer:
+    """The tokenizer that the content of a `tokenizer.json` is.
+
+    Args:
+        content: Content of the file.
+        length: Number of tokens of a row, at least 1.
+        name: Name of the file in error messages.
+
+    Raises:
+        ValueError: Content that is no tokenizer, or one whose token 0 is not for padding.
+    """
     try:
-        model = tokenizers.Tokenizer.from_str(text.decode())
+        model = tokenizers.Tokenizer.from_str(content.decode())
     except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{path} cannot be read as a tokenizer.json: {error}") from error
+        raise ValueError(f"{name} cannot be read as a tokenizer.json: {error}") from error
     if model.id_to_token(PAD) not in (SPECIAL[PAD], "<pad>", "<PAD>", "<|pad|>"):
         raise ValueError(
-            f"{path}: the token 0 must stand for padding, such as {SPECIAL[PAD]!r}, got "
+            f"{name}: the token 0 must stand for padding, such as {SPECIAL[PAD]!r}, got "
             f"{model.id_to_token(PAD)!r}"
         )
     model.no_padding()
