@@ -81,6 +81,7 @@ def compared(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_end_to_end(compared):
     """Each family is an ordinary run; the page is whole and loads nothing."""
     for name in OPTIONS["families"]:
@@ -106,6 +107,7 @@ def test_end_to_end(compared):
     assert "--model.latent-dim=2" in text  # the command that makes the run again
 
 
+@pytest.mark.slow
 def test_same_numbers_everywhere(compared):
     """CSV, Markdown and page say the same, and what was measured."""
     with (compared / "compare.csv").open(newline="") as file:
@@ -145,6 +147,7 @@ def test_same_numbers_everywhere(compared):
     assert float(rows["Real: held-out images"]["Quality of the samples: images"]) == 20
 
 
+@pytest.mark.slow
 def test_resume(compared, capsys):
     """Nothing is trained or measured again; another setting is refused."""
     kept = [path for path in compared.rglob("*") if path.is_file() and path.parent != compared]
@@ -160,6 +163,7 @@ def test_resume(compared, capsys):
     assert "made with another --seed: 0, not 1" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_is_not_finite_is_a_dash_and_exit_code_1(compared, tmp_path, capsys, monkeypatch):
     """The page is written, with the reason, before the error."""
     out = tmp_path / "out"

@@ -21,6 +21,7 @@ TINY = (
 ).split()
 
 
+@pytest.mark.slow
 def test_recipe_end_to_end(tmp_path, capsys):
     """The CIFAR-10 recipe, on the embedded digits, over eight devices: train, sample, evaluate."""
     run_dir = str(tmp_path / "run")

@@ -48,6 +48,7 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
         assert (cells[1][16:] == 0).all()
 
 
+@pytest.mark.slow
 def test_binary_recipe(tmp_path, capsys):
     """MNIST's recipe on binary digits, by the network of 2016a."""
     flags = [

@@ -35,6 +35,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_end_to_end(folder, tmp_path, capsys):
     """Train with previews, evaluate, sample; resume."""
     run_dir = tmp_path / "run"

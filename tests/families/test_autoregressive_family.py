@@ -124,6 +124,7 @@ def test_loss_is_log_prob_and_metrics_are_bits(key):
     np.testing.assert_allclose(family.evaluate(variables, moved, key)[0], expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_log_prob_of_mixtures_is_of_the_networks_outputs(key):
     batch, variables = example("pixelcnnpp")
     family, x = build("pixelcnnpp"), batch["image"]
@@ -210,6 +211,7 @@ def test_bad_batches_and_masks(key):
         family.complete(variables, key, x, None)
 
 
+@pytest.mark.slow
 def test_scales_of_pixelcnnpp_are_initialized_with_dropout(key):
     """As its authors' are: what dropout adds to the variance is normalized away too."""
     batch = {"image": jax.random.uniform(key, (4, 4, 4, 1), minval=-1.0)}

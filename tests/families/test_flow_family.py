@@ -263,6 +263,7 @@ def test_check_refuses_singular_matrices():
     plain.check(jax.tree.map(jnp.zeros_like, plain.init(KEY, data).params))
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     """Data-dependent initialization and two steps, noise included."""
     # Adam would blow up the rounding of gradients that are zero.
@@ -312,6 +313,7 @@ def test_bad_data():
         conditional.init(KEY, {**data, "label": data["label"] + 5})
 
 
+@pytest.mark.slow
 def test_a_precision_of_the_loss_alone():
     """bfloat16 reaches the loss; densities and the way back are float32's, to the last bit."""
     x = jax.random.normal(KEY, (64, 6))

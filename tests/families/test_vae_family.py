@@ -235,6 +235,7 @@ def test_outputs():
     assert not np.array_equal(images["sample"], images["mode"])
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     """Parameters and warm-up after two steps under jit, statistics of the batch in the loss."""
     family = make_vae(

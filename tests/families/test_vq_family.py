@@ -64,6 +64,7 @@ def kill(state, code=3):
     return state._replace(state={"codebook": book})
 
 
+@pytest.mark.slow
 def test_codebook_on_one_and_eight_devices():
     """Equal under jit, revival included; under pmap the averages are those of the whole batch, and
     a revived code is one device's output, not a mean of several."""

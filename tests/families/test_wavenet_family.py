@@ -139,6 +139,7 @@ def test_the_condition_changes_the_likelihood():
     np.testing.assert_array_equal(np.argmax(by_label, axis=0), trained.data["label"])
 
 
+@pytest.mark.slow
 def test_samples_of_another_length_and_temperature():
     """`sample` is the naive sampler with the same key; at temperature 0, the likeliest."""
     for temperature in (0.0, 0.7):
@@ -173,6 +174,7 @@ def test_context_is_given():
     np.testing.assert_allclose(values[0], first + values[1], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_equal_one():
     _, family, data = make(optimizer=optax.sgd(1e-4), conditioning=LABELS)
     equal_on_one_and_eight(family, data)

@@ -102,7 +102,10 @@ IMAGES = {
 }
 
 
-@pytest.mark.parametrize("name", list(IMAGES))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if "authors" in n else n for n in IMAGES],
+)
 def test_image_flows(name):
     """There and back, log-det equal to the Jacobian's, latents of the image's size."""
     flow, conditional = IMAGES[name]

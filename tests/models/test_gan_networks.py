@@ -129,6 +129,7 @@ def test_dcgan_sizes(size, min_size):
     assert "head" in verdict["params"]
 
 
+@pytest.mark.slow
 def test_verdicts_apart_and_batch_statistics(key):
     """DCGAN's verdict depends on the batch, as `mixes_examples` says; the residual one does not."""
     x = jax.random.normal(key, (4, 32, 32, 3))

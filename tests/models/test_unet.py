@@ -95,6 +95,7 @@ def test_an_oblong_image_passes():
     assert y.shape == x.shape
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_near_float32_and_returns_float32():
     x, t = inputs()
     params = randomized(UNet(**SMALL), x, t)
@@ -112,6 +113,7 @@ def test_bfloat16_computes_near_float32_and_returns_float32():
     assert 1e-5 < error < 0.05
 
 
+@pytest.mark.slow
 def test_dropout_acts_in_training_only():
     x, t = inputs()
     model = UNet(**SMALL, dropout=0.5)
@@ -302,7 +304,10 @@ def test_a_network_without_a_condition_refuses_one():
 class TestParityWithDiffusers:
     """Random weights of `diffusers.UNet2DModel`, carried across, give the same numbers."""
 
-    @pytest.fixture(scope="class", params=["plain", "classes, learned variance"])
+    @pytest.fixture(
+        scope="class",
+        params=["plain", pytest.param("classes, learned variance", marks=pytest.mark.slow)],
+    )
     @staticmethod
     def case(request):
         pytest.importorskip("torch")

@@ -79,6 +79,7 @@ def test_equals_its_blocks_one_after_another():
     np.testing.assert_allclose(y, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_starts_at_the_identity_and_trains():
     x, t = inputs()
     model = VDMNetwork(channels=8, num_res_blocks=2, dropout=0.5, remat=True)

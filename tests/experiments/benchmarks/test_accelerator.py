@@ -43,6 +43,7 @@ def worker():
     worker.stop()
 
 
+@pytest.mark.slow
 def test_worker(worker):
     """One process while all goes well; whatever goes wrong is an error of that call alone."""
     first = worker.call(answer, 60)
@@ -56,6 +57,7 @@ def test_worker(worker):
     assert worker.call(answer, 60)["process"] != first["process"]
 
 
+@pytest.mark.slow
 def test_pieces_are_kept_and_what_failed_is_tried_again(tmp_path, monkeypatch, capsys):
     """Done once; a failure last of all, in the next call; the exit code says so."""
     asked = {
