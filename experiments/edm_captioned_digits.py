@@ -22,23 +22,26 @@ recipe = Recipe(
     build,
     Config(
         run_dir="runs/edm_captioned_digits",
-        steps=1500,
-        batch_size=64,
-        sample_every=500,
-        checkpoint_every=500,
+        steps=4000,
+        batch_size=32,
+        sample_every=1000,
+        checkpoint_every=1000,
         data=DataConfig(name="captioned_digits"),
         model=ScoreModelConfig(
             channels=24,
             multipliers=(1, 2, 2),
             num_res_blocks=1,
-            attention_resolutions=(4,),
+            attention_resolutions=(8, 4),
             dropout=0.0,
             condition="text",
         ),
         text=TextConfig(width=64),
-        process=ProcessConfig(name="edm", prediction="edm", times="log_normal", sigma_data=0.65),
+        # Which digit, and where, is decided at more noise than the strokes of one that fills a picture.
+        process=ProcessConfig(
+            name="edm", prediction="edm", times="log_normal", sigma_data=0.65, times_mean=-0.6
+        ),
         sampler=SamplerConfig(solver="dpm", num_steps=20, grid="karras", guidance_scale=2.0),
-        optimizer=AdamConfig(learning_rate=3e-3, warmup_steps=100, decay_steps=1500, clip_norm=1.0),
+        optimizer=AdamConfig(learning_rate=3e-3, warmup_steps=100, decay_steps=4000, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
 )
