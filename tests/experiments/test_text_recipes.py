@@ -2,13 +2,21 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import call, fails
 
 from experiments import dual_encoder, obedience, vae_digits
+from experiments.recipes import text
+from jaxgen.conditioning import base
+from jaxgen.core import Variables
 from jaxgen.data import tokens
+from jaxgen.data.captioned_digits import captioned_digits
+from jaxgen.models.bert import Bert, Pretrained
 from jaxgen.training.images import captioned_grid
 from jaxgen.training.runs import open_run
 
@@ -65,6 +73,7 @@ def test_a_run_keeps_its_tokenizer(trained, tmp_path, capsys):
     [
         (["--data.name=digits"], "--model.condition text needs captions; digits has ['image'"),
         (["--text.tokenizer=wrods"], "words, bytes, pairs or the path of a tokenizer.json, got"),
+        (["--text.encoder=mnlm"], "--text.encoder must be trained, minilm or the path of a folder"),
         (["--text.length=0"], "length must be at least 1, got 0"),
         (["--text.tokenizer=pairs", "--text.vocabulary=9"], "most must be at least 258, got 9"),
         (["--text.num-heads=3"], "num_heads must divide the width 8, got 3"),
@@ -73,6 +82,30 @@ def test_a_run_keeps_its_tokenizer(trained, tmp_path, capsys):
 def test_bad_input(flags, message, tmp_path, capsys):
     run = ["--run-dir", str(tmp_path / "run")]
     assert message in fails(capsys, vae_digits, *run, *VAE, *TEXT, *flags, "--steps=1")
+
+
+def test_a_frozen_encoder(tmp_path, monkeypatch):
+    """A caption's vector is the mean of its tokens' ones; nothing of the network is trained."""
+    network = Bert(num_tokens=258, width=8, num_layers=1, num_heads=2, hidden=8, length=16)
+    ids = jnp.zeros((1, 16), jnp.int32)
+    bert = Pretrained(network, network.init(jax.random.key(0), ids, ids == 0)["params"])
+    monkeypatch.setattr(text, "load_bert", lambda path: bert)
+    tokens.save(tokens.by_bytes(16), tmp_path / "tokenizer.json")
+    flags = text.TextConfig(encoder=str(tmp_path), length=16)
+    config = SimpleNamespace(text=flags, run_dir=str(tmp_path / "run"))
+    with pytest.warns(UserWarning, match="have more than 16 tokens and are cut"):
+        train, _ = text.tokenize_pair(config, *[captioned_digits("test")] * 2)
+    conditioning = text.text_conditioning(flags, train)
+    assert (conditioning.trained, conditioning.width) == (False, 8)
+    words = ["a red one", "two"]
+    ids = jnp.asarray(conditioning.tokenize(words))
+    variables = Variables({}, {}, base.fixed(conditioning))
+    vector = jax.jit(conditioning.encode)(variables, ids).vector
+    vectors = jax.jit(network.apply)({"params": bert.params}, ids, ids != 0)
+    expected = [each[: len(word)].mean(0) for each, word in zip(vectors, words, strict=True)]
+    np.testing.assert_allclose(vector, expected, atol=1e-5)
+    with pytest.raises(ValueError, match="the tokenizer has 259 tokens, and the encoder knows 258"):
+        text.make_encoder(flags, 259)
 
 
 @pytest.mark.slow

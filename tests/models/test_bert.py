@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data import tokens
-from jaxgen.models.bert import PACKAGE, TOKENIZER, WEIGHTS, Bert, load_bert
+from jaxgen.models.bert import PACKAGE, TOKENIZER, WEIGHTS, Bert, load_bert, read_tokenizer
 
 safetensors = pytest.importorskip("safetensors.numpy")
 SMALL = Bert(num_tokens=11, width=8, num_layers=2, num_heads=2, hidden=12, length=7)
@@ -122,7 +122,7 @@ def test_files_of_an_archive(tmp_path):
     bert = load_bert(tmp_path / "model.zip", SMALL)
     np.testing.assert_array_equal(bert.params["block_1"]["contract"]["kernel"], half.T)
     assert bert.params["block_1"]["contract"]["kernel"].dtype == np.float32
-    ids = tokens.encode(tokens.parse(bert.tokenizer, 4), ["ab"]).ids
+    ids = tokens.encode(tokens.parse(read_tokenizer(tmp_path / "model.zip"), 4), ["ab"]).ids
     np.testing.assert_array_equal(ids, tokens.encode(tokens.by_bytes(4), ["ab"]).ids)
 
 
@@ -177,7 +177,7 @@ def test_files_that_cannot_be_used(tmp_path, monkeypatch):
     _write(tmp_path / "a")
     (tmp_path / "a" / TOKENIZER).unlink()
     with pytest.raises(FileNotFoundError, match="there is no tokenizer.json in "):
-        load_bert(tmp_path / "a")
+        read_tokenizer(tmp_path / "a")
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("other", "x")
     with pytest.raises(FileNotFoundError, match=r"there is no model.safetensors in .*b\.zip"):
@@ -200,7 +200,7 @@ def test_files_that_cannot_be_used(tmp_path, monkeypatch):
 def test_minilm():
     """The real weights: parity of sentence vectors, and sentences of one meaning are near."""
     bert = load_bert()
-    tokenizer = tokens.parse(bert.tokenizer, 24)
+    tokenizer = tokens.parse(read_tokenizer(), 24)
     sentences = ["A cat sleeps on the sofa.", "a kitten is asleep on a couch", "Bond yields rose."]
     ids = jnp.asarray(tokens.encode(tokenizer, sentences).ids)
     assert ids[0].tolist()[:3] == [101, 1037, 4937]  # [CLS] a cat
