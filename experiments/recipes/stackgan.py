@@ -99,6 +99,7 @@ class Config(RunConfig):
     game: GameConfig = GameConfig()
     optimizer: OptimizerConfig = OptimizerConfig(_EPOCHS, _EPOCHS)
     average: AverageConfig = AverageConfig(decay=0.0)
+    # Running statistics: standing ones would be of those conditions alone that are asked for.
     sampler: SamplerConfig = operational(SamplerConfig(standing_batches=0))
 
 
