@@ -36,7 +36,7 @@ recipe = Recipe(
             condition="text",
         ),
         text=TextConfig(width=64),
-        # Which digit, and where, is decided at more noise than the strokes of one that fills a picture.
+        # Which digit, and where, is decided at more noise than strokes are.
         process=ProcessConfig(
             name="edm", prediction="edm", times="log_normal", sigma_data=0.65, times_mean=-0.6
         ),

@@ -222,7 +222,10 @@ BAD = {
         lambda: r1_penalty(lambda x: x[:, 0, 0], IMAGE),
         r"critic must .*got shape \(3, 1\)",
     ),
-    "code": (lambda: augmentation_kl(CLASSES, CLASSES[:, 1:]), "mean and log_sigma must match"),
+    "code": (
+        lambda: augmentation_kl(IMAGE[..., 0, 0], IMAGE[:, :1, 0, 0]),
+        "mean and log_sigma must match",
+    ),
     "codes": (lambda: augmentation_kl(B3, B3), r"mean must be floats .*\(3,\)"),
 }
 
