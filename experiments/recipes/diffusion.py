@@ -9,22 +9,18 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.recipes.images import load_splits
+from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
     Conditions,
     EvaluationConfig,
     make_adam,
-    make_averages,
     make_conditioning,
-    protocol,
 )
 from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
-from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
-from jaxgen.data.transforms import prepare_images
 from jaxgen.families.diffusion import Sampler, diffusion
 from jaxgen.losses import diffusion as losses
 from jaxgen.losses.diffusion import Weighting
@@ -171,24 +167,20 @@ def build(config: Config) -> Experiment:
     preview = preview._replace(guidance_scale=config.sampler.guidance_scale)
     sample = family.sample
     assert sample is not None
-    return Experiment(
-        family=family,
-        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
-        held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
-        averages=make_averages(config.average, config.batch_size),
+    experiment = image_experiment(
+        config,
+        family,
+        train,
+        held_out,
+        bits_per_dim="variational upper bound of the 8-bit data (discretized decoder)",
+        noise_levels=config.evaluation.num_timesteps or config.diffusion.num_timesteps,
+        variance="learned" if config.diffusion.learned_variance else config.evaluation.variance,
+        preprocessing="2 u / 255 - 1",
+    )
+    return experiment._replace(
         preview=lambda variables, key, num, *, condition=None: sample(
             variables, key, num, condition=condition, sampler=preview
-        ),
-        num_evaluated=config.evaluation.num_examples,
-        protocol=protocol(
-            held_out,
-            config.evaluation.num_examples,
-            bits_per_dim="variational upper bound of the 8-bit data (discretized decoder)",
-            noise_levels=config.evaluation.num_timesteps or config.diffusion.num_timesteps,
-            variance="learned" if config.diffusion.learned_variance else config.evaluation.variance,
-            preprocessing="2 u / 255 - 1",
-        ),
+        )
     )
 
 

@@ -8,22 +8,18 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from experiments.recipes.images import load_splits
+from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.shared import (
     AdamConfig,
     AverageConfig,
     Conditions,
     EvaluationConfig,
     make_adam,
-    make_averages,
     make_conditioning,
-    protocol,
 )
 from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
-from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
-from jaxgen.data.transforms import prepare_images
 from jaxgen.families.vdm import Sampler, vdm
 from jaxgen.models.schedules import MonotoneSchedule, ScalarSchedule
 from jaxgen.models.vdm import VDMNetwork
@@ -113,24 +109,20 @@ def build(config: Config) -> Experiment:
     sample, flags = family.sample, config.sampler
     assert sample is not None
     preview = Sampler(flags.preview_steps, guidance_scale=flags.guidance_scale)
-    return Experiment(
-        family=family,
-        pipeline=Pipeline(train, config.batch_size, seed=config.seed),
-        held_out=held_out,
-        prepare=prepare_images(flip=config.flip),
-        averages=make_averages(config.average, config.batch_size),
+    experiment = image_experiment(
+        config,
+        family,
+        train,
+        held_out,
+        bits_per_dim="variational upper bound of the 8-bit data",
+        draws=config.evaluation.num_draws,
+        noise_levels=config.schedule.num_timesteps or "continuous",
+        preprocessing="2 (u + 1/2) / 256 - 1",
+    )
+    return experiment._replace(
         preview=lambda variables, key, num, *, condition=None: sample(
             variables, key, num, condition=condition, sampler=preview
-        ),
-        num_evaluated=config.evaluation.num_examples,
-        protocol=protocol(
-            held_out,
-            config.evaluation.num_examples,
-            bits_per_dim="variational upper bound of the 8-bit data",
-            draws=config.evaluation.num_draws,
-            noise_levels=config.schedule.num_timesteps or "continuous",
-            preprocessing="2 (u + 1/2) / 256 - 1",
-        ),
+        )
     )
 
 
