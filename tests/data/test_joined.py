@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxgen.data.joined import Joined
+from jaxgen.data.latents import cache_latents
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource, Source, check_alike, decode, digits
 
@@ -56,3 +57,14 @@ def test_other_attributes_are_not_alike():
     one, other = (_source(attribute_names=names) for names in (("a", "b"), ("a", "c")))
     with pytest.raises(ValueError, match=r"differ in their attributes \(1: b and c\)"):
         check_alike(one, other)
+
+
+def test_latents_keep_the_names_of_attributes():
+    """Where the attributes are passed on."""
+    source = Joined(digits("test"), {"attributes": np.ones((297, 2))}, attribute_names=("a", "b"))
+    options = {"batch_size": 297, "first_stage": "none"}
+    kept = cache_latents(lambda batch: batch["image"][:, 0], source, **options)
+    assert kept.attribute_names == ("a", "b")
+    replaces = ("image", "attributes")
+    left = cache_latents(lambda batch: batch["image"], source, replaces=replaces, **options)
+    assert left.attribute_names == ()
