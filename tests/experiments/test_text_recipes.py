@@ -124,6 +124,15 @@ def test_obedience(trained, tmp_path, capsys):
     kept = json.loads((trained / "obedience.jsonl").read_text())
     assert "split unseen" in kept["held out"]
     assert kept["scores"]["colour and ground, by rule"]["real"] == 1
+    reader = [*VAE, f"--text.encoder={judge}", "--steps=1"]
+    call(capsys, vae_digits, "--run-dir", str(tmp_path / "told"), *reader)
+    run = open_run(tmp_path / "told")
+    assert "conditioning" not in run.variables.params
+    assert run.family.conditioning.width == 8
+    message = fails(
+        capsys, vae_digits, "--run-dir", str(tmp_path / "x"), *reader, "--text.length=9"
+    )
+    assert "--text.length must be that of the run" in message
     refused = [
         ([str(judge)], "must be a run of a conditional model that samples"),
         ([str(trained), "--dual-encoder", str(trained)], "must be a run of a dual encoder"),
