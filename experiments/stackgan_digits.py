@@ -34,7 +34,7 @@ recipe = Recipe(
             condition_dim=32,
             condition="text",
         ),
-        text=TextConfig(width=64),
+        text=TextConfig(width=64, length=16),
         game=GameConfig(kl_weight=2.0),
         optimizer=OptimizerConfig(_ADAM, _ADAM),
     ),

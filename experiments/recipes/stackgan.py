@@ -46,6 +46,8 @@ class ModelConfig:
     condition_dim: int = 128
     """Width of the code that the generator draws of a condition, and of the discriminator's map of
     it."""
+    batch_norm: bool = True
+    """Batch normalization of the discriminator."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,11 @@ def _family(
     model, game, optimizer = config.model, config.game, config.optimizer
     levels(_side(source), model.min_size)
     discriminator = stackgan.Discriminator(
-        model.discriminator_channels, model.condition_dim, model.min_size, **_shared(config)
+        model.discriminator_channels,
+        model.condition_dim,
+        model.min_size,
+        model.batch_norm,
+        **_shared(config),
     )
     return gan.gan(
         generator,

@@ -56,18 +56,21 @@ class _ConditionCode(nn.Module):
 
 
 class _ConvNorm(nn.Module):
-    """A convolution without bias, batch normalization, and leaky ReLU unless `slope` is None."""
+    """A convolution, batch normalization or a bias, and leaky ReLU unless `slope` is None."""
 
     features: int
     size: int
     slope: float | None
     shared: Mapping[str, Any]
     stride: int = 1
+    batch_norm: bool = True
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        x = _conv(self.features, self.size, self.shared["dtype"], stride=self.stride)(x)
-        x = _norm(self.shared)(x, None, train=train)
+        options = {"stride": self.stride, "use_bias": not self.batch_norm}
+        x = _conv(self.features, self.size, self.shared["dtype"], **options)(x)
+        if self.batch_norm:
+            x = _norm(self.shared)(x, None, train=train)
         return x if self.slope is None else nn.leaky_relu(x, self.slope)
 
 
@@ -77,22 +80,32 @@ class _Residual(nn.Module):
     layers: tuple[tuple[int, int], ...]
     slope: float
     shared: Mapping[str, Any]
+    batch_norm: bool = True
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         y = x
         for index, (features, size) in enumerate(self.layers, start=1):
             slope = self.slope if index < len(self.layers) else None
-            y = _ConvNorm(features, size, slope, self.shared, name=f"conv{index}")(y, train=train)
+            options = {"batch_norm": self.batch_norm, "name": f"conv{index}"}
+            y = _ConvNorm(features, size, slope, self.shared, **options)(y, train=train)
         return nn.leaky_relu(x + y, self.slope)
 
 
-def _conv(features: int, size: int, dtype: DTypeLike, *, stride: int = 1, **options: Any) -> Conv:
+def _conv(
+    features: int,
+    size: int,
+    dtype: DTypeLike,
+    *,
+    stride: int = 1,
+    use_bias: bool = False,
+    **options: Any,
+) -> Conv:
     return Conv(
         features,
         (size, size),
         strides=(stride, stride),
-        use_bias=False,
+        use_bias=use_bias,
         kernel_init=_kernel,
         dtype=dtype,
         name=options.pop("name", "conv"),
@@ -322,6 +335,9 @@ class Discriminator(nn.Module):
         channels: Channels of the first layer, the authors' DF_DIM.
         condition_dim: Width of the map of a condition.
         min_size: Least side of the last image, see `jaxgen.models.dcgan.levels`.
+        batch_norm: Normalize by the batch's statistics, as the authors do. Then real, wrong and
+            fake pairs may be told apart by their batch's statistics, each being a batch of its own;
+            without it the convolutions have biases.
         momentum: Weight of the old running statistics in batch normalization.
         axis_name: Name of the mapped axis over which the batch is spread (pmap), or None.
         dtype: Type of the computation; parameters, statistics, the first layer and verdicts are
@@ -331,6 +347,7 @@ class Discriminator(nn.Module):
     channels: int = 64
     condition_dim: int = 128
     min_size: int = 4
+    batch_norm: bool = True
     momentum: float = 0.9
     axis_name: str | None = None
     dtype: DTypeLike = jnp.float32
@@ -338,12 +355,12 @@ class Discriminator(nn.Module):
     @property
     def mixes_examples(self) -> bool:
         """Whether the verdict on one image depends on the others: by batch normalization."""
-        return True
+        return self.batch_norm
 
     @property
     def batch_statistics(self) -> bool:
         """Whether it normalizes by batch statistics."""
-        return True
+        return self.batch_norm
 
     @nn.compact
     def __call__(
@@ -368,13 +385,10 @@ class Discriminator(nn.Module):
         if height != width:
             raise ValueError(f"images must be square, got {height}x{width}")
         base, halvings = levels(height, self.min_size)
-        shared = _shared(self)
-
-        def layer(x: Array, name: str, features: int, size: int, stride: int = 1) -> Array:
-            return _ConvNorm(features, size, 0.2, shared, stride, name=name)(x, train=train)
+        shared, normed = _shared(self), self.batch_norm
 
         e = nn.Dense(self.condition_dim, kernel_init=_normal, name="condition")(_vector(condition))
-        x = _conv(self.channels, 4, jnp.float32, stride=2, name="down1")(x)
+        x = _conv(self.channels, 4, jnp.float32, stride=2, use_bias=not normed, name="down1")(x)
         x = nn.leaky_relu(x, 0.2).astype(self.dtype)
         features = self.channels
         slimmings = max(0, halvings - 1 - _DOUBLINGS)
@@ -382,14 +396,16 @@ class Discriminator(nn.Module):
             features *= 2
             last = level == halvings and not slimmings
             slope = None if last else 0.2
-            down = _ConvNorm(features, 4, slope, shared, 2, name=f"down{level}")
+            down = _ConvNorm(features, 4, slope, shared, 2, normed, name=f"down{level}")
             x = down(x, train=train)
         for index in range(1, slimmings + 1):
             features //= 2
             slope = None if index == slimmings else 0.2
-            x = _ConvNorm(features, 1, slope, shared, name=f"slim{index}")(x, train=train)
-        x = _Residual(_bottleneck(features), 0.2, shared, name="residual")(x, train=train)
-        x = layer(_tiled(nn.leaky_relu(e, 0.2), x), "joint", features, 1)
+            slim = _ConvNorm(features, 1, slope, shared, 1, normed, name=f"slim{index}")
+            x = slim(x, train=train)
+        x = _Residual(_bottleneck(features), 0.2, shared, normed, name="residual")(x, train=train)
+        joint = _ConvNorm(features, 1, 0.2, shared, 1, normed, name="joint")
+        x = joint(_tiled(nn.leaky_relu(e, 0.2), x), train=train)
         logits = _conv(1, base, jnp.float32, padding="VALID", name="verdict")(x)
         return Verdict(logits.reshape(-1))
 

@@ -1,6 +1,7 @@
 """The StackGAN recipes: both stages from the command line, shrunk; what is no first stage."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
@@ -33,7 +34,8 @@ def test_both_stages(tmp_path, capsys):
     flags = (*second, f"--first-stage={tmp_path / 'first'}")
     out = call(capsys, stackgan_stage2, *flags, *TINY, *DATA, "--sample-every=1")
     assert "1 of 1 steps done" in out
-    assert Image.open(tmp_path / "second" / "samples" / "00000001.png").height > 16 * 27
+    grid = Image.open(tmp_path / "second" / "samples" / "00000001.png")
+    assert grid.size == (8 * 34 + 2, 10 * 34 + 2)  # twice as large: eight of each of ten captions
     samples = tmp_path / "samples.npz"
     asked = ("--text", "a red seven on a blue ground, top left")
     call(capsys, stackgan_stage2, "sample", *second, "--num=3", *asked, f"--out={samples}")
@@ -107,10 +109,11 @@ def test_another_kind_of_images_is_told_the_same():
         return ArraySource({"image": images, "attributes": rows}, attribute_names=names)
 
     told = stackgan.make_conditioning("attributes", source("red", "blue"))
+    config = stackgan_digits.recipe.config
     run = SimpleNamespace(
         family=SimpleNamespace(conditioning=told),
         variables=Variables({}),
-        config=stackgan_digits.recipe.config,
+        config=replace(config, model=replace(config.model, condition="attributes")),
     )
     assert stackgan._conditioning_of(run, source("red", "blue")) is told
     with pytest.raises(ValueError, match="red, blue, ...\\), not shape .* \\(red, glasses"):

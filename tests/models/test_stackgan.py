@@ -79,6 +79,21 @@ def test_other_sizes(size, min_size):
     assert logits.shape == (2,)
 
 
+def test_a_discriminator_without_batch_statistics():
+    """It judges each pair by itself; biases stand in the place of norms."""
+    network = Discriminator(2, 2, batch_norm=False)
+    assert not network.mixes_examples
+    assert not network.batch_statistics
+    x = jax.random.normal(KEY, (2, 16, 16, 3))
+    variables = jax.jit(lambda: network.init(KEY, x, TOLD, train=True))()
+    assert set(variables) == {"params"}
+    assert "bias" in variables["params"]["joint"]["conv"]
+    judge = jax.jit(lambda x: network.apply(variables, x, TOLD, train=True).logits)
+    other = judge(x.at[1].add(1.0))
+    np.testing.assert_allclose(judge(x)[0], other[0], rtol=1e-5)
+    assert not np.isclose(judge(x)[1], other[1], rtol=1e-4)
+
+
 REFINER = Refiner(SMALL, 8, 2, condition_dim=4, blocks=1)
 
 
