@@ -67,7 +67,7 @@ class _ConvNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        options = {"stride": self.stride, "use_bias": not self.batch_norm}
+        options: dict[str, Any] = {"stride": self.stride, "use_bias": not self.batch_norm}
         x = _conv(self.features, self.size, self.shared["dtype"], **options)(x)
         if self.batch_norm:
             x = _norm(self.shared)(x, None, train=train)
@@ -87,7 +87,7 @@ class _Residual(nn.Module):
         y = x
         for index, (features, size) in enumerate(self.layers, start=1):
             slope = self.slope if index < len(self.layers) else None
-            options = {"batch_norm": self.batch_norm, "name": f"conv{index}"}
+            options: dict[str, Any] = {"batch_norm": self.batch_norm, "name": f"conv{index}"}
             y = _ConvNorm(features, size, slope, self.shared, **options)(y, train=train)
         return nn.leaky_relu(x + y, self.slope)
 
