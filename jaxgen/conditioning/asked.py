@@ -19,7 +19,8 @@ def asked(
     Args:
         conditioning: What the model is conditioned on, or None.
         labels: Classes by name or number, each one row.
-        attributes: Attributes by name or number, together one row that lacks all others.
+        attributes: Attributes by name or number: the rows of the data's examples that have them
+            all, or where none does, one row that lacks all others.
         text: Captions, each one row.
 
     Raises:
@@ -38,8 +39,13 @@ def asked(
         return conditioning.tokenize(text)
     if labels:
         return np.array([_index(conditioning, "label", word) for word in labels], np.int32)
+    columns = [_index(conditioning, "attributes", word) for word in attributes]
+    if conditioning.examples is not None:  # of what excludes each other something must hold
+        having = conditioning.examples[conditioning.examples[:, columns].all(axis=1)]
+        if len(having):
+            return np.unique(having, axis=0).astype(np.int32)
     row = np.zeros((1, *conditioning.shape), np.int32)
-    row[0, [_index(conditioning, "attributes", word) for word in attributes]] = 1
+    row[0, columns] = 1
     return row
 
 

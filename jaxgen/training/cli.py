@@ -59,8 +59,9 @@ class Sample(Generic[C]):
     """Classes of the samples by name or number, in turn, of a model that is told a class; by
     default all of them."""
     attributes: tuple[str, ...] = ()
-    """Attributes by name or number that all samples are to have, and no others, of a model that is
-    told attributes; by default each alone, in turn."""
+    """Attributes by name or number that all samples are to have, of a model that is told
+    attributes; the others are those of examples of the data that have these. By default each in
+    turn."""
     text: tuple[str, ...] = ()
     """Captions of the samples, in turn, of a model that is told a text; by default some of the
     data."""

@@ -20,6 +20,15 @@ def test_attributes_are_one_row():
     np.testing.assert_array_equal(asked(LOOKS, attributes=("glasses", "0")), [[1, 1, 0]])
 
 
+def test_the_other_attributes_are_those_of_examples():
+    """Every row that occurs with what is asked for; where there is none, nothing else holds."""
+    rows = np.array([[1, 0, 1], [0, 1, 0], [0, 1, 1], [0, 1, 1]])
+    known = LOOKS._replace(examples=rows)
+    np.testing.assert_array_equal(asked(known, attributes=("glasses",)), rows[1:3])
+    np.testing.assert_array_equal(asked(known, attributes=("hat", "red hair")), rows[:1])
+    np.testing.assert_array_equal(asked(known, attributes=("red hair", "glasses")), [[1, 1, 0]])
+
+
 def test_nothing_asked_for():
     assert asked(ANIMALS) is None
     assert asked(None) is None
