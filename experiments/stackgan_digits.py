@@ -1,6 +1,8 @@
 """StackGAN's stage I on the embedded coloured digits: told what to draw, minutes on two cores.
 
-Zhang et al. 2017 on 16x16 pixels: conditioning augmentation, and real, wrong and fake pairs.
+Zhang et al. 2017 on 16x16 pixels: conditioning augmentation, and real, wrong and fake pairs. After
+1,700 steps (`--model.no-batch-norm`) the ground is the one asked for in 99 % of 500 samples, but
+colour, place and digit are no better than chance: a longer training has not been measured.
 
     python -m experiments.stackgan_digits                             trains, or resumes
     python -m experiments.stackgan_digits sample --text "a red seven on a blue ground" --out 7.png
