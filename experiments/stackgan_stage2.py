@@ -3,8 +3,9 @@
 Stage I, a finished run of `stackgan_stage1`, draws 64x64 pixels; stage II halves them twice, adds
 a code of the same condition, and draws four times as many a side. The run keeps a fingerprint of
 stage I's parameters and refuses another one. An encoder of conditions that was trained in stage I
-is used as it is. The table is stage I's, the rate halved every 100 epochs of 138 steps. The paper
-reports an Inception score of 3.70 +- 0.04 on Caltech-UCSD Birds, by a network fitted to the birds.
+is used as it is. The table is stage I's, the rate halved every 100 epochs of 138 steps. The
+paper's Inception score on Caltech-UCSD Birds, 3.70 +- 0.04 as we remember it, is by a network
+fitted to the birds.
 
 Departures are those of stage I. Stage I is normalized by the batches that stage II draws, and in
 samples by their running statistics, as in the authors' code. What this code has measured stands in
