@@ -24,7 +24,7 @@ from experiments.recipes.flow import direction_picture
 from experiments.recipes.images import check_support, load_data
 from jaxgen.core import Family
 from jaxgen.data.sources import digits
-from jaxgen.training.config import DataConfig
+from jaxgen.training.config import DataConfig, RunConfig
 
 TINY = "--data.name digits --batch-size=16 --steps=3 --log-every=3 --sample-every=0".split()
 DENSE = "--model.network dense --model.features 8 --model.latent-dim 2".split()
