@@ -3,9 +3,10 @@
 The paper's recipe on 31,255 faces of 128x128 pixels with 34 attributes, arXiv 1708.05509: the
 generator is given latents and attributes, the discriminator names the attributes (sigmoid
 cross-entropy, summed over them, on real images and on fakes); the game has the weight 34, as many
-as there are attributes, DRAGAN's penalty 0.5; Adam 2e-4 (beta1 0.5), batches of 64. The
-paper's FID is of the features of Illustration2Vec, and compares with nothing here. What this code
-has measured stands in docs/results.md.
+as there are attributes, DRAGAN's penalty 0.5; Adam 2e-4 (beta1 0.5), batches of 64. From memory,
+not checked: the number of faces, that the paper's rate falls after 50,000 steps, how it draws
+attributes, and that its FID is of the features of Illustration2Vec, which compares with nothing
+here. The recipe has not been trained.
 
 Departures: the set is not public, so any folder with attributes is read; the rate is constant and
 training ends after 50,000 steps, where the paper's begins to fall by a factor that it does not

@@ -4,7 +4,7 @@ The networks of Jin et al. 2017, narrower and shallower, with a last kernel of 5
 pixels, so that 3,000 steps should take about an hour; and the game in what suits so few. The rate
 is 5e-4 and falls linearly to 0. The penalty, of weight 10, is computed every fourth step. The
 classifier learns from real images alone: from fakes it would also learn signs that the generator
-agrees on with it. What this code has measured stands in docs/results.md.
+agrees on with it. It has not been trained to its end yet.
 
     python -m experiments.manga_attributes --data.dir DIR          trains, or resumes
     python -m experiments.manga_attributes sample --picture conditions --out attributes.png

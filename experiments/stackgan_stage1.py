@@ -11,7 +11,7 @@ Departures: a transformer that is trained with the discriminator reads one capti
 paper has embeddings of a pretrained char-CNN-RNN, the mean of four captions' (`--model.condition
 embedding` takes such); images are shifted by up to 6 pixels of 64 where the authors cut 64 pixels
 of 76, from boxes around the birds; a wrong pair is an image with the next example's condition, in
-the place of an image of another class. What this code has measured stands in docs/results.md.
+the place of an image of another class. The recipe has not been trained.
 
     python -m experiments.stackgan_stage1 --data.dir DIR              trains, or resumes
     python -m experiments.stackgan_stage1 sample --text "a small yellow bird" --out bird.png

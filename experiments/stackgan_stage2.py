@@ -8,8 +8,8 @@ paper's Inception score on Caltech-UCSD Birds, 3.70 +- 0.04 as we remember it, i
 fitted to the birds.
 
 Departures are those of stage I. Stage I is normalized by the batches that stage II draws, and in
-samples by their running statistics, as in the authors' code. What this code has measured stands in
-docs/results.md.
+samples by their running statistics, as in the authors' code. The recipe has not been
+trained.
 
     python -m experiments.stackgan_stage1 --data.dir DIR
     python -m experiments.stackgan_stage2 --first-stage runs/stackgan_stage1 --data.dir DIR
