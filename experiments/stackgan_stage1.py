@@ -3,9 +3,9 @@
 The networks and the table of the authors' TensorFlow code for Caltech-UCSD Birds (8,855 training
 images in its split by class): batches of 64 for 600 epochs of 138 steps, Adam 2e-4 (beta1 0.5)
 halved every 50 epochs, conditioning augmentation of weight 2 (on the mean over 128 dimensions),
-triples of real, wrong and fake pairs. The paper's Inception score for both stages, 3.70 +- 0.04 as we
-remember it, is by an Inception network fitted to the birds, which is not here: another extractor's
-numbers do not compare with it.
+triples of real, wrong and fake pairs. The paper's Inception score for both stages, 3.70 +- 0.04 as
+we remember it, is by an Inception network fitted to the birds, which is not here: another
+extractor's numbers do not compare with it.
 
 Departures: a transformer that is trained with the discriminator reads one caption a step, where the
 paper has embeddings of a pretrained char-CNN-RNN, the mean of four captions' (`--model.condition
