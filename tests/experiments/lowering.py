@@ -19,7 +19,7 @@ from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
 
 PLATFORMS = ("cuda", "tpu")
-SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1), "folder": (64, 64, 3)}
+SHAPES = {"cifar10": (32, 32, 3), "mnist": (28, 28, 1)}
 
 
 def recipes():
@@ -35,6 +35,11 @@ def recipes():
     }
 
 
+def files_of_that_shape(name, path, split, resize, train=None):
+    """The same, in the place of files."""
+    return images_of_that_shape(name, split, resize=resize)
+
+
 def images_of_that_shape(name, split, data_dir=None, *, resize=None):
     """In the place of a set that is not here: images of its shape, in ten classes, with
     captions in a folder."""
@@ -46,13 +51,12 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
         attributes = np.arange(640)[:, None] // 2 ** np.arange(17) % 2
         attributes = np.concatenate([attributes, 1 - attributes], axis=1).astype(np.int32)
         images = np.zeros((640, resize, resize, 3), np.uint8)
-        return ArraySource({"image": images, "attributes": attributes}, name=name)
+        text = encode_text([("a small red bird", "red wings")] * 640)
+        arrays = {"image": images, "attributes": attributes, "text": text}
+        return ArraySource(arrays, name=name)
     shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
     image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
-    arrays = {"image": image, "label": np.arange(640, dtype=np.int32) % 10}
-    if name == "folder":
-        arrays["text"] = encode_text([("a small red bird", "red wings")] * 640)
-    return ArraySource(arrays, name=name)
+    return ArraySource({"image": image, "label": np.arange(640, dtype=np.int32) % 10}, name=name)
 
 
 class Lowered:
@@ -61,6 +65,7 @@ class Lowered:
 
     def __init__(self, module, monkeypatch, **changes):
         monkeypatch.setattr(sources, "load", images_of_that_shape)
+        monkeypatch.setattr(sources, "_from_files", files_of_that_shape)
         config = dataclasses.replace(module.recipe.config, **changes)
         experiment = module.recipe.build(config)
         strategy = make_strategy("jit", jax.devices()[:1])
