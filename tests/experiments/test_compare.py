@@ -275,7 +275,7 @@ def test_run_dirs(tmp_path, capsys, monkeypatch):
         (["--data=digit"], "did you mean 'digits'"),
         (["--run-dirs", "x", "--budget-steps=3"], "it goes without --budget-steps"),
         (["--families", "vae", "--data.resize=9"], "resize the images"),
-        (["--families", "flow", "--data.resize=48"], "4 to 32 pixels a side"),
+        (["--families", "flow", "--data.resize=160"], "4 to 128 pixels a side"),
     ],
 )
 def test_bad_input(arguments, message, tmp_path, capsys):
