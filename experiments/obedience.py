@@ -5,17 +5,19 @@
     python -m experiments.obedience runs/NAME --dual-encoder runs/dual_encoder
 
 The model is asked for the conditions of held-out examples, one sample each. What the samples show
-is read by a classifier that is trained here on the real training images, and of captioned digits
-the colours by a rule; by a dual encoder (`experiments.dual_encoder`), R-precision of 1 in 20 and
-the caption score. Each number stands beside its ceiling, real held-out images read alike, and its
-floor, the same samples for conditions that others were asked for. `--out` is a grid of samples
-beside their captions. Bad input ends in one line on stderr and exit code 2.
+is read by a classifier that is trained here on the real training images; of captioned digits the
+colours and the place by a rule, and the digit by a classifier of plain digits. A dual encoder
+(`experiments.dual_encoder`) gives R-precision of 1 in 20 and the caption score. Each number stands
+beside its ceiling, real held-out images read alike, and its floor, the same samples for conditions
+that others were asked for. `--out` is a grid of samples beside their captions. Bad input ends in
+one line on stderr and exit code 2.
 """
 
 import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +28,7 @@ import numpy as np
 from experiments.commands import run_command
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.data import captioned_digits
-from jaxgen.data.sources import ArraySource, Source, decode
+from jaxgen.data.sources import ArraySource, Source, decode, digits
 from jaxgen.data.tokens import Tokenized, captions_of, encode
 from jaxgen.data.transforms import to_model_space
 from jaxgen.metrics.classifier import train_classifier
@@ -117,9 +119,9 @@ def measure(args: argparse.Namespace) -> Scores:
     _check(run, args.run_dir)
     judge = None if args.dual_encoder is None else open_judge(args.dual_encoder, run)
     asked = ask(run, args.num, args.seed)
-    scores = read_attributes(run, asked, args.steps, args.seed)
-    if run.config.data.name == "captioned_digits":
-        scores |= read_colours(asked)
+    drawn = run.config.data.name == "captioned_digits"
+    read = read_digits if drawn else partial(read_attributes, run)
+    scores = read(asked, args.steps, args.seed)
     if judge is not None:
         scores |= read_captions(judge, asked)
     if not scores:
@@ -243,25 +245,33 @@ def _pairs(shown: Any, real: Any, wanted: Any, others: Any) -> tuple[tuple[Any, 
     return (shown, wanted), (real, wanted), (shown, others)
 
 
-def read_colours(asked: Asked) -> Scores:
-    """Colours, grounds and places of captioned digits, by rule.
+def read_digits(asked: Asked, steps: int, seed: int) -> Scores:
+    """Colour, ground and place of captioned digits by rule, and the digit by a classifier.
+
+    The classifier is of the plain embedded digits, and sees what a picture shows in one colour.
 
     Args:
         asked: Examples and samples.
+        steps: Number of training steps of the classifier.
+        seed: Seed of the classifier.
     """
-    wanted = captioned_digits.asked_for(asked.source.arrays["attributes"])
-    others = captioned_digits.Reading(*(each[asked.other] for each in wanted))
-    shown, real = (captioned_digits.read(x) for x in (asked.samples, asked.source.arrays["image"]))
-    rights = [
-        {name: np.equal(getattr(a, name), getattr(b, name)) for name in a._fields}
-        for a, b in _pairs(shown, real, wanted, others)
-    ]
-    for right in rights:
+    reader = train_classifier(digits("train"), steps=steps, seed=seed + 1)
+
+    def read(images: np.ndarray) -> dict[str, np.ndarray]:
+        drawn = captioned_digits.cut_out(images)
+        logits = extract(reader, drawn, outputs=("logits",))["logits"]
+        return {**captioned_digits.read(images)._asdict(), "digit": logits.argmax(axis=1)}
+
+    source = asked.source.arrays
+    wanted = captioned_digits.asked_for(source["attributes"])._asdict() | {"digit": source["label"]}
+    others = {name: values[asked.other] for name, values in wanted.items()}
+    rights = []
+    for shown, asked_for in _pairs(read(asked.samples), read(source["image"]), wanted, others):
+        right = {name: shown[name] == asked_for[name] for name in wanted}
         right["colour and ground"] = right["colour"] & right["ground"]
-    return {
-        f"{name}, by rule": Row(*(float(right[name].mean()) for right in rights))
-        for name in rights[0]
-    }
+        right["all"] = right["colour and ground"] & right["place"] & right["digit"]
+        rights.append(right)
+    return {name: Row(*(float(right[name].mean()) for right in rights)) for name in rights[0]}
 
 
 def open_judge(run_dir: Path, of: Run) -> Run:

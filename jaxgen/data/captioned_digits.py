@@ -136,9 +136,7 @@ def read(images: UInt8[np.ndarray, "num height width channels"]) -> Reading:
         raise ValueError(f"images must be [N, {SIZE}, {SIZE}, 3], got {list(images.shape)}")
     x = images.astype(np.float64)
     ground = _nearest(np.median(x.reshape(len(x), -1, 3), axis=1))
-    change = x - _PALETTE[ground][:, None, None]
-    quarters = change.reshape(len(x), 2, _CELL, 2, _CELL, 3).transpose(0, 1, 3, 2, 4, 5)
-    quarters = quarters.reshape(len(x), 4, _CELL**2, 3)
+    quarters = _quarters(x - _PALETTE[ground][:, None, None])
     size = np.square(quarters).sum(axis=(2, 3))
     place = size.argmax(axis=1)
     pixels = np.take_along_axis(quarters, place[:, None, None, None], axis=1)[:, 0]
@@ -154,6 +152,34 @@ def read(images: UInt8[np.ndarray, "num height width channels"]) -> Reading:
     )
     left = np.where(explained.sum(axis=1) > 0, left, np.inf)
     return Reading(left.argmin(axis=1), ground, place)
+
+
+def cut_out(
+    images: UInt8[np.ndarray, "num height width channels"],
+) -> UInt8[np.ndarray, "num 8 8 1"]:
+    """The digits of pictures as the embedded ones are, white on black, for those who read digits.
+
+    Where a picture goes from its ground's colour to its digit's, by `read`, in its digit's quarter.
+
+    Args:
+        images: Pictures, true or drawn by a model.
+
+    Raises:
+        ValueError: Pictures of another size.
+    """
+    colour, ground, place = read(images)
+    quarters = _quarters(images.astype(np.float64) - _PALETTE[ground][:, None, None])
+    pixels = np.take_along_axis(quarters, place[:, None, None, None], axis=1)[:, 0]
+    direction = _PALETTE[colour] - _PALETTE[ground]
+    ink = np.einsum("npc,nc->np", pixels, direction)
+    ink /= np.maximum(np.square(direction).sum(axis=-1), 1)[:, None]
+    return np.round(255 * ink.clip(0, 1)).astype(np.uint8).reshape(-1, _CELL, _CELL, 1)
+
+
+def _quarters(x: np.ndarray) -> np.ndarray:
+    """[N, 16, 16, 3] as [N, 4, 64, 3], by place."""
+    quarters = x.reshape(len(x), 2, _CELL, 2, _CELL, 3).transpose(0, 1, 3, 2, 4, 5)
+    return quarters.reshape(len(x), 4, _CELL**2, 3)
 
 
 def _combinations(label: np.ndarray, *, unseen: bool, seed: int) -> Reading:

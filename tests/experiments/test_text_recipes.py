@@ -118,12 +118,12 @@ def test_obedience(trained, tmp_path, capsys):
     options = ["--num=24", "--steps=5", f"--out={grid}", "--held-out=unseen"]
     assert obedience.main([str(trained), "--dual-encoder", str(judge), *options]) == 0
     out = capsys.readouterr().out
-    assert "\n| colour and ground, by rule | " in out
+    assert "\n| colour and ground | " in out
     assert "\n| R-precision, 1 in 20 | " in out
     assert grid.read_bytes()[:4] == b"\x89PNG"
     kept = json.loads((trained / "obedience.jsonl").read_text())
     assert "split unseen" in kept["held out"]
-    assert kept["scores"]["colour and ground, by rule"]["real"] == 1
+    assert kept["scores"]["colour and ground"]["real"] == 1
     reader = [*VAE, f"--text.encoder={judge}", "--steps=1"]
     call(capsys, vae_digits, "--run-dir", str(tmp_path / "told"), *reader)
     run = open_run(tmp_path / "told")
