@@ -9,6 +9,8 @@ from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
 
 C = TypeVar("C", bound=RunConfig)
+INSTALLED = "jaxgen."
+"""What stands before the name of a recipe's module where it is installed with the package."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Recipe(Generic[C]):
         raise ValueError("a recipe must be in a module by the name 'recipe'")
 
     def name(self) -> str:
-        """The name of the recipe's module, which run directories store."""
+        """The name of the recipe's module, which run directories store.
+
+        The same of recipes that are installed with the package and of those in a checkout.
+        """
         module = self.module()
-        return module.__spec__.name if module.__spec__ else module.__name__
+        name: str = module.__spec__.name if module.__spec__ else module.__name__
+        return name.removeprefix(INSTALLED)

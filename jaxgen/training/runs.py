@@ -19,7 +19,7 @@ from jaxgen.training.config import RunConfig
 from jaxgen.training.evaluation import variables_of
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.manifest import fingerprints, named_leaves
-from jaxgen.training.recipe import Recipe
+from jaxgen.training.recipe import INSTALLED, Recipe
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.writers import write_json
 
@@ -80,11 +80,8 @@ def open_run(
         >>> x = run.family.sample(run.variables, jax.random.key(0), 16)
     """
     run_dir = Path(run_dir)
-    saved = _read(run_dir)
-    if saved is None:
-        raise FileNotFoundError(f"{run_dir} is no run directory: it has no {CONFIG}")
-    recipe = _recipe_of(run_dir, saved["experiment"])
-    config = load_config(run_dir, saved["experiment"], recipe.config)
+    recipe, name = recipe_of(run_dir), _name_of(run_dir)
+    config = load_config(run_dir, name, recipe.config)
     assert config is not None
     new = configs.replace(config, changes)
     if differences := configs.differences(config, new):
@@ -98,7 +95,7 @@ def open_run(
     fixed = strategy.put_replicated(experiment.family.fixed)
     variables = variables_of(state, experiment.averages, fixed, average)
     family = experiment.family
-    return Run(family, variables, new, experiment, int(state.step), saved["experiment"])
+    return Run(family, variables, new, experiment, int(state.step), name)
 
 
 def load_config(run_dir: Path, name: str, default: RunConfig) -> Any:
@@ -334,19 +331,35 @@ def _is_beginning(path: Path) -> bool:
     return path.name == LOCK or is_temporary(path, CONFIG)
 
 
-def _recipe_of(run_dir: Path, name: str) -> Recipe:
-    """The recipe of a module.
+def recipe_of(run_dir: str | Path) -> Recipe:
+    """The recipe that a run directory names, whether it is installed or in a checkout.
+
+    Args:
+        run_dir: Path of the run directory.
 
     Raises:
+        FileNotFoundError: No such directory, or one without a config.
+        FileExistsError: A directory of something else, or a file.
         ValueError: If there is no such module, it has no recipe, or it lies in the run directory
             itself, which may be a stranger's: nothing in it is run.
     """
-    root, parts = run_dir.resolve(), name.split(".")
+    name = _name_of(Path(run_dir))
+    root, parts = Path(run_dir).resolve(), name.split(".")
     places = [Path(place, *parts).resolve() for place in sys.path]
     if any(place.is_relative_to(root) for place in places):
         raise ValueError(f"{run_dir} is a run of {name!r}, which lies in it: nothing there is run")
-    try:
-        recipe = importlib.import_module(name).recipe
-    except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"{run_dir} is a run of {name!r}, which has no recipe here") from error
-    return recipe
+    for module in (name, f"{INSTALLED}{name}"):
+        try:
+            recipe: Recipe = importlib.import_module(module).recipe
+            return recipe
+        except (ModuleNotFoundError, AttributeError) as error:
+            failure = error
+    raise ValueError(f"{run_dir} is a run of {name!r}, which has no recipe here") from failure
+
+
+def _name_of(run_dir: Path) -> str:
+    """The name of the recipe's module that a run directory stores."""
+    saved = _read(run_dir)
+    if saved is None:
+        raise FileNotFoundError(f"{run_dir} is no run directory: it has no {CONFIG}")
+    return str(saved["experiment"])

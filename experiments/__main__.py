@@ -1,0 +1,138 @@
+"""The command `jaxgen`: every recipe and every tool by one name.
+
+    jaxgen list                           every recipe, a line each
+    jaxgen train RECIPE [flags]           trains, or resumes: jaxgen train ddpm_digits
+    jaxgen sample RUN_DIR [flags]         samples and pictures of a trained run
+    jaxgen evaluate RUN_DIR [flags]       its figures on held-out examples
+    jaxgen obedience RUN_DIR [flags]      whether it makes what it is asked for
+    jaxgen samplers RUN_DIR [flags]       a denoiser through every solver
+    jaxgen guide RUN_DIR [flags]          a denoiser led by a classifier
+    jaxgen compare [flags]                the families side by side, as one page
+    jaxgen distances [flags]              how distances behave on images with labels
+    jaxgen metrics [flags]                distances between two sets of images
+    jaxgen data prepare NAME [flags]      makes a TFDS set readable
+
+Each has its own --help. `python -m experiments` is the same in a checkout.
+"""
+
+import ast
+import difflib
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from experiments.commands import run_command
+from jaxgen.training.recipe import Recipe
+
+PLACE = Path(__file__).parent
+OF_RUNS = ("sample", "evaluate")
+TOOLS = {
+    "obedience": f"{__package__}.obedience",
+    "samplers": f"{__package__}.samplers",
+    "guide": f"{__package__}.guide",
+    "compare": f"{__package__}.compare",
+    "distances": f"{__package__}.distances",
+    "metrics": "jaxgen.metrics.__main__",
+    "data": "jaxgen.data.__main__",
+}
+VERBS = ("list", "train", *OF_RUNS, *TOOLS)
+
+
+class Entry(NamedTuple):
+    """A recipe as `list` shows it.
+
+    Attributes:
+        name: Name of its module.
+        summary: First line of the module's docstring.
+    """
+
+    name: str
+    summary: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code, but for recipes, which exit by themselves."""
+    verb, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(__doc__)
+        return 0
+    if verb in TOOLS:
+        return int(importlib.import_module(TOOLS[verb]).main(arguments) or 0)
+    chosen: list[tuple[Recipe, list[str]]] = []
+    actions: dict[str, Callable[[], object]] = {
+        "list": lambda: show(arguments),
+        "train": lambda: chosen.append(_of_recipe(arguments)),
+        **{each: lambda: chosen.append(_of_run(verb, arguments)) for each in OF_RUNS},
+    }
+    code = run_command(actions.get(verb, lambda: _unknown("verb", verb, VERBS)))
+    for recipe, rest in chosen:
+        recipe.main(rest)
+    return code
+
+
+def entries() -> list[Entry]:
+    """Every recipe, by name, without importing any."""
+    found = []
+    for path in sorted(PLACE.glob("*.py")):
+        tree = ast.parse(path.read_text())
+        if any(_assigns_recipe(node) for node in tree.body):
+            first, *_ = (ast.get_docstring(tree) or "").splitlines() or [""]
+            found.append(Entry(path.stem, first))
+    return found
+
+
+def _assigns_recipe(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets)
+
+
+def show(arguments: Sequence[str]) -> None:
+    """Prints the recipes whose name or summary has every word, a line each.
+
+    Args:
+        arguments: Words; of none all recipes are shown.
+    """
+    shown = [
+        each
+        for each in entries()
+        if all(word.lower() in " ".join(each).lower() for word in arguments)
+    ]
+    if not shown:
+        raise ValueError(f"no recipe has the words {' '.join(arguments)!r}: jaxgen list shows all")
+    width = max(len(each.name) for each in shown)
+    for name, summary in shown:
+        print(f"{name:{width}}  {summary}")
+
+
+def _of_recipe(arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe that is named first, and the arguments of its own command line."""
+    names = [each.name for each in entries()]
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError("train needs a recipe's name: jaxgen list shows them")
+    name = arguments[0].removeprefix("experiments.")
+    if name not in names:
+        _unknown("recipe", name, names)
+    recipe = importlib.import_module(f"{__package__}.{name}").recipe
+    return recipe, ["train", *arguments[1:]]
+
+
+def _of_run(verb: str, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe of the run that is named first, and the arguments of its own command line."""
+    from jaxgen.training.runs import recipe_of
+
+    if not arguments or arguments[0].startswith("-"):
+        raise ValueError(f"{verb} needs a run directory: jaxgen {verb} RUN_DIR")
+    run_dir = arguments[0]
+    return recipe_of(run_dir), [verb, "--run-dir", run_dir, *arguments[1:]]
+
+
+def _unknown(what: str, given: str, known: Sequence[str]) -> None:
+    near = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f"; near are {', '.join(near)}" if near else ""
+    raise ValueError(f"no {what} {given!r}{hint} (jaxgen --help, jaxgen list)")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,99 @@
+"""The command `jaxgen`: recipes by name, runs by their directory, errors in a line."""
+
+import json
+import sys
+import types
+
+import pytest
+
+from experiments import __main__ as command
+from experiments import ddpm_digits
+from jaxgen.training.recipe import Recipe
+from jaxgen.training.runs import recipe_of
+
+
+@pytest.fixture
+def called(monkeypatch):
+    """What recipes are called with."""
+    calls = []
+    monkeypatch.setattr(Recipe, "main", lambda self, args: calls.append((self, args)))
+    return calls
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    place = tmp_path / "run"
+    place.mkdir()
+    config = {"experiment": "experiments.ddpm_digits", "config": {}}
+    (place / "config.json").write_text(json.dumps(config))
+    return place
+
+
+def test_lists_every_recipe(capsys):
+    names = [each.name for each in command.entries()]
+    assert {"ddpm_cifar", "dcgan_digits", "manga_attributes", "wavenet_audio"} <= set(names)
+    assert not {"compare", "samplers", "commands", "__main__"} & set(names)
+    assert all(len(each.summary) > 20 for each in command.entries())
+    assert command.main(["list", "Digits", "ddpm"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("ddpm_digits  DDPM on the embedded UCI digits")
+
+
+def test_trains_by_name(called):
+    assert command.main(["train", "ddpm_digits", "--steps=3"]) == 0
+    assert command.main(["train", "experiments.ddpm_digits"]) == 0
+    assert called == [
+        (ddpm_digits.recipe, ["train", "--steps=3"]),
+        (ddpm_digits.recipe, ["train"]),
+    ]
+
+
+@pytest.mark.parametrize("verb", ["sample", "evaluate"])
+def test_the_run_says_its_recipe(verb, called, run_dir):
+    assert command.main([verb, str(run_dir), "--seed=3"]) == 0
+    assert called == [(ddpm_digits.recipe, [verb, "--run-dir", str(run_dir), "--seed=3"])]
+
+
+def test_tools_have_their_own_flags(capsys):
+    assert command.main(["obedience", "none"]) == 2
+    assert "is no run directory" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command.main(["metrics", "--help"])
+    assert "--extractor" in capsys.readouterr().out
+
+
+def test_a_run_opens_where_recipes_are_installed(run_dir, monkeypatch):
+    """`experiments.NAME` in a checkout is `jaxgen.experiments.NAME` where there is none."""
+    (run_dir / "config.json").write_text(json.dumps({"experiment": "elsewhere.x", "config": {}}))
+    with pytest.raises(ValueError, match=r"is a run of 'elsewhere.x', which has no recipe here"):
+        recipe_of(run_dir)
+    for name in ("jaxgen.elsewhere", "jaxgen.elsewhere.x"):
+        module = types.ModuleType(name)
+        module.__path__ = []
+        module.recipe = Recipe(ddpm_digits.recipe.build, ddpm_digits.recipe.config)
+        monkeypatch.setitem(sys.modules, name, module)
+    assert recipe_of(run_dir) is module.recipe
+    assert module.recipe.name() == "elsewhere.x"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "no verb 'trian'; near are train"),
+        (["list", "nothing-like-this"], "no recipe has the words 'nothing-like-this'"),
+        (["train"], "train needs a recipe's name"),
+        (["train", "ddpm_digit"], "no recipe 'ddpm_digit'; near are ddpm_digits"),
+        (["evaluate"], "evaluate needs a run directory"),
+        (["sample", "none"], "none is no run directory"),
+    ],
+)
+def test_bad_input(arguments, message, called, capsys):
+    assert command.main(arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not called
+
+
+def test_help(capsys):
+    assert command.main([]) == 0
+    text = capsys.readouterr().out
+    assert all(f"jaxgen {verb}" in text for verb in command.VERBS)
