@@ -33,7 +33,7 @@ def run_one(beta: float, run_dir: Path, flags: list[str]) -> dict[str, float]:
     Raises:
         subprocess.CalledProcessError: if either command fails; it has said why.
     """
-    program = [sys.executable, "-m", "experiments.beta_vae"]
+    program = [sys.executable, "-m", f"{__package__}.beta_vae"]
     where = ["--run-dir", str(run_dir)]
     subprocess.run([*program, *where, "--objective.beta", str(beta), *flags], check=True)
     done = subprocess.run(

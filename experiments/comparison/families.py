@@ -1,6 +1,5 @@
 """How the comparison trains one model of each family, by its digits recipe."""
 
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -170,7 +169,7 @@ def plan_run(name: str, run_dir: Path, fields: Mapping[str, Any]) -> Planned:
         ValueError, FileNotFoundError, FileExistsError: for settings or data that do not fit, or a
             directory that holds something else.
     """
-    recipe: Recipe = importlib.import_module(ENTRANTS[name].module).recipe
+    recipe: Recipe = runs.find_recipe(ENTRANTS[name].module)
     config = configs.from_dict(recipe.config, {**fields, "run_dir": str(run_dir)})
     saved = runs.load_config(run_dir, recipe.name(), recipe.config)
     if saved is not None and (differences := configs.differences(saved, config)):

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib
 import math
 import shlex
 from collections.abc import Callable, Mapping
@@ -33,7 +32,7 @@ from jaxgen.metrics.neighbours import beside_neighbours, nearest_images
 from jaxgen.metrics.statistics import image_statistics
 from jaxgen.training import evaluation
 from jaxgen.training.likelihood import likelihood
-from jaxgen.training.runs import Run, open_run
+from jaxgen.training.runs import Run, find_recipe, open_run
 from jaxgen.training.strategies import make_strategy
 
 VERSION = 5  # of what is measured; raised with any change of it, so that nothing old is shown
@@ -110,7 +109,7 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
         reason in `why`; `lost` are the reasons of those that are not finite.
     """
     family, key = run.family, jax.random.key(reference.seed)
-    recipe = importlib.import_module(run.name).recipe
+    recipe = find_recipe(run.name)
     why, lost = absences(family), list[str]()
 
     def attempt(entry: str, compute: Callable[[Run, Reference], Any], *others: str) -> Any:

@@ -348,13 +348,28 @@ def recipe_of(run_dir: str | Path) -> Recipe:
     places = [Path(place, *parts).resolve() for place in sys.path]
     if any(place.is_relative_to(root) for place in places):
         raise ValueError(f"{run_dir} is a run of {name!r}, which lies in it: nothing there is run")
+    try:
+        return find_recipe(name)
+    except ValueError as error:
+        raise ValueError(f"{run_dir} is a run of {name!r}, which has no recipe here") from error
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a module, in a checkout or installed with the package.
+
+    Args:
+        name: Name of the module as runs store it, such as "experiments.ddpm_cifar".
+
+    Raises:
+        ValueError: If there is no such module, or it has no recipe.
+    """
     for module in (name, f"{INSTALLED}{name}"):
         try:
             recipe: Recipe = importlib.import_module(module).recipe
             return recipe
         except (ModuleNotFoundError, AttributeError) as error:
             failure = error
-    raise ValueError(f"{run_dir} is a run of {name!r}, which has no recipe here") from failure
+    raise ValueError(f"{name} has no recipe: {failure}") from failure
 
 
 def _name_of(run_dir: Path) -> str:
