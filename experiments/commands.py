@@ -19,8 +19,12 @@ def run_command(action: Callable[[], object]) -> int:
     print_anywhere()
     try:
         action()
+        sys.stdout.flush()
     except (CheckpointError, loop.NonFiniteError, FloatingPointError) as error:
         return _fail(error, 1)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (OSError, TypeError, ValueError, ImportError) as error:
         return _fail(error, 2)
     return 0
