@@ -1,4 +1,4 @@
-"""The family of PixelCNNs: its contract, and samplers that draw the same values."""
+"""PixelCNNs and transformers: the family's contract, and samplers that draw the same values."""
 
 from functools import cache
 
@@ -21,16 +21,20 @@ from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.classify import evaluate_as_classifier
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.models.pixelcnnpp import PixelCNNPP
+from jaxgen.models.transformer import Size, Transformer
 
 # These programs are compiled often and run once.
 LABELS = labels(3)
 MIXTURE = "mixture_of_logistics"
+SMALL = Size(8, 2, 2)
 # name -> network, image shape, likelihood, values, conditioning
 KINDS = {
     "pixelcnn": (PixelCNN(1, 16, 8, 1, 8), (5, 6, 1), "categorical", 16, None),
     "pixelcnn, colours": (PixelCNN(2, 8, 8, 1, 8), (4, 5, 2), "categorical", 8, None),
     "gated": (GatedPixelCNN(1, 16, 8, 2, 3, 8), (5, 6, 1), "categorical", 16, LABELS),
     "gated, colours": (GatedPixelCNN(2, 8, 8, 2, 5, 8), (4, 5, 2), "categorical", 8, None),
+    "transformer": (Transformer(16, 30, *SMALL), (5, 6, 1), "categorical", 16, LABELS),
+    "transformer, colours": (Transformer(8, 24, *SMALL), (3, 4, 2), "categorical", 8, None),
     "pixelcnnpp": (PixelCNNPP(1, 4, 1, 2, 2), (6, 4, 1), MIXTURE, 256, LABELS),
     "pixelcnnpp, 3 levels": (PixelCNNPP(2, 4, 1, 3, 2), (8, 8, 2), MIXTURE, 256, None),
 }
@@ -124,6 +128,31 @@ def test_loss_is_log_prob_and_metrics_are_bits(key):
     np.testing.assert_allclose(family.evaluate(variables, moved, key)[0], expected, rtol=1e-5)
 
 
+def test_log_prob_of_a_transformer_is_of_its_tokens(key):
+    """A pixel's channels one after another, rows from the top."""
+    batch, variables = example("transformer, colours")
+    classes = np.round((np.asarray(batch["image"]) + 1) / 2 * 7).astype(int).reshape(3, -1)
+    own = {"params": variables.params["transformer"]}
+    logits = KINDS["transformer, colours"][0].apply(own, jnp.asarray(classes))
+    log_p = np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), classes[..., None], -1)
+    got = build("transformer, colours").log_prob(variables, batch, key)
+    np.testing.assert_allclose(got, log_p.sum((1, 2)), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_values": 9}, "must be of 9 tokens and 30 positions, got one of 16 and 30"),
+        ({"image_shape": (5, 5, 1)}, "must be of 16 tokens and 25 positions, got one of 16 and 30"),
+        ({"likelihood": MIXTURE}, "likelihood must be categorical for a transformer"),
+    ],
+)
+def test_transformers_that_do_not_fit(options, message):
+    arguments = {"image_shape": (5, 6, 1), "num_values": 16, **options}
+    with pytest.raises(ValueError, match=message):
+        autoregressive(KINDS["transformer"][0], optax.sgd(0.1), **arguments)
+
+
 @pytest.mark.slow
 def test_log_prob_of_mixtures_is_of_the_networks_outputs(key):
     batch, variables = example("pixelcnnpp")
@@ -173,7 +202,7 @@ def test_how_many_passes_an_image_takes(name, passes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["gated", "pixelcnnpp"])
+@pytest.mark.parametrize("name", ["gated", "pixelcnnpp", "transformer"])
 def test_one_device_and_eight(name):
     """Also weight normalization's initialization, which sees the whole batch."""
     batch, _ = example(name)

@@ -28,6 +28,7 @@ from jaxgen.models import (
     srresnet_gan,
     stackgan,
     text_encoder,
+    transformer,
     unet,
     vae,
     vdm,
@@ -99,12 +100,13 @@ NETWORKS = {
     "residual": (partial(residual.ResidualMLP, 8, 16, 1), VECTOR, {}),
     "image_encoder": (partial(image_encoder.ImageEncoder, 8, 8), IMAGE, {}),
     "text_encoder": (partial(text_encoder.TextEncoder, 50, 16, 1, 2), (6,), {}),
+    "transformer": (partial(transformer.Transformer, 50, 6, 16, 1, 2), (6,), {}),
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
 # Those that are given a time too.
 TIMED = {"unet", "ncsnpp", "ncsnpp_256", "adm", "noisy_classifier", "vdm"}
-# Those that are given tokens, and where there are some.
-READERS = {"text_encoder"}
+# Those that are given tokens; the first, where there are some.
+READERS = {"text_encoder", "transformer"}
 # Parts of the networks above, in whatever precision these are.
 PARTS = {"SmoothDownsample", "NormedConv", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
 
@@ -135,7 +137,7 @@ def test_bfloat16_stays_inside(name):
     others = [jnp.array([3, 700, 3, 700])] if name in TIMED else []
     if name in READERS:
         x = jnp.asarray(np.random.default_rng(1).integers(1, 50, (4, *shape)))
-        others = [jnp.ones(x.shape, bool)]
+        others = [jnp.ones(x.shape, bool)] if name == "text_encoder" else []
     variables = randomized(network, x, *others, **options)
 
     def call(variables, x):

@@ -1,5 +1,6 @@
 """Attention between positions, in the form that suits the backend."""
 
+from functools import partial
 from typing import Literal
 
 import jax
@@ -11,12 +12,14 @@ _LARGEST_FUSED_HEAD = 128
 _HIDDEN = -1e30
 
 
-@jax.jit  # traced once for a shape, however often it recurs
+@partial(jax.jit, static_argnames="causal")  # traced once for a shape, however often it recurs
 def dot_product_attention(
     query: Float[Array, "batch queries heads width"],
     key: Float[Array, "batch keys heads width"],
     value: Float[Array, "batch keys heads width"],
     mask: Bool[Array, "batch keys"] | None = None,
+    *,
+    causal: bool = False,
 ) -> Float[Array, "batch queries heads width"]:
     r"""$$\mathrm{softmax}(q k^\top / \sqrt{d})\,v$$ of every head, d its width.
 
@@ -30,6 +33,7 @@ def dot_product_attention(
         key: Keys, of the same type.
         value: Values, of the same type.
         mask: True where a key counts; None where all do. Where none does, all weigh the same.
+        causal: Whether query i sees the keys up to the i-th alone, and not the later ones.
 
     Returns:
         For each query the values, weighted.
@@ -40,15 +44,18 @@ def dot_product_attention(
         (2, 16, 4, 8)
     """
     masked = () if mask is None else (mask,)
-    return lax.platform_dependent(query, key, value, *masked, cpu=_two_products, default=_library)
+    ours, library = (partial(form, causal=causal) for form in (_two_products, _library))
+    return lax.platform_dependent(query, key, value, *masked, cpu=ours, default=library)
 
 
-def _library(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+def _library(
+    query: Array, key: Array, value: Array, mask: Array | None = None, *, causal: bool = False
+) -> Array:
     fused = mask is None and _is_fused_by_cudnn(query, key)
     implementation: Literal["cudnn"] | None = "cudnn" if fused else None
     where = None if mask is None else mask[:, None, None, :]
     return jax.nn.dot_product_attention(
-        query, key, value, mask=where, implementation=implementation
+        query, key, value, mask=where, is_causal=causal, implementation=implementation
     )
 
 
@@ -65,7 +72,9 @@ def _is_fused_by_cudnn(query: Array, key: Array) -> bool:
     return even and width <= _LARGEST_FUSED_HEAD and width % 8 == 0
 
 
-def _two_products(query: Array, key: Array, value: Array, mask: Array | None = None) -> Array:
+def _two_products(
+    query: Array, key: Array, value: Array, mask: Array | None = None, *, causal: bool = False
+) -> Array:
     batch, _, heads, width = query.shape
 
     def fold(x: Array) -> Array:  # [batch * heads, positions, width]: no other axes
@@ -75,6 +84,9 @@ def _two_products(query: Array, key: Array, value: Array, mask: Array | None = N
     logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:  # a finite number: where no key counts, the softmax is not NaN
         logits = jnp.where(jnp.repeat(mask, heads, axis=0)[:, None], logits, _HIDDEN)
+    if causal:
+        seen = jnp.tri(q.shape[1], k.shape[1], dtype=bool)
+        logits = jnp.where(seen[None], logits, _HIDDEN)
     weights = jax.nn.softmax(logits).astype(value.dtype)
     y = jnp.einsum("bqk,bkd->bqd", weights, v)
     return y.reshape(batch, heads, -1, width).swapaxes(1, 2)

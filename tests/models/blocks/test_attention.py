@@ -92,3 +92,14 @@ def test_hidden_keys_do_not_count(form):
     assert np.isfinite(y).all()
     gradient = jax.grad(lambda q: form(q, k, v, jnp.asarray(mask)).sum())(q)
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("form", [attention._two_products, attention._library])
+def test_causal_attention_sees_no_later_key(form):
+    """Query i gives what it gives with the keys up to i alone."""
+    q, k, v = (x[:, :5] for x in inputs())
+    y = form(q, k, v, causal=True)
+    for i in range(5):
+        alone = form(q[:, i : i + 1], k[:, : i + 1], v[:, : i + 1])
+        np.testing.assert_allclose(y[:, i : i + 1], alone, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(dot_product_attention(q, k, v, causal=True), y, atol=1e-6)
