@@ -40,6 +40,8 @@ class Codec(NamedTuple):
             log p(x) in expectation (exactly so where q has one value). None if it is not known.
         bound: The first stage's own `bound`, for the size and the kind of its data; None without
             `log_ratio`.
+        per_pixel: Whether latents are images of codes, one a pixel, as a palette's are: then what
+            is known of an image is known of its latents, and the likelihood is that of the codes.
     """
 
     encode: Callable[[PyTree, Batch, Key[Array, ""]], Batch]
@@ -47,6 +49,7 @@ class Codec(NamedTuple):
     fixed: PyTree
     log_ratio: Callable[[PyTree, Batch, Key[Array, ""]], Float[Array, " batch"]] | None = None
     bound: Bound | None = None
+    per_pixel: bool = False
 
 
 def codes(family: Family, variables: Variables, *, num_codes: int) -> Codec:
@@ -118,7 +121,8 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
     `log_prob` is None, and `evaluate` gives what the second stage measures of the latents.
 
     There is no `complete`: decoded latents do not keep the pixels that are given. And no
-    `denoising`: its parts would make latents.
+    `denoising`: its parts would make latents. A codec that is `per_pixel` keeps `complete`, and the
+    second stage's `log_prob` and `bound`, which are of the codes and not of the data.
 
     Args:
         family: The second stage.
@@ -188,7 +192,31 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
         fixed={**family.fixed, NAME: codec.fixed},
         sampling=_sampling(family.sampling),
     )
+    if codec.per_pixel:
+        return _per_pixel(two_stages, family, codec)
     return two_stages if cached else _with_likelihood(two_stages, family, codec)
+
+
+def _per_pixel(two_stages: Family, second: Family, codec: Codec) -> Family:
+    """The family with what codes of single pixels leave of the second stage."""
+
+    def log_prob(variables: Variables, batch: Batch, key: Array) -> Array:
+        return -two_stages.evaluate(variables, batch, key)[0]
+
+    def complete(variables: Variables, key: Array, given: Array, known: Array, *, condition=None):
+        assert second.complete is not None
+        fixed = variables.fixed[NAME]
+        latents = codec.encode(fixed, {"image": given}, _codec_key(key))["image"]
+        latents = second.complete(variables, key, latents, known, condition=condition)
+        x = codec.decode(fixed, latents, _codec_key(key))
+        return jnp.where(known[..., None], given, x)
+
+    return two_stages._replace(
+        log_prob=None if second.log_prob is None else log_prob,
+        bound=None if second.bound is None else second.bound._replace(eight_bit=False),
+        complete=None if second.complete is None else complete,
+        sampling=second.sampling,
+    )
 
 
 def _with_likelihood(two_stages: Family, second: Family, codec: Codec) -> Family:

@@ -204,7 +204,7 @@ def _train(invocation: _Invocation) -> int:
     run_dir = Path(config.run_dir)
     if saved is not None:
         runs.check_fixed(run_dir, experiment.family.fixed)
-        runs.check_files(run_dir, experiment.family)
+        runs.check_files(run_dir, experiment)
     runs.check_data(run_dir, experiment, config)
     with ExitStack() as stack:
         if jax.process_index() == 0:
@@ -330,7 +330,7 @@ def _restore(
     """The step of one of a run directory's checkpoints, and the variables for the family."""
     fixed = experiment.family.fixed
     runs.check_fixed(Path(flags.config.run_dir), fixed)
-    runs.check_files(Path(flags.config.run_dir), experiment.family)
+    runs.check_files(Path(flags.config.run_dir), experiment)
     runs.check_data(Path(flags.config.run_dir), experiment, flags.config)
     state = states.restore(experiment, flags.config, strategy, step=flags.step)
     placed = strategy.put_replicated(fixed)

@@ -70,6 +70,8 @@ class Experiment(NamedTuple):
         num_evaluated: Number of held-out examples to evaluate, from the first on; None for all.
         protocol: Facts that are stored with every evaluation: bound, dequantization,
             preprocessing...
+        files: What a run keeps so that its data mean the same ever after, a palette say, by the
+            file's name; beside `Conditioning.files`.
     """
 
     family: Family
@@ -84,3 +86,4 @@ class Experiment(NamedTuple):
     shown: str | None = None
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}
+    files: Mapping[str, bytes] = {}

@@ -88,7 +88,7 @@ def open_run(
         raise ValueError(f"{run_dir} was trained with another config: {'; '.join(differences)}")
     experiment = recipe.build(new)
     check_fixed(run_dir, experiment.family.fixed)
-    check_files(run_dir, experiment.family)
+    check_files(run_dir, experiment)
     check_data(run_dir, experiment, new)
     strategy = strategy or make_strategy("jit")
     state = states.restore(experiment, new, strategy, step=step)
@@ -139,13 +139,13 @@ def begin(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -
     if saved is not None:
         check_same(run_dir, saved, config)
         check_fixed(run_dir, experiment.family.fixed)
-        check_files(run_dir, experiment.family)
+        check_files(run_dir, experiment)
         check_data(run_dir, experiment, config)
     for path in run_dir.iterdir():
         if is_temporary(path):  # of a process that was killed; the lock's holder alone writes here
             path.unlink()
     save_config(run_dir, name, config, experiment)
-    for file, content in _files(experiment.family).items():
+    for file, content in _files(experiment).items():
         with open_atomically(run_dir / file) as opened:
             opened.write(content)
 
@@ -186,7 +186,7 @@ def save_config(run_dir: Path, name: str, config: RunConfig, experiment: Experim
     }
     if (fingerprint := fixed_fingerprint(experiment.family.fixed)) is not None:
         saved["fixed"] = fingerprint
-    if files := _files(experiment.family):
+    if files := _files(experiment):
         saved["files"] = {file: _digest(content) for file, content in files.items()}
     write_json(run_dir / CONFIG, saved)
 
@@ -225,12 +225,12 @@ def check_fixed(run_dir: Path, fixed: PyTree) -> None:
         )
 
 
-def check_files(run_dir: Path, family: Family) -> None:
-    """Checks that what makes conditions mean the same, a tokenizer say, is what it was.
+def check_files(run_dir: Path, experiment: Experiment) -> None:
+    """Checks that what makes data mean the same, a tokenizer or a palette, is what it was.
 
     Args:
         run_dir: Path of the run directory.
-        family: Family as it was built now.
+        experiment: Experiment as it was built now.
 
     Raises:
         ValueError: If a file's content is another than the run started with; names it.
@@ -238,17 +238,18 @@ def check_files(run_dir: Path, family: Family) -> None:
     saved = _read(run_dir)
     if saved is None:
         return
-    now = {file: _digest(content) for file, content in _files(family).items()}
+    now = {file: _digest(content) for file, content in _files(experiment).items()}
     for file, before in saved.get("files", {}).items():
         if now.get(file) != before:
             raise ValueError(
                 f"{run_dir} was made with another {file} (digest {before}, now {now.get(file)}): "
-                f"restore {run_dir / file}, without which its conditions would mean something else"
+                f"restore {run_dir / file}, without which its data would mean something else"
             )
 
 
-def _files(family: Family) -> Mapping[str, bytes]:
-    return {} if family.conditioning is None else family.conditioning.files
+def _files(experiment: Experiment) -> Mapping[str, bytes]:
+    conditioning = experiment.family.conditioning
+    return {**experiment.files, **({} if conditioning is None else conditioning.files)}
 
 
 def _digest(content: bytes) -> str:

@@ -15,7 +15,7 @@ from jaxgen.training import loop
 from jaxgen.training.averages import constant, warmed_up
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.recipe import Recipe
-from jaxgen.training.runs import fixed_fingerprint, open_run
+from jaxgen.training.runs import begin, check_files, fixed_fingerprint, open_run
 
 SCALE = {"value": np.float32(1.0)}  # a first stage that tests train on
 
@@ -195,3 +195,15 @@ def test_fingerprints_of_pretrained_arrays():
         {"a": np.array([0, 0, 1e-30], np.float32)},
     ]
     assert len({a, *map(fixed_fingerprint, others)}) == 5
+
+
+def test_files_that_data_need(tmp_path):
+    """A palette, say: kept beside the config, and another one is refused."""
+    config = Config(run_dir=str(tmp_path))
+    experiment = build(config)._replace(files={"palette.npy": b"colours"})
+    begin(tmp_path, recipe.name(), config, experiment)
+    assert (tmp_path / "palette.npy").read_bytes() == b"colours"
+    check_files(tmp_path, experiment)
+    for files in ({"palette.npy": b"others"}, {}):
+        with pytest.raises(ValueError, match=r"made with another palette.npy .*: restore "):
+            check_files(tmp_path, experiment._replace(files=files))
