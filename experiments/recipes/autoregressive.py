@@ -1,12 +1,16 @@
-"""What the PixelCNN recipes share: their flags, and the way from flags to an experiment.
+"""What the PixelCNN and ImageGPT recipes share: their flags, and the way to an experiment.
 
-The recipes are `pixelcnn_digits`, `pixelcnn_mnist` and `pixelcnnpp_cifar`.
+The recipes are `pixelcnn_digits`, `pixelcnn_captioned_digits`, `pixelcnn_mnist`,
+`pixelcnnpp_cifar`, `imagegpt_digits` and `imagegpt_cifar`.
 """
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import jax.numpy as jnp
+from jaxtyping import Array
 
 from experiments.recipes.images import Binarize, Data, load_data
 from experiments.recipes.shared import (
@@ -20,27 +24,35 @@ from experiments.recipes.shared import (
     protocol,
 )
 from experiments.recipes.text import TextConfig
-from jaxgen.core import Family
+from jaxgen.core import Batch, Family, PyTree
+from jaxgen.data import palette as palettes
+from jaxgen.data.palette import Colours
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.classify import evaluate_as_classifier
+from jaxgen.families.latent import Codec, on_latents
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.models.pixelcnnpp import PixelCNNPP
+from jaxgen.models.transformer import Transformer
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+FILE = "palette.npy"
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """The network."""
 
-    network: Literal["pixelcnn", "gated", "pixelcnnpp"] = "gated"
-    """Kind of network: PixelCNN and gated PixelCNN give a softmax over each channel's values,
-    PixelCNN++ a mixture of logistics."""
+    network: Literal["pixelcnn", "gated", "pixelcnnpp", "transformer"] = "gated"
+    """Kind of network: PixelCNN, gated PixelCNN and ImageGPT's transformer give a softmax over each
+    channel's values, PixelCNN++ a mixture of logistics."""
     features: int = 128
-    """Number of channels of the hidden layers."""
+    """Number of channels of the hidden layers; the transformer's width."""
     layers: int = 15
-    """Number of residual blocks (pixelcnn) or gated layers (gated)."""
+    """Number of residual blocks (pixelcnn), gated layers (gated) or blocks (transformer)."""
+    num_heads: int = 8
+    """Number of heads of the attention (transformer)."""
     kernel_size: int = 3
     """Kernel size of the gated layers but the first (gated)."""
     head_features: int = 256
@@ -52,22 +64,28 @@ class ModelConfig:
     mixtures: int = 10
     """Number of logistics of a pixel (pixelcnnpp)."""
     dropout: float = 0.0
-    """Dropout rate within the residual blocks (pixelcnnpp) or after the gates (gated)."""
+    """Dropout rate within the residual blocks (pixelcnnpp), after the gates (gated), or on what
+    each part of a block adds (transformer)."""
     condition: Conditions = "none"
-    """Condition of the network (gated, pixelcnnpp)."""
+    """Condition of the network (gated, pixelcnnpp, transformer)."""
 
 
 @dataclass(frozen=True)
 class Config(RunConfig):
-    """Flags of every PixelCNN recipe."""
+    """Flags of every PixelCNN and ImageGPT recipe."""
 
     binarize: Binarize = "none"
     """Way to pixels of 0 and 1: a threshold, one draw for the run, or a draw for each batch."""
+    palette: int | None = None
+    """Number of colours of a palette, found by k-means, whose codes stand for the pixels; the run
+    keeps it. None for the values of the channels as they are."""
     flip: bool = False
     """Mirror half of the training images left to right."""
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
+    cosine: bool = False
+    """Let the rate fall to 0 along half a cosine over `decay_steps`, not linearly."""
     average: AverageConfig = AverageConfig()
     temperature: float = operational(1.0)
     """Temperature of samples: below 1 the likely becomes likelier."""
@@ -81,8 +99,10 @@ class Config(RunConfig):
 def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
     data = load_data(config, config.binarize, flip=config.flip)
-    family = make_family(config, data)
+    palette = None if config.palette is None else make_palette(config, data)
+    family = make_family(config, data, palette)
     given = "" if family.conditioning is None else f", given its {family.conditioning.key}"
+    of = "" if palette is None else f" of the {len(palette)} colours' codes, not of the bytes"
     if config.classify:
         if family.conditioning is None or family.conditioning.num_classes is None:
             raise ValueError("--classify needs --model.condition label")
@@ -97,26 +117,65 @@ def build(config: Config) -> Experiment:
         protocol=protocol(
             data.held_out,
             config.evaluation.num_examples,
-            loss=f"-log p, exact, nats an example{given}",
+            loss=f"-log p, exact{of}, nats an example{given}",
             preprocessing=data.preprocessing,
         ),
+        files={} if palette is None else {FILE: palettes.content_of(palette)},
     )
 
 
-def make_family(config: Config, data: Data) -> Family:
+def make_palette(config: Config, data: Data) -> Colours:
+    """The palette of a run: the one that it keeps, else that of its data and seed.
+
+    Raises:
+        ValueError: If the data have fewer colours, or the flags do not go together.
+    """
+    if config.binarize != "none" or config.model.network == "pixelcnnpp":
+        raise ValueError("--palette goes with --binarize none and a network of a softmax")
+    assert config.palette is not None
+    kept = Path(config.run_dir) / FILE
+    if kept.exists():
+        return palettes.read(kept, config.palette, data.image_shape[-1])
+    return palettes.find(data.train, config.palette, config.seed)
+
+
+def in_palette(family: Family, colours: Colours) -> Family:
+    """A family of images of codes, `[B, H, W, 1]`, as one of images in a palette's colours.
+
+    Its likelihood is that of the codes.
+
+    Args:
+        family: Family of images of as many values as there are colours.
+        colours: Palette, f32[K, C] in [-1, 1].
+    """
+
+    def encode(fixed: PyTree, batch: Batch, key: Array) -> Batch:
+        return {**batch, "image": palettes.values_of(colours, batch["image"])}
+
+    def decode(fixed: PyTree, latents: Array, key: Array) -> Array:
+        return palettes.images_of(colours, latents)
+
+    return on_latents(family, Codec(encode, decode, {}, per_pixel=True))
+
+
+def make_family(config: Config, data: Data, palette: Colours | None = None) -> Family:
     """The network of the flags, and its likelihood."""
     num_values = 256 if config.binarize == "none" else 2
+    image_shape = data.image_shape
+    if palette is not None:
+        num_values, image_shape = len(palette), (*image_shape[:2], 1)
     mixture = config.model.network == "pixelcnnpp"
-    return autoregressive(
-        make_network(config.model, data.image_shape, num_values, config.precision),
-        make_adam(config.optimizer),
-        image_shape=data.image_shape,
+    family = autoregressive(
+        make_network(config.model, image_shape, num_values, config.precision),
+        make_adam(config.optimizer, cosine=config.cosine),
+        image_shape=image_shape,
         likelihood="mixture_of_logistics" if mixture else "categorical",
         num_values=num_values,
         conditioning=make_conditioning(config.model.condition, data.train, config.text),
         temperature=config.temperature,
         sampler=config.sampler,
     )
+    return family if palette is None else in_palette(family, palette)
 
 
 def make_network(
@@ -133,6 +192,16 @@ def make_network(
             model.mixtures,
             model.dropout,
             dtype=dtype,
+        )
+    if model.network == "transformer":
+        return Transformer(
+            num_values,
+            math.prod(image_shape),
+            model.features,
+            model.layers,
+            model.num_heads,
+            model.dropout,
+            dtype,
         )
     if model.network == "gated":
         return GatedPixelCNN(

@@ -89,6 +89,15 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "maf_power": ([*TWO_MOONS, "--model.hidden", "8", "--model.layers=2"], []),
     "nsf_gas": ([*TWO_MOONS, "--model.hidden", "8", "--model.layers=2"], []),
     "pixelcnn_digits": ([*DIGITS, *PIXELS], []),
+    "imagegpt_digits": (
+        [*DIGITS, *"--model.features=8 --model.layers=1 --model.num-heads=2".split()],
+        [],
+    ),
+    "imagegpt_cifar": (
+        [*DIGITS, *"--model.features=8 --model.layers=1 --model.num-heads=2".split()]
+        + ["--palette=8"],
+        [],
+    ),
     "pixelcnn_mnist": ([*DIGITS, *PIXELS], []),
     "pixelcnnpp_cifar": (
         [*DIGITS, *"--model.features=4 --model.res-blocks=1 --model.levels=2".split()]

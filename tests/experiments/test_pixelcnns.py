@@ -1,16 +1,33 @@
-"""The PixelCNN recipes end to end, shrunk; and digits that anyone can read."""
+"""The PixelCNN and ImageGPT recipes end to end, shrunk; and digits that anyone can read."""
 
+import dataclasses
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 from recipes import call, fails, share_of_readable_samples
 
-from experiments import beta_sweep, pixelcnn_digits, pixelcnn_mnist, pixelcnnpp_cifar
+from experiments import (
+    beta_sweep,
+    imagegpt_cifar,
+    imagegpt_digits,
+    pixelcnn_digits,
+    pixelcnn_mnist,
+    pixelcnnpp_cifar,
+)
+from experiments.recipes.autoregressive import in_palette
+from jaxgen.core import Bound, Variables
+from jaxgen.data import palette as palettes
+from jaxgen.families.autoregressive import autoregressive
+from jaxgen.models.transformer import Transformer
 
 TINY = "--data.name=digits --batch-size=16 --steps=2 --log-every=1 --sample-every=2".split()
 GATED = "--model.features=4 --model.layers=2 --model.head-features=4".split()
+BLOCKS = "--model.features=8 --model.layers=1 --model.num-heads=2".split()
 
 
 @pytest.mark.slow
@@ -76,9 +93,72 @@ def test_mixture_recipe(tmp_path, capsys):
     assert "2 of 2 steps done" in out
 
 
+@pytest.mark.slow
+def test_imagegpt_end_to_end(tmp_path, capsys):
+    """CIFAR-10's recipe on digits, in a palette: the run keeps it, and refuses another."""
+    run_dir, out = ("--run-dir", str(tmp_path / "run")), tmp_path / "drawn.npz"
+    call(capsys, imagegpt_cifar, *run_dir, *TINY, *BLOCKS, "--palette=4")
+    result = json.loads(call(capsys, imagegpt_cifar, "evaluate", *run_dir).splitlines()[-1])
+    assert result["bits_per_latent_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
+    assert "exact of the 4 colours' codes, not of the bytes" in result["protocol"]["loss"]
+    assert result["likelihood"]["bits_per_dim"] is None
+    call(capsys, imagegpt_cifar, "sample", *run_dir, "--num=4", f"--out={out}")
+    assert len(np.unique(np.load(out)["samples"])) <= 4
+    picture = ("--picture=completions", "--num=6", "--columns=6", f"--out={tmp_path / 'c.png'}")
+    call(capsys, imagegpt_cifar, "sample", *run_dir, *picture)
+    kept = tmp_path / "run" / "palette.npy"
+    np.save(kept, np.linspace(-1, 1, 4, dtype=np.float32)[:, None])
+    message = fails(capsys, imagegpt_cifar, "evaluate", *run_dir)
+    assert "was made with another palette.npy" in message
+
+
+def test_images_in_a_palettes_colours(key):
+    """Samples have its colours, the likelihood is of the codes, known pixels stay as they are."""
+    colours = np.linspace(-0.9, 0.9, 15, dtype=np.float32).reshape(5, 3)
+    network = Transformer(5, 4, 8, 1, 2)
+    codes = autoregressive(network, optax.sgd(0.1), image_shape=(2, 2, 1), num_values=5)
+    family = in_palette(codes, colours)
+    x = jax.random.uniform(key, (3, 2, 2, 3), minval=-1.0)
+    variables = family.init(key, {"image": x}, family.fixed)
+    moved = jax.tree.map(
+        lambda p: p + 0.3 * jnp.cos(jnp.arange(p.size)).reshape(p.shape), variables
+    )
+    of_codes = {"image": palettes.values_of(colours, x)}
+    expected = codes.log_prob(Variables(moved.params), of_codes, key)
+    np.testing.assert_allclose(family.log_prob(moved, {"image": x}, key), expected, rtol=1e-6)
+    assert family.bound == Bound("exact", 4, eight_bit=False)
+    known = jnp.array([[True, True], [False, False]])[None].repeat(3, axis=0)
+    for drawn, new in (
+        (family.sample(moved, key, 3), jnp.ones((3, 2, 2), bool)),
+        (family.complete(moved, key, x, known), ~known),
+    ):
+        assert drawn.shape == x.shape
+        distance = np.abs(np.asarray(drawn)[..., None, :] - colours).max(-1).min(-1)
+        np.testing.assert_array_equal(distance[new], 0)
+        np.testing.assert_array_equal(drawn[~new], x[~new])
+
+
+def test_the_palette_of_a_run(tmp_path):
+    """Of its data and seed; once it is kept, the one that is kept."""
+    config = dataclasses.replace(
+        imagegpt_digits.recipe.config, run_dir=str(tmp_path), palette=4, seed=1
+    )
+    build = imagegpt_digits.recipe.build
+    content = build(config).files["palette.npy"]
+    assert content == build(config).files["palette.npy"]
+    other = palettes.content_of(np.linspace(-1, 1, 4, dtype=np.float32)[:, None])
+    (tmp_path / "palette.npy").write_bytes(other)
+    assert build(config).files["palette.npy"] == other != content
+    with pytest.raises(ValueError, match=r"palette.npy must hold float32 \[3, 1\], a palette"):
+        build(dataclasses.replace(config, palette=3))
+
+
 @pytest.mark.parametrize(
     ("recipe", "flags", "message"),
     [
+        (imagegpt_digits, ["--palette=18"], "num_colours must be at most 17"),
+        (imagegpt_digits, ["--palette=4", "--binarize=static"], "goes with --binarize none"),
+        (imagegpt_digits, ["--model.num-heads=3"], "num_heads must divide width 64, got 3"),
         (pixelcnn_digits, ["--model.network=pixelcnn"], "takes no --model.condition"),
         (pixelcnn_digits, ["--model.kernel-size=4"], "kernel_size must be odd, got 4"),
         (pixelcnn_mnist, ["--classify"], "--classify needs --model.condition label"),
