@@ -1,15 +1,22 @@
-"""A prior over the codes of a trained VQ-VAE: its second stage (van den Oord et al. 2017, 3.3).
+r"""A prior over the codes of a trained VQ-VAE: its second stage (van den Oord et al. 2017, 3.3).
 
 A gated PixelCNN on the codes of a finished run of `vqvae_cifar`, 8 rows of 8x10, which stays as it
 is: its arrays are used, not trained, and a run refuses another first stage than the one it began
 with. The paper fits a PixelCNN to the codes of ImageNet and gives no figure for CIFAR-10 in two
-stages; the network's size is this package's choice. `evaluate` is the bound of log p(x) by both
-stages.
+stages; the network's size is this package's choice. With `--model.network transformer` it is a
+causal transformer over the codes, VQGAN's second stage (Esser et al. 2021; the blocks are
+ImageGPT's), `--model.num-heads` of them attending.
+
+`evaluate` is the bound of log p(x) by both stages, of the 8-bit data: `bits_per_dim` counts codes
+and decoder, `second_stage` and `first_stage` are their parts in nats, and `bits_per_latent_dim` are
+the bits of a code.
 
     python -m experiments.vqvae_cifar --data.dir DIR
     python -m experiments.vqvae_prior --first-stage runs/vqvae_cifar --data.dir DIR
     python -m experiments.vqvae_prior sample --num 64 --out grid.png
     python -m experiments.vqvae_prior evaluate
+    python -m experiments.vqvae_prior --run-dir runs/vqvae_transformer --model.network transformer \
+        --model.features 256 --model.layers 8 --data.dir DIR
 """
 
 from dataclasses import dataclass
@@ -80,7 +87,9 @@ def make_family(config: Config, first: Run) -> Family:
         raise ValueError(f"--first-stage must be a run of a VQ-VAE, got one of {first.name}")
     num_codes = state["codebook"].codes.shape[0]
     if config.model.network == "pixelcnnpp":
-        raise ValueError("--model.network must have a softmax over codes: gated or pixelcnn")
+        raise ValueError(
+            "--model.network must have a softmax over codes: gated, pixelcnn or transformer"
+        )
     height, width, _ = first.experiment.held_out.spec["image"][0]
     halvings, several = 2**first.config.model.num_halvings, first.config.model.codes_per_position
     shape = (height // halvings, width // halvings * several, 1)

@@ -1,4 +1,4 @@
-"""A VQ-VAE and a PixelCNN over its codes, from the command line, shrunk."""
+"""A VQ-VAE and a PixelCNN or a transformer over its codes, from the command line, shrunk."""
 
 import json
 
@@ -15,11 +15,15 @@ SECOND = "--model.features=4 --model.layers=1 --model.head-features=4".split()
 
 
 @pytest.mark.slow
-def test_a_prior_over_codes(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("network", "flags"),
+    [("pixelcnn", []), ("transformer", ["--model.network=transformer", "--model.num-heads=2"])],
+)
+def test_a_prior_over_codes(network, flags, tmp_path, capsys):
     """Train both stages, sample and evaluate the second; another first stage is refused."""
     first, second = (("--run-dir", str(tmp_path / name)) for name in ("first", "second"))
     call(capsys, vqvae_cifar, *first, *SHARED, *FIRST.split(), "--steps=2")
-    flags = (*second, f"--first-stage={tmp_path / 'first'}")
+    flags = (*second, f"--first-stage={tmp_path / 'first'}", *flags)
     out = call(capsys, vqvae_prior, *flags, *SHARED, *SECOND, "--steps=2", "--sample-every=2")
     assert "2 of 2 steps done" in out
     assert (tmp_path / "second" / "samples" / "00000002.png").exists()
@@ -29,12 +33,15 @@ def test_a_prior_over_codes(tmp_path, capsys):
     result = json.loads(call(capsys, vqvae_prior, "evaluate", *second).splitlines()[-1])
     assert result["loss"] == pytest.approx(result["first_stage"] + result["second_stage"], rel=1e-5)
     assert result["likelihood"]["bound"] == "ELBO"
+    assert result["bits_per_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
+    bits = result["second_stage"] / 16 / np.log(2)
+    assert result["bits_per_latent_dim"] == pytest.approx(bits, rel=1e-5)
     assert result["protocol"]["first_stage"] == "experiments.vqvae_cifar, 2 steps"
     saved = json.loads((tmp_path / "second" / "config.json").read_text())
     assert len(saved["fixed"]) == 32
     assert saved["config"]["first_stage"] == str(tmp_path / "first")
     run = open_run(tmp_path / "second")
-    assert set(run.variables.params) == {"pixelcnn"}
+    assert set(run.variables.params) == {network}
     call(capsys, vqvae_cifar, *first, "--steps=3")
     assert "trained on other pretrained arrays" in fails(capsys, vqvae_prior, *flags, "--steps=3")
 
