@@ -26,7 +26,7 @@ def dot_product_attention(
     Vaswani et al. (2017), equation 1. Products accumulate in float32, the softmax is float32. On
     accelerators it is `jax.nn.dot_product_attention`: on NVIDIA cards cuDNN's fused form where the
     inputs are of 16 bits, a head is at most 128 wide and both lengths are even. On a CPU it is two
-    batched products, which take two thirds of the time of that.
+    batched products, which take two thirds of the time of that, and for one query two sums.
 
     Args:
         query: Queries, in the type of the computation.
@@ -81,12 +81,19 @@ def _two_products(
         return x.swapaxes(1, 2).reshape(batch * heads, -1, width)
 
     q, k, v = fold(query * width**-0.5), fold(key), fold(value)
-    logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
+    alone = q.shape[1] == 1  # of one query XLA's products take seven times as long as these sums
+    if alone:
+        logits = jnp.sum(q * k, axis=-1, dtype=jnp.float32)[:, None]
+    else:
+        logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
     if mask is not None:  # a finite number: where no key counts, the softmax is not NaN
         logits = jnp.where(jnp.repeat(mask, heads, axis=0)[:, None], logits, _HIDDEN)
     if causal:
         seen = jnp.tri(q.shape[1], k.shape[1], dtype=bool)
         logits = jnp.where(seen[None], logits, _HIDDEN)
     weights = jax.nn.softmax(logits).astype(value.dtype)
+    if alone:
+        y = jnp.sum(weights[:, 0, :, None] * v, axis=1, dtype=jnp.float32).astype(v.dtype)
+        return y.reshape(batch, 1, heads, width)
     y = jnp.einsum("bqk,bkd->bqd", weights, v)
     return y.reshape(batch, heads, -1, width).swapaxes(1, 2)
