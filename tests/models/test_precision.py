@@ -18,6 +18,7 @@ import pytest
 import jaxgen.models
 from jaxgen.conditioning.base import Condition
 from jaxgen.models import (
+    autoencoder,
     dcgan,
     image_encoder,
     noisy_classifier,
@@ -42,6 +43,7 @@ from jaxgen.models.blocks.unet_layers import ADM
 IMAGE, VECTOR, CODES = (8, 8, 3), (16,), (2, 2, 8)
 TRAIN = {"train": True}
 TOLD = {**TRAIN, "condition": Condition(jnp.linspace(-1, 1, 20).reshape(4, 5))}
+SIZES = autoencoder.Sizes((1, 2), 8, channels=8, num_res_blocks=1)
 STAGE = stackgan.Generator(8, 3, 8, 8, 8)
 
 # By name: a maker of the network, the shape of an example, and options of the call. Every network
@@ -75,6 +77,8 @@ NETWORKS = {
     "conv_decoder": (partial(vae.ConvDecoder, 8, 3, 8, 16), VECTOR, {}),
     "vq_encoder": (partial(vq.Encoder, 8, 8), IMAGE, {}),
     "vq_decoder": (partial(vq.Decoder, 3, 8), CODES, {}),
+    "autoencoder_encoder": (partial(autoencoder.Encoder, SIZES), IMAGE, {}),
+    "autoencoder_decoder": (partial(autoencoder.Decoder, SIZES), CODES, {}),
     "dcgan_generator": (partial(dcgan.Generator, 16, 3, 8, latent_dim=16), VECTOR, TRAIN),
     "dcgan_discriminator": (partial(dcgan.Discriminator, 8, num_classes=3), (16, 16, 3), TRAIN),
     "resnet_generator": (partial(resnet_gan.Generator, channels=8, latent_dim=16), VECTOR, TRAIN),

@@ -258,16 +258,20 @@ class Upsample(nn.Module):
 
     Attributes:
         dtype: Type of the computation.
+        kernel_init: Initialization of the kernel.
     """
 
     dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = scaled_init
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height2 width2 channels"]:
         """Returns twice the height and width, the same channels."""
-        conv = Conv(x.shape[-1], (3, 3), kernel_init=scaled_init, dtype=self.dtype, name="conv")
+        conv = Conv(
+            x.shape[-1], (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name="conv"
+        )
         return conv(upsample(x))
 
 
@@ -279,9 +283,11 @@ class Downsample(nn.Module):
 
     Attributes:
         dtype: Type of the computation.
+        kernel_init: Initialization of the kernel.
     """
 
     dtype: DTypeLike = jnp.float32
+    kernel_init: nn.initializers.Initializer = scaled_init
 
     @nn.compact
     def __call__(
@@ -300,7 +306,7 @@ class Downsample(nn.Module):
             (3, 3),
             strides=(2, 2),
             padding=((0, 1), (0, 1)),
-            kernel_init=scaled_init,
+            kernel_init=self.kernel_init,
             dtype=self.dtype,
             name="conv",
         )(x)

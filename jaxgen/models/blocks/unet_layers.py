@@ -65,6 +65,10 @@ ADM = BlockStyle(
 )
 """The blocks of Dhariwal & Nichol (2021). Biases start at 0 here, as small uniforms there."""
 
+VQGAN = BlockStyle(kernel_init=_torch_init, last_init=_torch_init, attention_init=_torch_init)
+"""The blocks of Esser et al. (2021), without times, as PyTorch initializes convolutions; biases
+start at 0 here, as small uniforms there."""
+
 VDM = BlockStyle(
     kernel_init=nn.initializers.lecun_normal(),
     last_init=_zeros,
@@ -76,7 +80,7 @@ VDM = BlockStyle(
 
 
 class ResidualBlock(nn.Module):
-    """Two normalized 3x3 convolutions beside a shortcut; the time enters between them.
+    """Two normalized 3x3 convolutions beside a shortcut; the time, if any, enters between them.
 
     Attributes:
         channels: Channels of the output; where the input has others, the shortcut is a 1x1
@@ -100,21 +104,29 @@ class ResidualBlock(nn.Module):
     def __call__(
         self,
         x: Float[Array, "batch height width features"],
-        embedding: Float[Array, "batch embedding"],
+        embedding: Float[Array, "batch embedding"] | None,
     ) -> Float[Array, "batch height2 width2 channels"]:
-        """Applies the block. `embedding` has had its nonlinearity."""
+        """Applies the block.
+
+        Args:
+            x: Images.
+            embedding: Embedding of the times, after its nonlinearity; None for a block without.
+        """
         style = self.style
         conv = partial(Conv, self.channels, kernel_init=style.kernel_init, dtype=self.dtype)
         norm = partial(GroupNorm, epsilon=style.epsilon, dtype=self.dtype)
-        width = 2 * self.channels if style.scale_shift else self.channels
-        time = nn.Dense(width, style.time_bias, kernel_init=style.time_init, name="time")
-        modulation = time(embedding)[:, None, None]
+        if embedding is not None:
+            width = 2 * self.channels if style.scale_shift else self.channels
+            time = nn.Dense(width, style.time_bias, kernel_init=style.time_init, name="time")
+            modulation = time(embedding)[:, None, None]
 
         h = nn.silu(norm(name="norm1")(x))
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
         h = conv(kernel_size=(3, 3), name="conv1")(h)
-        if style.scale_shift:
+        if embedding is None:
+            h = norm(name="norm2")(h)
+        elif style.scale_shift:
             scale, shift = jnp.split(modulation, 2, axis=-1)
             h = norm(name="norm2")(h) * (1 + scale).astype(self.dtype) + shift.astype(self.dtype)
         else:
