@@ -96,6 +96,7 @@ class Phase(NamedTuple):
         every: The turn comes at steps 0, every, 2 every, ... A turn that is not taken changes
             nothing and weighs 0 in its metrics. The phase's loss decides whether its weight makes
             up for the turns that are left out.
+        start: The step before which no turn is taken, as if there were no such phase.
         observe: `(state, means, step) -> state` after each update, from the phase's metrics as
             averaged over the whole batch on all devices: a controller's place. None for none.
     """
@@ -105,6 +106,7 @@ class Phase(NamedTuple):
     loss: LossFn
     repeats: int = 1
     every: int = 1
+    start: int = 0
     observe: Observe | None = None
 
 

@@ -200,6 +200,8 @@ def _check(family: Family, accumulate: int) -> None:
                 raise ValueError(
                     f"phase {phase.name!r}: {field} must be >= 1, got {getattr(phase, field)}"
                 )
+        if phase.start < 0:
+            raise ValueError(f"phase {phase.name!r}: start must be >= 0, got {phase.start}")
 
 
 def _take(turn: _Turn, before: _Trained, slices: Batch, key: Key[Array, ""]):
@@ -208,7 +210,8 @@ def _take(turn: _Turn, before: _Trained, slices: Batch, key: Key[Array, ""]):
     def taken(before: _Trained):
         return _turn(turn, before, slices, key)
 
-    if turn.phase.every == 1:
+    every, start = turn.phase.every, turn.phase.start
+    if every == 1 and start == 0:
         return taken(before)
     totals = jax.eval_shape(taken, before)[1]
 
@@ -216,7 +219,8 @@ def _take(turn: _Turn, before: _Trained, slices: Batch, key: Key[Array, ""]):
         zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), totals)
         return before, zeros, jnp.int32(-1)
 
-    return lax.cond(turn.step % turn.phase.every == 0, taken, left_out, before)
+    due = (turn.step >= start) & (turn.step % every == 0)
+    return lax.cond(due, taken, left_out, before)
 
 
 def _turn(turn: _Turn, before: _Trained, slices: Batch, key: Key[Array, ""]):

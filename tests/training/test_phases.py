@@ -90,6 +90,26 @@ def test_a_turn_not_taken_changes_nothing(key):
     chex.assert_trees_all_equal(later._replace(step=first.step), first)
 
 
+def test_a_phase_that_starts_late(key):
+    """Before its start it is as if it were not there; then it is as if it began with the run."""
+    family, batch = lazy(), toys.batch(key)
+    _, r1 = family.phases
+    late = family._replace(phases=(r1._replace(every=1, start=3),))
+    state = init_state(late, key, batch)
+    step = jax.jit(make_step(late))
+    for t in range(5):
+        result = step(state, {}, batch, key)
+        assert float(result.metrics["loss"][1]) == (16 if t >= 3 else 0)
+        if t < 3:
+            chex.assert_trees_all_equal(result.state._replace(step=state.step), state)
+        state = result.state
+    always = family._replace(phases=(r1._replace(every=1),))
+    other = init_state(always, key, batch)
+    for _ in range(2):
+        other = jax.jit(make_step(always))(other, {}, batch, key).state
+    close(state._replace(step=other.step), other)
+
+
 @pytest.mark.parametrize(("name", "num_devices"), STRATEGIES)
 def test_lazy_phases_on_any_devices(key, name, num_devices):
     """A conditional with its collectives inside: the same state on one device and eight."""

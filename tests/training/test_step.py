@@ -209,6 +209,10 @@ def test_clipping_and_warm_up():
             "every must be >= 1, got 0",
         ),
         (
+            lambda f: make_step(f._replace(phases=(f.phases[0]._replace(start=-1),))),
+            "start must be >= 0, got -1",
+        ),
+        (
             lambda f: make_step(f._replace(phases=f.phases * 2)),
             r"must have different names, got \['regression', 'regression'\]",
         ),
