@@ -1,13 +1,16 @@
-"""The networks and the codebook of the VQ-VAE (van den Oord et al. 2017).
+"""The networks and the codebook of the VQ-VAE (van den Oord et al. 2017), and a quantizer without
+a codebook, `FiniteScalars`.
 
 The first and the last layer of each network are float32 whatever `dtype` is.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, Key
 
@@ -17,6 +20,7 @@ Outputs = Float[Array, "batch rows columns dims"]
 Codes = Float[Array, "num_codes dims"]
 Indices = Int[Array, "batch rows columns"]
 
+_FSQ_MARGIN = 1e-3  # of the outermost values' way, so that they are reached by finite numbers
 _LEAST_SHARE = 1e-6  # of an even share: what a code that nobody chooses keeps
 
 
@@ -256,6 +260,103 @@ def revive(codebook: Codebook, replacements: Codes, least_share: float) -> tuple
     return Codebook(
         jnp.where(dead, even, codebook.shares), jnp.where(dead[:, None], fresh, codebook.sums)
     ), dead
+
+
+class FiniteScalars(NamedTuple):
+    """Finite scalar quantization (Mentzer et al. 2024, FSQ): every number rounded by itself.
+
+    The codes are all the products of the numbers' levels, so there is nothing to learn, to commit
+    to, or to revive. The paper's levels (table 1): (8, 6, 5) for about 2^8 codes, (8, 5, 5, 5) for
+    2^10, (7, 5, 5, 5, 5) for 2^12, (8, 8, 8, 6, 5) for 2^14.
+
+    Attributes:
+        levels: L, the number of values of each of a code's numbers, at least 2 each.
+
+    Example:
+        >>> fsq = FiniteScalars((8, 5, 5, 5))
+        >>> fsq.num_codes
+        1000
+        >>> int(fsq.indices(fsq.vectors(jnp.array([623])))[0])
+        623
+    """
+
+    levels: tuple[int, ...]
+
+    @property
+    def num_codes(self) -> int:
+        """The number of codes, the product of the levels."""
+        return math.prod(self.levels)
+
+    def quantize(self, encoded: Float[Array, "*shape dims"]) -> Float[Array, "*shape dims"]:
+        r"""`round(f(z)) / floor(L / 2)`, of gradient `f'(z) / floor(L / 2)` (the paper's
+        section 3 and appendix A).
+
+        $$f(z) = h \tanh(z + \tan(o / h)) - o, \quad h = (1 - 10^{-3}) (L - 1) / 2$$
+
+        where o is 1/2 where L is even, else 0: the L values are spaced evenly in [-1, 1], those
+        of an even number without the 1.
+
+        Args:
+            encoded: The encoder's outputs z.
+
+        Raises:
+            ValueError: If the outputs have another width than there are levels, or a number of
+                levels is below 2.
+        """
+        levels = self._checked(encoded)
+        half = (levels - 1) * (1 - _FSQ_MARGIN) / 2
+        offset = np.where(levels % 2 == 0, 0.5, 0.0)
+        half, offset, shift = (self._row(v, encoded) for v in (half, offset, np.tan(offset / half)))
+        bounded = half * jnp.tanh(encoded + shift) - offset
+        rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
+        return rounded / self._row(levels // 2, encoded)
+
+    def indices(self, quantized: Float[Array, "*shape dims"]) -> Int[Array, "*shape"]:
+        """The code of each vector, `sum_i (floor(L_i / 2) (q_i + 1)) prod_(j < i) L_j`, i32.
+
+        Args:
+            quantized: Vectors as `quantize` gives them.
+
+        Raises:
+            ValueError: As `quantize`.
+        """
+        levels = self._checked(quantized)
+        half = self._row(levels // 2, quantized)
+        digits = jnp.round(half * quantized + half).astype(jnp.int32)
+        return (digits * self._row(self._places, digits)).sum(axis=-1)
+
+    def vectors(self, indices: Int[Array, "*shape"]) -> Float[Array, "*shape dims"]:
+        """The vector of each code; NaN where there is no such code.
+
+        Args:
+            indices: Codes, as `indices` gives them.
+        """
+        levels, codes = np.asarray(self.levels), indices[..., None]
+        half = self._row(levels // 2, codes)
+        digits = codes // self._row(self._places, codes) % self._row(levels, codes)
+        known = (codes >= 0) & (codes < self.num_codes)
+        return jnp.where(known, (digits - half) / half, jnp.nan)
+
+    @property
+    def _places(self) -> np.ndarray:
+        """What a step of each number adds to the index."""
+        return np.cumprod([1, *self.levels[:-1]]).astype(np.int32)
+
+    def _checked(self, vectors: Array) -> np.ndarray:
+        if not self.levels or min(self.levels) < 2 or self.num_codes >= 2**31:
+            raise ValueError(
+                f"levels must be at least 2 each, and their product below 2^31, got {self.levels}"
+            )
+        if vectors.shape[-1] != len(self.levels):
+            raise ValueError(
+                f"levels: {len(self.levels)} are for codes of as many numbers, got "
+                f"{vectors.shape[-1]}"
+            )
+        return np.asarray(self.levels)
+
+    def _row(self, values: np.ndarray, like: Array) -> Array:
+        """One value for each of a code's numbers, with as many axes as `like`."""
+        return jnp.asarray(values).reshape((1,) * (like.ndim - 1) + (-1,))
 
 
 def _positive(codes_per_position: int) -> int:

@@ -186,3 +186,59 @@ def test_bad_sizes(key):
         vq.Encoder().init(key, jnp.zeros((1, 6, 8, 1)))
     with pytest.raises(ValueError, match="num_halvings must be at least 1, got 0"):
         vq.check_size((8, 8), 0)
+
+
+# The paper's appendix A, worked out by hand: levels 4 have the values -2, -1, 0, 1 (of 2), levels 3
+# the values -1, 0, 1 (of 1).
+@pytest.mark.parametrize(
+    ("z", "quantized", "index"),
+    [
+        ((-9.0, -9.0), (-1.0, -1.0), 0),
+        ((0.0, 0.0), (0.0, 0.0), 2 + 1 * 4),
+        ((9.0, 9.0), (0.5, 1.0), 3 + 2 * 4),
+        ((-0.6, 0.9), (-0.5, 1.0), 1 + 2 * 4),
+    ],
+)
+def test_finite_scalars_at_known_values(z, quantized, index):
+    fsq = vq.FiniteScalars((4, 3))
+    assert fsq.num_codes == 12
+    found = fsq.quantize(jnp.array([z]))
+    np.testing.assert_allclose(found, [quantized], atol=1e-6)
+    assert fsq.indices(found).tolist() == [index]
+
+
+@pytest.mark.parametrize("levels", [(2,), (8, 6, 5), (8, 5, 5, 5), (2, 3, 4)])
+def test_finite_scalars_there_and_back(levels):
+    """Every code is reached, is a fixed point of the maps, and beyond them there is none."""
+    fsq = vq.FiniteScalars(levels)
+    codes = jnp.arange(fsq.num_codes).reshape(1, -1)
+    vectors = fsq.vectors(codes)
+    assert vectors.shape == (1, fsq.num_codes, len(levels))
+    assert np.abs(vectors).max() <= 1
+    assert len(np.unique(np.asarray(vectors)[0], axis=0)) == fsq.num_codes
+    np.testing.assert_array_equal(fsq.indices(vectors), codes)
+    assert np.isnan(fsq.vectors(jnp.array([-1, fsq.num_codes]))).all()
+    z = 1.3 * jax.random.normal(jax.random.key(0), (50_000, len(levels)))
+    quantized = fsq.quantize(z)
+    indices = np.asarray(fsq.indices(quantized))
+    np.testing.assert_allclose(fsq.vectors(jnp.asarray(indices)), quantized, atol=1e-6)
+    assert len(np.unique(indices)) > 0.9 * fsq.num_codes
+
+
+def test_finite_scalars_pass_the_gradient_straight_through():
+    """That of the bounding function, h sech^2(z + s) / floor(L / 2), as if nothing were rounded."""
+    fsq, z = vq.FiniteScalars((8, 5)), jnp.array([[0.3, -1.2]])
+    slope = jax.grad(lambda z: fsq.quantize(z).sum())(z)
+    half = np.array([7, 4]) * 0.999 / 2
+    shift = np.array([np.tan(0.5 / half[0]), 0])
+    np.testing.assert_allclose(
+        slope[0], half / np.cosh(np.asarray(z[0]) + shift) ** 2 / [4, 2], rtol=1e-5
+    )
+
+
+def test_finite_scalars_that_there_are_not():
+    with pytest.raises(ValueError, match="levels: 2 are for codes of as many numbers, got 3"):
+        vq.FiniteScalars((4, 3)).quantize(jnp.zeros((1, 3)))
+    for levels in ((), (4, 1), (2,) * 31):
+        with pytest.raises(ValueError, match="levels must be at least 2 each"):
+            vq.FiniteScalars(levels).quantize(jnp.zeros((1, len(levels))))
