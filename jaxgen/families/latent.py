@@ -5,17 +5,24 @@
     prior = autoregressive(PixelCNN(...), adam(3e-4), image_shape=(8, 8, 1), num_values=512)
     family = on_latents(prior, codec)
 
+or, of latents that are real numbers,
+
+    scale = latent_scale(first.family, first.variables, batches, continuous=True)
+    codec = continuous(first.family, first.variables, scale=scale, continuous=True)
+
 `family` is trained on images, or on latents computed once (`jaxgen.data.latents`), and samples
 images. The first stage's variables travel in `Variables.fixed`: they are not trained, averaged or
 checkpointed, and no constants of a compiled function.
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Key
 
@@ -78,11 +85,8 @@ def codes(family: Family, variables: Variables, *, num_codes: int) -> Codec:
     """
     if num_codes < 2:
         raise ValueError(f"num_codes must be at least 2, got {num_codes}")
-    encoder, decoder, log_prob = family.encode, family.decode, family.log_prob
-    if encoder is None or decoder is None:
-        raise ValueError("a first stage must have encode and decode, this family has not")
-    if family.conditioning is not None:
-        raise ValueError(f"a first stage must be unconditional, got {family.conditioning.key!r}")
+    encoder, decoder = _of_first_stage(family)
+    log_prob = family.log_prob
 
     def encode(fixed: PyTree, batch: Batch, key: Key[Array, ""]) -> Batch:
         indices = encoder(fixed, batch, key)[..., None].astype(jnp.int32)
@@ -104,6 +108,85 @@ def codes(family: Family, variables: Variables, *, num_codes: int) -> Codec:
     if log_prob is None:
         return Codec(encode, decode, variables)
     return Codec(encode, decode, variables, log_ratio, family.bound)
+
+
+def continuous(
+    family: Family, variables: Variables, *, scale: float = 1.0, **options: Any
+) -> Codec:
+    """The codec of a first stage whose latents are real numbers, such as a KL autoencoder.
+
+    `scale z` is the entry `image` of the second stage's batch, and back. There is no `log_ratio`.
+    The scale is kept beside the first stage's variables, among the codec's arrays.
+
+    Args:
+        family: The first stage: `encode` gives f32[B, ...], `decode` takes them.
+        variables: What to call its functions with.
+        scale: Factor that gives the latents about unit variance, see `latent_scale`.
+        options: What else `encode` is told: `continuous=True` of a family of
+            `jaxgen.families.first_stage`, for draws of its Gaussian, or for vectors before they are
+            quantized, which its `decode` does.
+
+    Raises:
+        ValueError: If the scale is not positive, or the family has no `encode` and `decode` or
+            takes conditions; when it is called, if `encode` gives integers.
+    """
+    if not 0 < scale < math.inf:
+        raise ValueError(f"scale must be positive, got {scale}")
+    encoder, decoder = _of_first_stage(family)
+
+    def encode(fixed: PyTree, batch: Batch, key: Key[Array, ""]) -> Batch:
+        latents = encoder(fixed["first_stage"], batch, key, **options)
+        if not jnp.issubdtype(latents.dtype, jnp.floating):
+            raise ValueError(f"the first stage's latents must be real, got {latents.dtype}: codes?")
+        return {**batch, "image": fixed["scale"] * latents}
+
+    def decode(fixed: PyTree, latents: Array, key: Key[Array, ""]) -> Array:
+        return decoder(fixed["first_stage"], latents / fixed["scale"], key)
+
+    arrays = {"first_stage": variables, "scale": np.float32(scale)}
+    return Codec(encode, decode, arrays)
+
+
+def latent_scale(
+    family: Family, variables: Variables, batches: Iterable[Batch], **options: Any
+) -> float:
+    """`1 / std` of the latents of some batches, over all of their numbers.
+
+    As in latent diffusion's `scale_by_std`, which takes the first batch of training. Rounded to
+    four digits, so that another machine's arithmetic gives the same number.
+
+    Args:
+        family: The first stage.
+        variables: What to call its `encode` with.
+        batches: Batches of the first stage's data, as its loss sees them; at least one.
+        options: What else `encode` is told, as of `continuous`.
+
+    Raises:
+        ValueError: If there are no batches, or the latents are all alike or not finite.
+    """
+    encoder, _ = _of_first_stage(family)
+    encode = jax.jit(partial(encoder, **options))
+    key, parts = jax.random.key(0), []
+    for i, batch in enumerate(batches):
+        latents = encode(variables, batch, jax.random.fold_in(key, i))
+        parts.append(np.asarray(latents, np.float64).ravel())
+    deviation = np.std(np.concatenate(parts)) if parts else 0.0
+    if not 0 < deviation < math.inf:
+        raise ValueError(f"batches must have latents that differ, theirs deviate by {deviation}")
+    return float(f"{1 / deviation:.4g}")
+
+
+def _of_first_stage(family: Family) -> tuple[Callable[..., Any], Callable[..., Array]]:
+    """Its `encode` and `decode`.
+
+    Raises:
+        ValueError: If it lacks one, or takes conditions: of samples there would be none for it.
+    """
+    if family.encode is None or family.decode is None:
+        raise ValueError("a first stage must have encode and decode, this family has not")
+    if family.conditioning is not None:
+        raise ValueError(f"a first stage must be unconditional, got {family.conditioning.key!r}")
+    return family.encode, family.decode
 
 
 def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +143,7 @@ def vqvae(
             "reconstruction": reconstruction,
             "commitment": commitment_loss(encoded, quantized),
             "mse": jnp.square(likelihood.mean(pixels) - x).mean(axis=(1, 2, 3)),
-            **_used(indices, num_codes, batch.get("weight")),
+            **used(indices, num_codes, batch.get("weight")),
         }
         if eight_bit:
             metrics["bits_per_dim"] = bits_per_dim(bound, num_dims)
@@ -178,14 +179,24 @@ def vqvae(
         bound=Bound("ELBO", num_dims, eight_bit),
         encode=encode,
         decode=decode,
-        watch=_watch,
+        watch=watch,
         name="VQ-VAE",
     )
 
 
-def _used(indices: Indices, num_codes: int, weight: Array | None) -> dict[str, Array]:
-    """Perplexity of the batch's codes and the share of codes used, for each example."""
-    chosen = jax.nn.one_hot(indices, num_codes).mean(axis=(1, 2))
+def used(indices: Indices, num_codes: int, weight: Array | None) -> dict[str, Array]:
+    """The health of a codebook: "perplexity" of the batch's codes, and "usage", the share used.
+
+    Args:
+        indices: The codes of each example's positions.
+        num_codes: The number of codes.
+        weight: Weight of each example; None for 1.
+
+    Returns:
+        Both for each example, the same for all.
+    """
+    count = partial(jnp.bincount, length=num_codes)  # one-hot vectors take too much memory
+    chosen = jax.vmap(count)(indices.reshape(indices.shape[0], -1)) / math.prod(indices.shape[1:])
     shares = jax.vmap(weighted_mean, in_axes=(1, None))(chosen, weight)
     entropy = jax.scipy.special.entr(shares).sum()
     shape = indices.shape[:1]
@@ -195,8 +206,12 @@ def _used(indices: Indices, num_codes: int, weight: Array | None) -> dict[str, A
     }
 
 
-def _watch(metrics: Mapping[str, float]) -> Sequence[str]:
-    """Warns of a collapsed codebook, from a row of averaged metrics."""
+def watch(metrics: Mapping[str, float]) -> Sequence[str]:
+    """Warnings of a collapsed codebook.
+
+    Args:
+        metrics: A row of averaged metrics, with "usage" as `used` gives it.
+    """
     if not float(metrics.get("usage", 1.0)) < _FEW_USED:
         return []
     return [

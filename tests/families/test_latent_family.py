@@ -25,7 +25,7 @@ from jaxgen.data.sources import ArraySource, digits
 from jaxgen.data.transforms import prepare_images
 from jaxgen.distributions import likelihoods
 from jaxgen.families.autoregressive import autoregressive
-from jaxgen.families.latent import NAME, Codec, codes, on_latents
+from jaxgen.families.latent import NAME, Codec, codes, continuous, latent_scale, on_latents
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.training import averages
 from jaxgen.training.fit import fit
@@ -91,6 +91,63 @@ def test_every_index_there_and_back(num_codes):
     assert (lost[0, 0] == num_codes).all()  # the index of no code
     beyond = codec.encode(codec.fixed, {"image": indices + 1}, KEY)["image"]
     np.testing.assert_array_equal(np.isnan(beyond).ravel(), indices.ravel() + 1 == num_codes)
+
+
+def real_first_stage():
+    """Latents 3 x + noise of deviation 0.1, and an option that shifts them."""
+
+    def encode(variables, batch, key, *, shift=0.0):
+        x = batch["image"]
+        return variables.params["w"] * x + shift + 0.1 * jax.random.normal(key, x.shape)
+
+    def decode(variables, latents, key, *, condition=None):
+        return latents / variables.params["w"]
+
+    family = make_vae()._replace(encode=encode, decode=decode)
+    return family, Variables({"w": jnp.float32(3.0)})
+
+
+def test_real_latents_there_and_back():
+    """Of unit deviation by the scale that is measured; the scale travels with the arrays."""
+    first, data = real_first_stage(), batch(16)
+    halves = [{k: v[i::2] for k, v in data.items()} for i in range(2)]
+    scale = latent_scale(*first, halves)
+    deviation = np.sqrt(9 * np.var(data["image"]) + 0.01)
+    assert scale == pytest.approx(1 / deviation, rel=2e-2)
+    assert scale == float(f"{scale:.4g}")
+    assert latent_scale(*first, halves, shift=5.0) == pytest.approx(scale, rel=1e-3)
+    codec = continuous(*first, scale=scale)
+    encoded = jax.jit(codec.encode)(codec.fixed, data, KEY)
+    assert np.std(encoded["image"]) == pytest.approx(1, rel=2e-2)
+    assert set(encoded) == set(data)
+    latents = first[0].encode(first[1], data, KEY)
+    np.testing.assert_allclose(encoded["image"], scale * latents, rtol=1e-5)
+    rebuilt = jax.jit(codec.decode)(codec.fixed, encoded["image"], KEY)
+    np.testing.assert_allclose(rebuilt, data["image"], atol=0.2)
+    shifted = continuous(*first, scale=scale, shift=5.0)
+    moved = shifted.encode(shifted.fixed, data, KEY)["image"] - encoded["image"]
+    np.testing.assert_allclose(moved, 5 * scale, rtol=1e-3)
+    changed = {**codec.fixed, "scale": 2 * codec.fixed["scale"]}
+    doubled = codec.encode(changed, data, KEY)["image"]
+    np.testing.assert_allclose(doubled, 2 * encoded["image"], rtol=1e-5)
+    assert codec.log_ratio is None
+
+
+def test_latents_that_are_not_real():
+    first = real_first_stage()
+    same = [{"image": jnp.zeros((2, 8, 8, 1))}]
+    silent = first[0]._replace(encode=lambda variables, batch, key: 0 * batch["image"])
+    for batches in ([], same):
+        with pytest.raises(ValueError, match="batches must have latents that differ"):
+            latent_scale(silent, first[1], batches)
+    with pytest.raises(ValueError, match="scale must be positive, got 0"):
+        continuous(*first, scale=0.0)
+    whole = first[0]._replace(encode=lambda variables, batch, key: jnp.zeros(3, jnp.int32))
+    codec = continuous(whole, first[1])
+    with pytest.raises(ValueError, match="latents must be real, got int32: codes?"):
+        codec.encode(codec.fixed, same[0], KEY)
+    with pytest.raises(ValueError, match="must have encode and decode"):
+        continuous(first[0]._replace(decode=None), first[1])
 
 
 def test_codec_passes_on_conditions_and_weights():
