@@ -20,6 +20,7 @@ from jaxgen.conditioning.base import Condition
 from jaxgen.models import (
     autoencoder,
     dcgan,
+    dit,
     image_encoder,
     noisy_classifier,
     patch_gan,
@@ -71,6 +72,7 @@ NETWORKS = {
         IMAGE,
         {"train": False},
     ),
+    "dit": (partial(dit.DiT, 16, 2, 2), IMAGE, TRAIN),
     "vdm": (partial(vdm.VDMNetwork, 8, 2), IMAGE, {"train": False}),
     "dense_encoder": (partial(vae.DenseEncoder, 4, (16, 16)), IMAGE, {}),
     "dense_decoder": (partial(vae.DenseDecoder, (8, 8), 3, (16, 16)), VECTOR, {}),
@@ -110,11 +112,18 @@ NETWORKS = {
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
 # Those that are given a time too.
-TIMED = {"unet", "ncsnpp", "ncsnpp_256", "adm", "noisy_classifier", "vdm"}
+TIMED = {"dit", "unet", "ncsnpp", "ncsnpp_256", "adm", "noisy_classifier", "vdm"}
 # Those that are given tokens; the first, where there are some.
 READERS = {"text_encoder", "transformer"}
 # Parts of the networks above, in whatever precision these are.
-PARTS = {"SmoothDownsample", "NormedConv", "GatedLayer", "MaskedDense", "MaskedAutoregressive"}
+PARTS = {
+    "DiTBlock",
+    "SmoothDownsample",
+    "NormedConv",
+    "GatedLayer",
+    "MaskedDense",
+    "MaskedAutoregressive",
+}
 
 
 def randomized(module, *args, **options):

@@ -19,10 +19,16 @@ class Attention(nn.Module):
     Attributes:
         num_heads: Number of heads, which must divide the width.
         dtype: Type of the computation; the softmax is float32.
+        use_bias: Whether the maps to queries, keys and values have a bias.
+        kernel_init: Initialization of the maps to queries, keys and values.
+        last_init: Initialization of the last map.
     """
 
     num_heads: int
     dtype: DTypeLike = jnp.float32
+    use_bias: bool = True
+    kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    last_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
 
     @nn.compact
     def __call__(
@@ -46,14 +52,17 @@ class Attention(nn.Module):
             raise ValueError(f"num_heads must divide the width {width}, got {heads}")
 
         def project(name: str, of: Array) -> Array:
-            dense = nn.Dense(width, dtype=self.dtype, name=name)(of)
-            return dense.reshape(*of.shape[:2], heads, width // heads)
+            dense = nn.Dense(
+                width, self.use_bias, self.dtype, kernel_init=self.kernel_init, name=name
+            )
+            return dense(of).reshape(*of.shape[:2], heads, width // heads)
 
         other = x if context is None else context
         y = dot_product_attention(
             project("query", x), project("key", other), project("value", other), mask
         )
-        return nn.Dense(width, dtype=self.dtype, name="out")(y.reshape(x.shape))
+        out = nn.Dense(width, dtype=self.dtype, kernel_init=self.last_init, name="out")
+        return out(y.reshape(x.shape))
 
 
 class TransformerBlock(nn.Module):
