@@ -2,6 +2,12 @@
 
 Read `UNet.__call__` as the figure: down through the levels, keeping every activation; two blocks
 and an attention at the bottom; up again, each block taking back one kept activation.
+
+    UNet            Ho et al. (2020), DDPM, CIFAR-10                            35.7M parameters
+    iddpm           Nichol & Dhariwal (2021), CIFAR-10                          52.5M
+    ldm             Rombach et al. (2022), latents of 64x64x3, no condition     274M
+    ldm_imagenet    the same, told a class                                      401M
+    ldm_text        the same, latents of 32x32x4, told a text                   872M
 """
 
 from collections.abc import Callable
@@ -21,9 +27,11 @@ from jaxgen.models.blocks.layers import (
     Upsample,
     timestep_embedding,
 )
+from jaxgen.models.blocks.spatial_transformer import SpatialTransformer
 from jaxgen.models.blocks.unet_layers import (
     ADM,
     DDPM,
+    LDM,
     BlockStyle,
     ResidualBlock,
     check_fields,
@@ -58,6 +66,12 @@ class UNet(nn.Module):
             normalization statistics, softmax and output are float32.
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
+        head_width: Width of an attention's heads, which must divide the channels; None for
+            `num_heads` of them.
+        transformer_depth: Number of blocks in the place of each attention by which positions read
+            the tokens of a condition as well as each other; 0 for self-attention.
+        token_width: Width of the one token that the vector of a condition without tokens becomes,
+            to be read.
 
     Example:
         >>> model = UNet(channels=8, multipliers=(1, 2))
@@ -78,6 +92,9 @@ class UNet(nn.Module):
     style: BlockStyle = DDPM
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    head_width: int | None = None
+    transformer_depth: int = 0
+    token_width: int = 512
 
     def __post_init__(self) -> None:
         """Checks the fields as soon as they are given."""
@@ -87,6 +104,12 @@ class UNet(nn.Module):
         )
         if self.num_heads < 1:
             raise ValueError(f"num_heads must be positive, got {self.num_heads}")
+        if self.head_width is not None and self.head_width < 1:
+            raise ValueError(f"head_width must be positive, got {self.head_width}")
+        if self.transformer_depth < 0:
+            raise ValueError(f"transformer_depth must be at least 0, got {self.transformer_depth}")
+        if self.token_width < 1:
+            raise ValueError(f"token_width must be positive, got {self.token_width}")
 
     @nn.compact
     def __call__(
@@ -104,7 +127,8 @@ class UNet(nn.Module):
             t: Times [batch]: steps of a chain, counted from 0. Several of each image, [batch,
                 times], are embedded side by side.
             condition: Condition of each image, one vector, or None for a network without. Zeros
-                stand for no condition: the vector goes through a linear map without bias.
+                stand for no condition: the vector goes through a linear map without bias. With a
+                `transformer_depth` its tokens are read, or its vector where it has none.
             train: Whether to drop out, which needs the rng "dropout".
 
         Returns:
@@ -112,10 +136,11 @@ class UNet(nn.Module):
 
         Raises:
             ValueError: if the image cannot be halved often enough, a shape is wrong, the heads do
-                not divide the channels, or the condition has tokens.
+                not divide the channels, or the condition has tokens that the network does not read
+                or nothing that it could.
         """
-        vector = vector_of(condition)
-        check_inputs(x, t, vector, self.multipliers)
+        vector, *read = self._told(condition)
+        check_inputs(x, t, read[0] if read else vector, self.multipliers)
         out_channels = x.shape[-1] if self.out_channels is None else self.out_channels
         remat: Any = nn.remat if self.remat else lambda module: module
         style = self.style
@@ -126,14 +151,15 @@ class UNet(nn.Module):
             dtype=self.dtype,
             style=style,
         )
-        attention = partial(
-            remat(SelfAttention),
-            self.num_heads,
-            self.dtype,
-            style.attention_init,
-            style.last_init,
-            style.epsilon,
-        )
+
+        def attend(h: Array, name: str) -> Array:
+            heads, inits = self._heads(h.shape[-1]), (style.attention_init, style.last_init)
+            if not self.transformer_depth:
+                layer = remat(SelfAttention)(heads, self.dtype, *inits, style.epsilon, name=name)
+                return layer(h)
+            depth = self.transformer_depth
+            return remat(SpatialTransformer)(heads, depth, self.dtype, *inits, name=name)(h, *read)
+
         dense = partial(nn.Dense, 4 * self.channels, kernel_init=style.kernel_init)
         conv = partial(Conv, kernel_size=(3, 3))
 
@@ -151,14 +177,14 @@ class UNet(nn.Module):
             for i in range(self.num_res_blocks):
                 h = block(multiplier * self.channels, name=f"down{level}_block{i}")(h, embedding)
                 if h.shape[1] in self.attention_resolutions:
-                    h = attention(name=f"down{level}_attention{i}")(h)
+                    h = attend(h, f"down{level}_attention{i}")
                 skips.append(h)
             if level < len(self.multipliers) - 1:
                 h = Downsample(self.dtype, name=f"down{level}_downsample")(h)
                 skips.append(h)
 
         h = block(h.shape[-1], name="mid_block0")(h, embedding)
-        h = attention(name="mid_attention")(h)
+        h = attend(h, "mid_attention")
         h = block(h.shape[-1], name="mid_block1")(h, embedding)
 
         for level, multiplier in reversed(list(enumerate(self.multipliers))):
@@ -166,12 +192,42 @@ class UNet(nn.Module):
                 h = jnp.concatenate([h, skips.pop()], axis=-1)
                 h = block(multiplier * self.channels, name=f"up{level}_block{i}")(h, embedding)
                 if h.shape[1] in self.attention_resolutions:
-                    h = attention(name=f"up{level}_attention{i}")(h)
+                    h = attend(h, f"up{level}_attention{i}")
             if level > 0:
                 h = Upsample(self.dtype, name=f"up{level}_upsample")(h)
 
         h = nn.silu(GroupNorm(epsilon=style.epsilon, name="norm_out")(h))
         return conv(out_channels, kernel_init=style.last_init, name="conv_out")(h)
+
+    def _told(self, condition: Condition | None) -> tuple[Array | None, ...]:
+        """What joins the embedding of the time, or None and the tokens that are read, their mask.
+
+        Raises:
+            ValueError: if the condition is not what the network takes.
+        """
+        if not self.transformer_depth:
+            return (vector_of(condition),)
+        if condition is None or (condition.vector is None and condition.tokens is None):
+            raise ValueError("condition must have tokens or a vector: the network reads it")
+        if condition.tokens is not None:
+            return None, condition.tokens, condition.mask
+        init = nn.initializers.normal(1.0)  # of a class: its row of the kernel, an embedding
+        dense = nn.Dense(self.token_width, use_bias=False, kernel_init=init, name="condition")
+        return None, dense(condition.vector)[:, None], None
+
+    def _heads(self, channels: int) -> int:
+        """The number of heads of an attention.
+
+        Raises:
+            ValueError: if they are of a width that does not divide the channels.
+        """
+        if self.head_width is None:
+            return self.num_heads
+        if channels % self.head_width:
+            raise ValueError(
+                f"head_width must divide the {channels} channels, got {self.head_width}"
+            )
+        return channels // self.head_width
 
 
 def iddpm(**fields: Any) -> UNet:
@@ -193,3 +249,54 @@ def iddpm(**fields: Any) -> UNet:
         "style": ADM,
     }
     return UNet(**{**paper, **fields})
+
+
+def ldm(**fields: Any) -> UNet:
+    """The network of Rombach et al. (2022) for faces, 274M parameters on latents of 64x64x3.
+
+    Args:
+        fields: Fields of `UNet` in other values than the paper's.
+    """
+    paper: dict[str, Any] = {
+        "channels": 224,
+        "multipliers": (1, 2, 3, 4),
+        "attention_resolutions": (32, 16, 8),
+        "dropout": 0.0,
+        "time_features": partial(timestep_embedding, endpoint=False),
+        "style": LDM,
+        "head_width": 32,
+    }
+    return UNet(**{**paper, **fields})
+
+
+def ldm_imagenet(**fields: Any) -> UNet:
+    """The network of Rombach et al. (2022) that is told a class, 401M parameters.
+
+    Args:
+        fields: Fields of `UNet` in other values than the paper's.
+    """
+    paper: dict[str, Any] = {
+        "channels": 192,
+        "multipliers": (1, 2, 3, 5),
+        "head_width": None,
+        "transformer_depth": 1,
+    }
+    return ldm(**{**paper, **fields})
+
+
+def ldm_text(**fields: Any) -> UNet:
+    """The network of Rombach et al. (2022) that reads a text, 872M parameters.
+
+    Beside it the paper trains a transformer of 32 layers of 1280 that reads 77 tokens.
+
+    Args:
+        fields: Fields of `UNet` in other values than the paper's.
+    """
+    paper: dict[str, Any] = {
+        "channels": 320,
+        "multipliers": (1, 2, 4, 4),
+        "num_heads": 8,
+        "head_width": None,
+        "transformer_depth": 1,
+    }
+    return ldm(**{**paper, **fields})

@@ -52,6 +52,11 @@ STAGE = stackgan.Generator(8, 3, 8, 8, 8)
 # has a hidden layer, wide or not, between its first and its last.
 NETWORKS = {
     "unet": (partial(unet.UNet, 8, (1, 2), 1, (4,)), IMAGE, {"train": False}),
+    "reading_unet": (
+        partial(unet.UNet, 8, (1, 2), 1, (4,), transformer_depth=1, token_width=4),
+        IMAGE,
+        {"train": False, "condition": Condition(None, jnp.linspace(-1, 1, 40).reshape(4, 2, 5))},
+    ),
     "ncsnpp": (
         partial(score_unet.ScoreUNet, 8, (1, 1, 2), 1, (4,), taps=BINOMIAL, input_pyramid=True),
         IMAGE,
@@ -112,7 +117,7 @@ NETWORKS = {
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
 # Those that are given a time too.
-TIMED = {"dit", "unet", "ncsnpp", "ncsnpp_256", "adm", "noisy_classifier", "vdm"}
+TIMED = {"dit", "unet", "reading_unet", "ncsnpp", "ncsnpp_256", "adm", "noisy_classifier", "vdm"}
 # Those that are given tokens; the first, where there are some.
 READERS = {"text_encoder", "transformer"}
 # Parts of the networks above, in whatever precision these are.

@@ -78,6 +78,9 @@ VDM = BlockStyle(
 )
 """The blocks of Kingma et al. (2021, VDM)."""
 
+LDM = ADM._replace(scale_shift=False)
+"""The blocks of Rombach et al. (2022, latent diffusion)."""
+
 
 class ResidualBlock(nn.Module):
     """Two normalized 3x3 convolutions beside a shortcut; the time, if any, enters between them.
