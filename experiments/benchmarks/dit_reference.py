@@ -28,10 +28,10 @@ class TorchBlock(nn.Module):
         self.qkv, self.attention_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.hidden, self.out = nn.Linear(width, hidden * width), nn.Linear(hidden * width, width)
 
-    def forward(self, x: torch.Tensor, told: torch.Tensor) -> torch.Tensor:
-        """The sequence after the block, told `silu(time + condition)`."""
+    def forward(self, x: torch.Tensor, embedding: torch.Tensor) -> torch.Tensor:
+        """The sequence after the block, modulated by `silu(time + condition)`."""
         batch, length, width = x.shape
-        b1, s1, g1, b2, s2, g2 = self.modulation(told)[:, None].chunk(6, dim=-1)
+        b1, s1, g1, b2, s2, g2 = self.modulation(embedding)[:, None].chunk(6, dim=-1)
         h = F.layer_norm(x, (width,), eps=1e-6) * (1 + s1) + b1
         split = self.qkv(h).view(batch, length, 3, self.heads, width // self.heads)
         query, key, value = split.permute(2, 0, 3, 1, 4)
@@ -66,15 +66,15 @@ class TorchDiT(nn.Module):
     ) -> torch.Tensor:
         """What the network predicts, [N, C, H, W]."""
         batch, _, height, width = x.shape
-        told = self.time2(F.silu(self.time1(_time_features(t))))
+        embedding = self.time2(F.silu(self.time1(_time_features(t))))
         if label is not None:
             assert self.classes is not None
-            told = told + self.classes(label)
-        told = F.silu(told)
+            embedding = embedding + self.classes(label)
+        embedding = F.silu(embedding)
         h = self.patches(x).flatten(2).transpose(1, 2) + self.positions
         for block in self.blocks:
-            h = block(h, told)
-        shift, scale = self.modulation(told)[:, None].chunk(2, dim=-1)
+            h = block(h, embedding)
+        shift, scale = self.modulation(embedding)[:, None].chunk(2, dim=-1)
         h = self.last(F.layer_norm(h, (h.shape[-1],), eps=1e-6) * (1 + scale) + shift)
         rows, columns, patch = height // self.patch, width // self.patch, self.patch
         h = h.view(batch, rows, columns, patch, patch, self.out_channels)
@@ -124,11 +124,12 @@ def to_params(net: TorchDiT) -> dict[str, Any]:
             "out": dense(layer.out),
         }
 
-    kernel = np.transpose(_array(net.patches.weight), (2, 3, 1, 0))
+    patches: Any = net.patches
+    kernel = np.transpose(_array(patches.weight), (2, 3, 1, 0))
     params = {
         "patches": {
             "kernel": kernel.reshape(-1, kernel.shape[-1]),
-            "bias": _array(net.patches.bias),
+            "bias": _array(patches.bias),
         },
         **{name: dense(getattr(net, name)) for name in ("time1", "time2", "modulation", "last")},
         "blocks": jax.tree.map(lambda *each: np.stack(each), *map(block, net.blocks)),

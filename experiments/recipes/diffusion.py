@@ -3,12 +3,16 @@
 The recipes are `ddpm_cifar`, `ddpm_digits` and `iddpm_cifar`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from jaxtyping import Array
 
+from experiments.recipes.dit import DiTConfig, make_dit
 from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.shared import (
     AdamConfig,
@@ -24,7 +28,7 @@ from jaxgen.data.sources import Source
 from jaxgen.families.diffusion import Sampler, diffusion
 from jaxgen.losses import diffusion as losses
 from jaxgen.losses.diffusion import Weighting
-from jaxgen.models.unet import UNet, iddpm
+from jaxgen.models.unet import UNet, iddpm, ldm
 from jaxgen.noise import chain as chains
 from jaxgen.noise import spacing
 from jaxgen.noise.chain import Variance
@@ -60,10 +64,18 @@ VARIANCES: dict[str, Variance | None] = {
 }
 
 
+READERS = ("dit", "ldm")
+"""The networks that read the tokens of a text, one by one."""
+
+
 @dataclass(frozen=True)
 class ModelConfig:
-    """The U-Net."""
+    """The network."""
 
+    network: Literal["ddpm", "dit", "ldm"] = "ddpm"
+    """Network: DDPM's U-Net; the transformer of `--model.dit`, to which only `condition`,
+    `condition_dropout` and `remat` apply besides; latent diffusion's U-Net, whose positions read
+    the condition."""
     channels: int = 128
     """Number of channels of the first level."""
     multipliers: tuple[int, ...] = (1, 2, 2, 2)
@@ -74,6 +86,8 @@ class ModelConfig:
     """Image sizes at which there is self-attention."""
     num_heads: int = 1
     """Number of heads of the attention."""
+    head_width: int | None = None
+    """Width of the heads, in the place of their number."""
     scale_shift: bool = False
     """Let the time scale and shift what norms give, as in the networks of Improved DDPM."""
     dropout: float = 0.1
@@ -84,6 +98,7 @@ class ModelConfig:
     """Share of examples that are trained without their condition (classifier-free guidance)."""
     remat: bool = operational(False)
     """Recompute activations in the backward pass: less memory, a third more time."""
+    dit: DiTConfig = DiTConfig()
 
 
 @dataclass(frozen=True)
@@ -92,8 +107,13 @@ class DiffusionConfig:
 
     num_timesteps: int = 1000
     """Number of steps of the chain."""
-    schedule: Literal["linear", "cosine", "sigmoid"] = "linear"
-    """Schedule of the betas."""
+    schedule: Literal["linear", "cosine", "sigmoid", "root_linear"] = "linear"
+    """Schedule of the betas: linear, a cosine, a sigmoid, or with linear roots (latent
+    diffusion)."""
+    first_beta: float = 1e-4
+    """First beta of a chain of a thousand steps; not of a cosine."""
+    last_beta: float = 0.02
+    """Last beta of a chain of a thousand steps; not of a cosine."""
     zero_terminal_snr: bool = False
     """Move the schedule so that its last level is noise alone; with prediction v or x0."""
     prediction: Literal["eps", "x0", "v"] = "eps"
@@ -163,10 +183,6 @@ def build(config: Config) -> Experiment:
     """The experiment of a config: network, family, data."""
     train, held_out = load_splits(config)
     family = make_family(config, train)
-    preview = make_sampler(SamplerConfig("ddim", config.sampler.preview_steps))
-    preview = preview._replace(guidance_scale=config.sampler.guidance_scale)
-    sample = family.sample
-    assert sample is not None
     experiment = image_experiment(
         config,
         family,
@@ -177,25 +193,48 @@ def build(config: Config) -> Experiment:
         variance="learned" if config.diffusion.learned_variance else config.evaluation.variance,
         preprocessing="2 u / 255 - 1",
     )
-    return experiment._replace(
-        preview=lambda variables, key, num, *, condition=None: sample(
-            variables, key, num, condition=condition, sampler=preview
-        )
+    return experiment._replace(preview=make_preview(config, family))
+
+
+def make_preview(config: Config, family: Family) -> Callable[..., Array]:
+    """The quicker sampler of the pictures that training writes.
+
+    Args:
+        config: Flags.
+        family: Family of these flags.
+    """
+    flags = config.sampler
+    preview = make_sampler(SamplerConfig("ddim", flags.preview_steps, clip=flags.clip))
+    preview = preview._replace(guidance_scale=flags.guidance_scale)
+    sample = family.sample
+    assert sample is not None
+    return lambda variables, key, num, *, condition=None: sample(
+        variables, key, num, condition=condition, sampler=preview
     )
 
 
-def make_family(config: Config, train: Source) -> Family:
-    """The network of the flags on its chain."""
+def make_family(
+    config: Config, train: Source, image_shape: tuple[int, int, int] | None = None
+) -> Family:
+    """The network of the flags on its chain.
+
+    Args:
+        config: Flags.
+        train: Examples to train on.
+        image_shape: Shape of what is denoised, where it is not the images.
+    """
     model, process = config.model, config.diffusion
-    conditioning = make_conditioning(model.condition, train, config.text)
-    height, width, channels = train.spec["image"][0]
+    conditioning = make_conditioning(
+        model.condition, train, config.text, with_tokens=model.network in READERS
+    )
+    height, width, channels = image_shape or train.spec["image"][0]
     outputs = channels * (2 if process.learned_variance else 1)
     if process.objective == "bound" and process.weighting != "simple":
         raise ValueError(
             f"--diffusion.weighting must be simple with --diffusion.objective bound, got "
             f"{process.weighting}"
         )
-    network = make_unet(model, outputs, config.precision)
+    network = make_network(model, outputs, config.precision)
     if config.sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")
     if config.sampler.variance == "learned" and not process.learned_variance:
@@ -227,19 +266,31 @@ def make_parametrization(process: DiffusionConfig) -> Parametrization:
     return plain._replace(time=lambda level: scale * level.time.astype(jnp.float32))
 
 
-def make_unet(model: ModelConfig, out_channels: int, precision: str) -> UNet:
-    """The U-Net of the flags."""
-    return (iddpm if model.scale_shift else UNet)(
-        channels=model.channels,
-        multipliers=model.multipliers,
-        num_res_blocks=model.num_res_blocks,
-        attention_resolutions=model.attention_resolutions,
-        num_heads=model.num_heads,
-        dropout=model.dropout,
-        out_channels=out_channels,
-        remat=model.remat,
-        dtype=jnp.dtype(precision),
-    )
+def make_network(model: ModelConfig, out_channels: int, precision: str) -> nn.Module:
+    """The network of the flags.
+
+    Raises:
+        ValueError: Of flags that the network does not have.
+    """
+    if model.network == "dit":
+        return make_dit(model.dit, out_channels, precision, remat=model.remat)
+    options: dict[str, Any] = {
+        "channels": model.channels,
+        "multipliers": model.multipliers,
+        "num_res_blocks": model.num_res_blocks,
+        "attention_resolutions": model.attention_resolutions,
+        "num_heads": model.num_heads,
+        "head_width": model.head_width,
+        "dropout": model.dropout,
+        "out_channels": out_channels,
+        "remat": model.remat,
+        "dtype": jnp.dtype(precision),
+    }
+    if model.network == "ldm":
+        if model.scale_shift:
+            raise ValueError("--model.scale-shift must be false with --model.network ldm")
+        return ldm(**options, transformer_depth=0 if model.condition == "none" else 1)
+    return (iddpm if model.scale_shift else UNet)(**options)
 
 
 def make_betas(process: DiffusionConfig) -> np.ndarray:
@@ -249,13 +300,18 @@ def make_betas(process: DiffusionConfig) -> np.ndarray:
 
 
 def _scheduled(process: DiffusionConfig) -> np.ndarray:
-    """The betas of the chosen schedule; the linear ones scaled to the chain's length."""
+    """The betas of the chosen schedule; all but the cosine's scaled to the chain's length."""
     num_steps = process.num_timesteps
     if process.schedule == "cosine":
         return chains.cosine_betas(num_steps)
     scale = 1000 / num_steps
-    curve = {"linear": chains.linear_betas, "sigmoid": chains.sigmoid_betas}
-    return curve[process.schedule](num_steps, min(1e-4 * scale, 0.999), min(0.02 * scale, 0.999))
+    ends = (min(scale * beta, 0.999) for beta in (process.first_beta, process.last_beta))
+    curves = {
+        "linear": chains.linear_betas,
+        "sigmoid": chains.sigmoid_betas,
+        "root_linear": chains.root_linear_betas,
+    }
+    return curves[process.schedule](num_steps, *ends)
 
 
 def make_sampler(sampler: SamplerConfig) -> Sampler:

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from experiments.recipes.diffusion import ModelConfig, make_unet
+from experiments.recipes.diffusion import READERS, ModelConfig
+from experiments.recipes.diffusion import make_network as make_plain_network
 from experiments.recipes.images import image_experiment, load_splits
 from experiments.recipes.shared import (
     AdamConfig,
@@ -53,7 +54,16 @@ NETWORKS = {
     "adm": score_unet.adm,
 }
 # Sinusoids are for times of a thousand steps, Song et al.'s for one less; Fourier features for any.
-TIME_SCALES = {"ddpm": 1000.0, "ddpmpp": 999.0, "edm_ddpmpp": 999.0, "adm": 1000.0}
+TIME_SCALES = {
+    "ddpm": 1000.0,
+    "dit": 1000.0,
+    "ldm": 1000.0,
+    "ddpmpp": 999.0,
+    "edm_ddpmpp": 999.0,
+    "adm": 1000.0,
+}
+
+Networks = Literal["ddpm", "dit", "ldm", "ncsnpp", "ddpmpp", "edm_ncsnpp", "edm_ddpmpp", "adm"]
 
 PROCESSES: dict[str, Callable[[], Process]] = {
     "edm": process.edm,
@@ -70,8 +80,10 @@ PROCESSES: dict[str, Callable[[], Process]] = {
 class ScoreModelConfig(ModelConfig):
     """The network."""
 
-    network: Literal["ddpm", "ncsnpp", "ddpmpp", "edm_ncsnpp", "edm_ddpmpp", "adm"] = "ddpm"
-    """Network: DDPM's U-Net, NCSN++ or DDPM++, as they were or in EDM's form, or ADM."""
+    network: Networks = "ddpm"  # type: ignore[assignment]  # more than the base class has
+    """Network: DDPM's U-Net; the transformer of `--model.dit`, to which only `condition`,
+    `condition_dropout` and `remat` apply besides; latent diffusion's U-Net, whose positions read
+    the condition; NCSN++ or DDPM++, as they were or in EDM's form, or ADM."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +165,7 @@ class Config(RunConfig):
     """Train on dequantized images, of which alone there is a density: for bits/dim."""
     augment: float | None = None
     """Probability of each of EDM's augmentations, of which the network is informed, beside mirrored
-    images; None for none. Not with --model.network ddpm."""
+    images; None for none. Not with --model.network ddpm, dit or ldm."""
     model: ScoreModelConfig = ScoreModelConfig()
     text: TextConfig = TextConfig()
     process: ProcessConfig = ProcessConfig()
@@ -178,11 +190,21 @@ def build(config: Config) -> Experiment:
     )
 
 
-def make_family(config: Config, train: Source) -> Family:
-    """The network of the flags on its process."""
+def make_family(
+    config: Config, train: Source, image_shape: tuple[int, int, int] | None = None
+) -> Family:
+    """The network of the flags on its process.
+
+    Args:
+        config: Flags.
+        train: Examples to train on.
+        image_shape: Shape of what is denoised, where it is not the images.
+    """
     model, path = config.model, PROCESSES[config.process.name]()
-    conditioning = make_conditioning(model.condition, train, config.text)
-    height, width, channels = train.spec["image"][0]
+    conditioning = make_conditioning(
+        model.condition, train, config.text, with_tokens=model.network in READERS
+    )
+    height, width, channels = image_shape or train.spec["image"][0]
     if config.sampler.guidance_scale != 1 and conditioning is None:
         raise ValueError("--sampler.guidance-scale needs --model.condition")
     evaluation = config.evaluation
@@ -232,10 +254,10 @@ def make_network(
     model: ScoreModelConfig, channels: int, precision: str, *, informed: bool = False
 ) -> nn.Module:
     """The network of the flags, and whether it is informed of its images' augmentation."""
-    if model.network == "ddpm":
+    if model.network not in NETWORKS:
         if informed:
-            raise ValueError("--augment must be None with --model.network ddpm")
-        return make_unet(model, channels, precision)
+            raise ValueError(f"--augment must be None with --model.network {model.network}")
+        return make_plain_network(model, channels, precision)
     if model.scale_shift:
         raise ValueError(f"--model.scale-shift must be false with --model.network {model.network}")
     if model.num_heads != 1:
@@ -245,7 +267,7 @@ def make_network(
         multipliers=model.multipliers,
         num_res_blocks=model.num_res_blocks,
         attention_resolutions=model.attention_resolutions,
-        head_width=None,
+        head_width=model.head_width,
         dropout=model.dropout,
         out_channels=channels,
         augmentation_labels=NUM_LABELS if informed else 0,
@@ -278,7 +300,7 @@ def make_time(
     config: ProcessConfig, network: str, plain: Parametrization
 ) -> Callable[[Level], Array]:
     """The time that a network is given: in the unit in which its paper gives it."""
-    if config.prediction == "edm" and network != "ddpm":
+    if config.prediction == "edm" and network in NETWORKS:
         return plain.time  # ln(sigma) / 4
     if network in TIME_SCALES:
         return lambda level: TIME_SCALES[network] * plain.time(level)

@@ -122,7 +122,11 @@ def make_averages(
 
 
 def make_conditioning(
-    condition: Conditions, source: Source, text: TextConfig | None = None
+    condition: Conditions,
+    source: Source,
+    text: TextConfig | None = None,
+    *,
+    with_tokens: bool = False,
 ) -> Conditioning | None:
     """What a network is told of the examples of a source.
 
@@ -130,6 +134,7 @@ def make_conditioning(
         condition: The value of `--model.condition`.
         source: The examples; their captions as tokens where the condition is a text.
         text: The flags of captions, of a recipe that has some.
+        with_tokens: Whether the network reads a text's tokens one by one.
 
     Raises:
         ValueError: if the source has no such entry.
@@ -141,7 +146,7 @@ def make_conditioning(
             raise ValueError(f"--model.condition label needs labels; {source.name} has none")
         return labels(source.num_classes, source.class_names)
     if condition == "text":
-        return text_conditioning(text or TextConfig(), source)
+        return text_conditioning(text or TextConfig(), source, with_tokens=with_tokens)
     if condition not in source.spec:
         raise ValueError(
             f"--model.condition {condition} needs an entry {condition!r}; {source.name} has "

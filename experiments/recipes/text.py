@@ -91,12 +91,16 @@ def tokenize_pair(config: Any, train: Source, held_out: Source) -> tuple[Tokeniz
     return Tokenized(train, tokenizer), Tokenized(held_out, tokenizer)
 
 
-def text_conditioning(config: TextConfig, source: Source) -> Conditioning:
+def text_conditioning(
+    config: TextConfig, source: Source, *, with_tokens: bool = False
+) -> Conditioning:
     """Captions as conditions.
 
     Args:
         config: Flags of the captions.
         source: Examples whose captions are tokens.
+        with_tokens: Whether the network reads the tokens one by one. A run that reads captions
+            gives what it gave its own network.
     """
     if not isinstance(source, Tokenized):
         raise ValueError(f"this recipe takes no --model.condition text (data: {source.name})")
@@ -108,6 +112,7 @@ def text_conditioning(config: TextConfig, source: Source) -> Conditioning:
     return text(
         make_encoder(config, tokenizer.num_tokens),
         tokenizer.length,
+        with_tokens=with_tokens,
         sweep=sweep,
         tokenize=partial(tokens.encode_known, tokenizer),
         files={FILE: tokens.content_of(tokenizer)},

@@ -231,7 +231,7 @@ class DiT(nn.Module):
         shift, scale = jnp.split(maps[:, None], 2, axis=-1)
         y = modulate(_norm(sequence[:, :num_patches], jnp.float32), shift, scale)
         y = nn.Dense(self.patch_size**2 * channels, kernel_init=_zeros, name="last")(y)
-        return unpatchify(y, x.shape[1:3], self.patch_size)
+        return unpatchify(y, (x.shape[1], x.shape[2]), self.patch_size)
 
     def _sequence(self, x: Array) -> Array:
         """The embedded patches, each with its position."""
@@ -289,8 +289,8 @@ def unpatchify(
     return x.reshape(len(patches), height, width, -1)
 
 
-def _step(block: DiTBlock, x: Array, *told: Array | None) -> tuple[Array, None]:
-    return block(x, *told), None
+def _step(block: DiTBlock, x: Array, *rest: Any) -> tuple[Array, None]:
+    return block(x, *rest), None
 
 
 def _norm(x: Array, dtype: DTypeLike) -> Array:

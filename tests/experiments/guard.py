@@ -130,6 +130,11 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
         ["--sampler.num-steps=3"],
     ),
     "flow_digits": ([*DIGITS, *SCORE], ["--sampler.solver=dpm"]),
+    "dit_digits": (
+        [*DIGITS, *"--model.dit.width=16 --model.dit.depth=2 --model.dit.num-heads=2".split()]
+        + ["--evaluation.num-examples=16"],
+        ["--sampler.num-steps=3"],
+    ),
     "meanflow_digits": ([*DIGITS, *SCORE], ["--sampler.num-steps=2"]),
     "consistency_digits": ([*DIGITS, *SCORE], ["--sampler.num-steps=2"]),
     "ddpm_cifar": ([*DIGITS, *DDPM], []),

@@ -66,7 +66,7 @@ def test_improved_ddpm_is_the_authors():
     """Their table: 52.5M parameters, 4000 cosine steps, times of a thousand, L_hybrid."""
     config = iddpm_cifar.recipe.config
     x = jnp.zeros((1, 32, 32, 3))
-    network = diffusion.make_unet(config.model, 6, "float32")
+    network = diffusion.make_network(config.model, 6, "float32")
     shapes = jax.eval_shape(lambda: network.init(jax.random.key(0), x, jnp.zeros(1), train=False))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 52_546_438
     assert network.dropout == 0.3

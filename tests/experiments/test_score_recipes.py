@@ -100,7 +100,7 @@ def test_the_figures_of_the_recipes():
     for module, evaluations in ((edm_digits, 20), (flow_digits, 35)):
         config = module.recipe.config
         model = asdict(config.model)
-        assert model.pop("network") == "ddpm"
+        assert model["network"] == "ddpm"
         assert {**model, "channels": 32} == asdict(ddpm_digits.recipe.config.model)
         process = score.PROCESSES[config.process.name]()
         assert score.make_sampler(config.sampler, process).evaluations == evaluations

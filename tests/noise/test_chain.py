@@ -19,6 +19,7 @@ from jaxgen.noise.chain import (
     linear_betas,
     posterior_mean,
     respace,
+    root_linear_betas,
     sigmoid_betas,
     small_variance,
     zero_terminal_snr,
@@ -32,6 +33,7 @@ BETAS = {
     "linear": linear_betas(1000),
     "cosine": cosine_betas(1000),
     "sigmoid": sigmoid_betas(1000),
+    "root_linear": root_linear_betas(1000),
     "short": cosine_betas(10),
     "two": np.array([0.1, 0.6]),
     "one": np.array([0.3]),
@@ -68,6 +70,7 @@ def test_every_field_has_float32_precision_everywhere(name):
 
 def test_known_values():
     np.testing.assert_allclose(linear_betas(3, 0.1, 0.3), [0.1, 0.2, 0.3])
+    np.testing.assert_allclose(root_linear_betas(3, 0.01, 0.09), [0.01, 0.04, 0.09])
     short = chain([0.1, 0.2, 0.5])
     np.testing.assert_allclose(short.alphas_cumprod, [0.9, 0.72, 0.36], rtol=1e-6)
     np.testing.assert_allclose(np.exp(short.log_snr), [9, 0.72 / 0.28, 0.5625], rtol=1e-6)
@@ -92,7 +95,9 @@ def test_building_a_chain_touches_no_accelerator():
         )
 
 
-@pytest.mark.parametrize("name", ["linear", "scaled", "squaredcos_cap_v2", "sigmoid"])
+@pytest.mark.parametrize(
+    "name", ["linear", "scaled", "scaled_linear", "squaredcos_cap_v2", "sigmoid"]
+)
 def test_betas_are_those_of_diffusers(name):
     pytest.importorskip("torch")
     diffusers = pytest.importorskip("diffusers")
@@ -101,6 +106,7 @@ def test_betas_are_those_of_diffusers(name):
     scheduler = diffusers.DDPMScheduler(num, ends[0], ends[1], beta_schedule=kind)
     ours = {
         "linear": lambda: linear_betas(num, *ends),
+        "scaled_linear": lambda: root_linear_betas(num, *ends),
         "squaredcos_cap_v2": lambda: cosine_betas(num),
         "sigmoid": lambda: sigmoid_betas(num, *ends),
     }[kind]()
