@@ -149,6 +149,7 @@ def autoregressive(
         known: Array | None = None,
     ) -> Images:
         encoded = conditions.encode(conditioning, variables, condition)
+        run: Any
         if of_tokens:
             run = raster.naive_tokens if sampler == "naive" else raster.cached_tokens
         else:

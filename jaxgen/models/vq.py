@@ -304,9 +304,10 @@ class FiniteScalars(NamedTuple):
                 levels is below 2.
         """
         levels = self._checked(encoded)
-        half = (levels - 1) * (1 - _FSQ_MARGIN) / 2
-        offset = np.where(levels % 2 == 0, 0.5, 0.0)
-        half, offset, shift = (self._row(v, encoded) for v in (half, offset, np.tan(offset / half)))
+        halves = (levels - 1) * (1 - _FSQ_MARGIN) / 2
+        offsets = np.where(levels % 2 == 0, 0.5, 0.0)
+        rows = (halves, offsets, np.tan(offsets / halves))
+        half, offset, shift = (self._row(row, encoded) for row in rows)
         bounded = half * jnp.tanh(encoded + shift) - offset
         rounded = bounded + jax.lax.stop_gradient(jnp.round(bounded) - bounded)
         return rounded / self._row(levels // 2, encoded)
