@@ -80,6 +80,11 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
         + ["--model.num-codes=8"],
         None,
     ),
+    "autoencoder_kl_digits": (
+        "--batch-size=16 --model.channels=4 --game.weight=0.5 --game.channels=4".split()
+        + ["--game.start=1"],
+        None,
+    ),
     "realnvp_digits": ([*DIGITS, *REALNVP], []),
     "realnvp_cifar": ([*DIGITS, *REALNVP], []),
     "glow_cifar": ([*DIGITS, *GLOW], []),
