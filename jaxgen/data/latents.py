@@ -8,6 +8,9 @@ Example:
     )
     pipeline, prepare = Pipeline(latents, 128, seed=0), prepare_latents()
     family = on_latents(second_stage, codec, cached=True)
+
+Or, where the examples themselves are needed beside them (to measure samples, to show
+reconstructions), `WithLatents(load("cifar10"), latents)`.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +20,8 @@ from typing import Any
 import numpy as np
 
 from jaxgen.data.arrays import read_npz
+from jaxgen.data.folders import digest_of
+from jaxgen.data.joined import Joined
 from jaxgen.data.pipeline import eval_batches
 from jaxgen.data.sources import ArraySource, Source
 from jaxgen.files import open_atomically
@@ -94,6 +99,34 @@ def prepare_latents(entry: str = "image") -> Callable[[Any, Mapping[str, Any], b
         return {**others, entry: raw[LATENTS]}
 
     return prepare
+
+
+class WithLatents(Joined):
+    """The examples of a source and their latents, the entry `latents`.
+
+    Its digest is of the examples and of what identifies the first stage, and not of the latents'
+    last bits, which are another machine's own.
+
+    Args:
+        source: Source of the examples.
+        latents: Their latents, as `cache_latents` gives them.
+        first_stage: Text that identifies the first stage.
+
+    Raises:
+        ValueError: Latents of another number of examples.
+    """
+
+    def __init__(self, source: Source, latents: ArraySource, first_stage: str):
+        super().__init__(source, {LATENTS: latents.arrays[LATENTS]})
+        self.first_stage = first_stage
+
+    @property
+    def digest(self) -> str:  # type: ignore[override]
+        return digest_of(self.source.digest, self.first_stage)
+
+    @property
+    def protocol(self) -> str:
+        return f"{self.source.protocol}, with latents by {self.first_stage}"
 
 
 def _compute(

@@ -12,7 +12,7 @@ from lowering import Lowered, images_of_that_shape, recipes
 from recipes import call
 from scipy.io import wavfile
 
-from experiments import stackgan_stage1, vqvae_cifar
+from experiments import autoencoder_kl_digits, stackgan_stage1, vqvae_cifar
 from jaxgen.data import sources
 from jaxgen.models.conv.layers import Conv
 from jaxgen.training.config import DataConfig
@@ -51,6 +51,12 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
             capsys, stackgan_stage1, "--run-dir", first, "--model.discriminator-channels=4", *flags
         )
         changes["first_stage"] = first
+    if name in ("latent_diffusion", "dit_latent", "text_to_image", "text_to_image_digits"):
+        first = str(tmp_path / "first")
+        flags = ["--batch-size=2", "--steps=1", "--sample-every=0", "--model.channels=4"]
+        flags += ["--model.multipliers", "1"]  # latents of the images' size
+        call(capsys, autoencoder_kl_digits, "--run-dir", first, *flags)
+        changes |= {"first_stage": first, "data": DataConfig(name="captioned_digits")}
     return Lowered(recipes()[name], monkeypatch, **changes)
 
 
