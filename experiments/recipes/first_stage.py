@@ -208,7 +208,7 @@ def real_codec(run: Run) -> Codec:
     def batches() -> Any:
         for start in range(0, min(len(source), _BATCH * _BATCHES), _BATCH):
             rows = np.arange(start, min(start + _BATCH, len(source)))
-            yield prepare(jax.random.key(start), source[rows], False)
+            yield prepare(jax.random.key(start), jax.tree.map(jnp.asarray, source[rows]), False)
 
     scale = latent_scale(run.family, run.variables, batches(), continuous=True)
     return continuous(run.family, run.variables, scale=scale, continuous=True)

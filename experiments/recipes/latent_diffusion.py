@@ -115,7 +115,8 @@ def open_first_stage(run_dir: str, data_dir: str | None) -> Run:
         FileNotFoundError: If it is no run directory, or has no checkpoint.
         ValueError: If it is of another kind of recipe, or its training is not done.
     """
-    first = open_run(run_dir, **({} if data_dir is None else {"data": {"dir": data_dir}}))
+    changes: dict[str, Any] = {} if data_dir is None else {"data": {"dir": data_dir}}
+    first = open_run(run_dir, **changes)
     if not isinstance(first.config, FirstStageConfig):
         raise ValueError(
             "--first-stage must be a run of a recipe such as autoencoder_kl, got "
@@ -140,7 +141,7 @@ def latent_shape(codec: Codec, first: Run) -> Shape:
     Raises:
         ValueError: If the latents are no maps [height, width, channels].
     """
-    raw = first.experiment.pipeline.source[np.arange(1)]
+    raw = jax.tree.map(jnp.asarray, first.experiment.pipeline.source[np.arange(1)])
     batch = first.experiment.prepare(jax.random.key(0), raw, False)
     encode = lambda fixed, batch: codec.encode(fixed, batch, jax.random.key(0))  # noqa: E731
     shape = jax.eval_shape(encode, codec.fixed, batch)["image"].shape[1:]

@@ -364,7 +364,9 @@ def find_recipe(name: str) -> Recipe:
     Raises:
         ValueError: If there is no such module, or it has no recipe.
     """
-    for module in (name, f"{INSTALLED}{name}"):
+    # The package that the process already uses comes first, so that its types are the same.
+    root, both = name.partition(".")[0], (name, f"{INSTALLED}{name}")
+    for module in both[::-1] if f"{INSTALLED}{root}" in sys.modules else both:
         try:
             recipe: Recipe = importlib.import_module(module).recipe
             return recipe
