@@ -23,8 +23,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.commands import run_command
 from jaxgen.training.recipe import Recipe
+
+from .commands import run_command
 
 PLACE = Path(__file__).parent
 OF_RUNS = ("sample", "evaluate")
@@ -134,5 +135,10 @@ def _unknown(what: str, given: str, known: Sequence[str]) -> None:
     raise ValueError(f"no {what} {given!r}{hint} (jaxgen --help, jaxgen list)")
 
 
-if __name__ == "__main__":
+def run() -> None:
+    """The command as it is installed: exits with the code."""
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    run()

@@ -12,9 +12,10 @@ measured stands in docs/results.md.
 
 from dataclasses import replace
 
-from experiments import wgan_gp_cifar
-from experiments.recipes.gan import build
 from jaxgen.training.recipe import Recipe
+
+from . import wgan_gp_cifar
+from .recipes.gan import build
 
 _WGAN = wgan_gp_cifar.recipe.config
 recipe = Recipe(

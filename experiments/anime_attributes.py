@@ -22,10 +22,11 @@ DIR has `train/` and `test/`, each of images and a `metadata.jsonl` with attribu
 cores can do is `manga_attributes`.
 """
 
-from experiments.recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
+from .recipes.shared import AdamConfig
 
 _ADAM = AdamConfig(learning_rate=2e-4, b1=0.5)
 recipe = Recipe(

@@ -16,11 +16,12 @@ Adam's second moments of the discriminator begin with it. The recipe has not bee
     python -m experiments.autoencoder_kl evaluate
 """
 
-from experiments.recipes.first_stage import Config, build
-from experiments.recipes.perceptual import PerceptualConfig
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.first_stage import Config, build
+from .recipes.perceptual import PerceptualConfig
+from .recipes.shared import AdamConfig
 
 recipe = Recipe(
     build,

@@ -9,10 +9,11 @@ perceptual distance or a discriminator (`--perceptual.distance lpips`, `--game.w
     python -m experiments.autoencoder_kl_digits evaluate
 """
 
-from experiments.recipes.first_stage import Config, GameConfig, LossConfig, ModelConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.first_stage import Config, GameConfig, LossConfig, ModelConfig, build
+from .recipes.shared import AdamConfig
 
 recipe = Recipe(
     build,

@@ -11,10 +11,11 @@ to sample: look at its pictures.
     python -m experiments.autoencoder_mnist evaluate
 """
 
-from experiments.recipes.autoencoder import Config, build
-from experiments.recipes.vae import NetworkConfig, OptimizerConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.autoencoder import Config, build
+from .recipes.vae import NetworkConfig, OptimizerConfig
 
 recipe = Recipe(
     build,

@@ -11,9 +11,10 @@ of several betas and plots the two terms of the bound.
     python -m experiments.beta_vae sample --picture traversal --out traversal.png
 """
 
-from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

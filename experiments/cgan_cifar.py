@@ -12,9 +12,10 @@ stands in docs/results.md.
 
 from dataclasses import replace
 
-from experiments import sngan_cifar
-from experiments.recipes.gan import build
 from jaxgen.training.recipe import Recipe
+
+from . import sngan_cifar
+from .recipes.gan import build
 
 _SNGAN = sngan_cifar.recipe.config
 recipe = Recipe(

@@ -29,19 +29,20 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.harness import machine
-from experiments.commands import run_command
-from experiments.comparison import families, page, table
-from experiments.comparison.families import ENTRANTS, Planned
-from experiments.comparison.measure import VERSION, measure, measure_real
-from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
-from experiments.comparison.quality import Reference, make_reference
 from jaxgen.data.arrays import read_npz
 from jaxgen.data.sources import Source, load_pair
 from jaxgen.files import open_atomically
 from jaxgen.training import loop
 from jaxgen.training.runs import Run, open_run
 from jaxgen.training.writers import describe_environment, write_json
+
+from .benchmarks.harness import machine
+from .commands import run_command
+from .comparison import families, page, table
+from .comparison.families import ENTRANTS, Planned
+from .comparison.measure import VERSION, measure, measure_real
+from .comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
+from .comparison.quality import Reference, make_reference
 
 
 def main(args: Sequence[str] | None = None) -> int:

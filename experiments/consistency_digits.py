@@ -18,11 +18,12 @@ Departures from the papers' CIFAR-10: 10 to 160 intervals in place of 1280, as t
 Adam, where theirs is RAdam; no dropout.
 """
 
-from experiments.recipes.consistency import Config, ConsistencyConfig, build
-from experiments.recipes.score import ScoreModelConfig
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.consistency import Config, ConsistencyConfig, build
+from .recipes.score import ScoreModelConfig
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -10,9 +10,10 @@ comparable.
     python -m experiments.cvae_mnist evaluate --evaluation.num-importance 1000
 """
 
-from experiments.recipes.vae import Config, ModelConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.vae import Config, ModelConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

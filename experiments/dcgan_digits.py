@@ -9,9 +9,10 @@ held-out digits (docs/results.md).
     python -m experiments.dcgan_digits sample --picture interpolation --out path.png
 """
 
-from experiments.recipes.gan import Config, ModelConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import Config, ModelConfig, build
 
 recipe = Recipe(
     build,

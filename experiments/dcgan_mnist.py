@@ -10,10 +10,11 @@ samples (it prints the samples); what this code has measured stands in docs/resu
     python -m experiments.dcgan_mnist sample --picture interpolation --out path.png
 """
 
-from experiments.recipes.gan import Config, ModelConfig, OptimizerConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import Config, ModelConfig, OptimizerConfig, build
+from .recipes.shared import AdamConfig
 
 _ADAM = AdamConfig(learning_rate=2e-4, b1=0.5, b2=0.999)
 # 25 epochs.

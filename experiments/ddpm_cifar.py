@@ -10,10 +10,11 @@ stands in docs/results.md.
     python -m experiments.ddpm_cifar evaluate
 """
 
-from experiments.recipes.diffusion import Config, DiffusionConfig, ModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.diffusion import Config, DiffusionConfig, ModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

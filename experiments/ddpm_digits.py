@@ -10,16 +10,17 @@ and as a test: an independent classifier recognises the samples nearly as often 
     python -m experiments.ddpm_digits evaluate
 """
 
-from experiments.recipes.diffusion import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.diffusion import (
     Config,
     DiffusionConfig,
     ModelConfig,
     SamplerConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

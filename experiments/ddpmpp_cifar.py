@@ -15,7 +15,10 @@ Departures: the network says the negative noise, the score times its deviation, 
 scaled; images are not dequantized in training. Not trained here to its end.
 """
 
-from experiments.recipes.score import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.score import (
     Config,
     ProcessConfig,
     SamplerConfig,
@@ -23,9 +26,7 @@ from experiments.recipes.score import (
     ScoreModelConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

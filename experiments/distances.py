@@ -23,7 +23,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from experiments.benchmarks.harness import machine
 from jaxgen.data.sources import ArraySource, Source, load_pair
 from jaxgen.files import open_atomically
 from jaxgen.metrics.checks import FewSamplesWarning
@@ -32,6 +31,8 @@ from jaxgen.metrics.report import Result, compare_images
 from jaxgen.metrics.statistics import image_statistics
 from jaxgen.training.images import check_output
 from jaxgen.training.writers import print_anywhere
+
+from .benchmarks.harness import machine
 
 NOISE, BLUR, QUALITY = (0.02, 0.05, 0.1, 0.2), (0.5, 1.0, 2.0), (50, 20, 5)
 Change = Callable[[np.ndarray], np.ndarray]

@@ -10,11 +10,12 @@ straight lines, as in `flow_digits`, told the digit, with classifier-free guidan
     python -m experiments.dit_digits evaluate
 """
 
-from experiments.recipes.dit import DiTConfig
-from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.dit import DiTConfig
+from .recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -27,12 +27,13 @@ zero; the average is warmed up.
 `evaluate` gives the loss of training on held-out latents. It has not been trained here.
 """
 
-from experiments.recipes.diffusion import DiffusionConfig, ModelConfig, SamplerConfig
-from experiments.recipes.dit import DiTConfig
-from experiments.recipes.latent_diffusion import ChainConfig, build_chain
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.diffusion import DiffusionConfig, ModelConfig, SamplerConfig
+from .recipes.dit import DiTConfig
+from .recipes.latent_diffusion import ChainConfig, build_chain
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build_chain,

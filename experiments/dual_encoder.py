@@ -8,11 +8,12 @@ The contrastive training of Radford et al. 2021 (CLIP) at the size of small sets
 the picture, a transformer trained with them the caption. DIR has pictures and a metadata.jsonl.
 """
 
-from experiments.recipes.dual_encoder import Config, build
-from experiments.recipes.shared import AdamConfig
-from experiments.recipes.text import TextConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.dual_encoder import Config, build
+from .recipes.shared import AdamConfig
+from .recipes.text import TextConfig
 
 recipe = Recipe(
     build,

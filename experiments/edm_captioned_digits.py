@@ -12,11 +12,12 @@ and ground is in no training picture (`jaxgen.data.captioned_digits`): `experime
 26 attributes. What it has measured stands in docs/results.md.
 """
 
-from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from experiments.recipes.text import TextConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
+from .recipes.text import TextConfig
 
 recipe = Recipe(
     build,

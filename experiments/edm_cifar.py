@@ -16,16 +16,17 @@ steps whose gradient is not finite are skipped, where they replace the numbers; 
 float32. It has not been trained here to its end.
 """
 
-from experiments.recipes.score import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.score import (
     Config,
     ProcessConfig,
     SamplerConfig,
     ScoreModelConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

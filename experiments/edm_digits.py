@@ -10,10 +10,11 @@ channels.
     python -m experiments.edm_digits evaluate
 """
 
-from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

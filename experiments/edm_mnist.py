@@ -7,16 +7,17 @@ The method of Karras et al. 2022 with a small U-Net. What it has measured stands
     python -m experiments.edm_mnist evaluate
 """
 
-from experiments.recipes.score import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.score import (
     Config,
     ProcessConfig,
     SamplerConfig,
     ScoreModelConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -15,16 +15,17 @@ at t = 0.9999; biases do not decay; float32 by default, theirs float16 by loss s
 here to its end.
 """
 
-from experiments.recipes.score import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.score import (
     Config,
     ProcessConfig,
     SamplerConfig,
     ScoreModelConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

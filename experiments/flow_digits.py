@@ -9,10 +9,11 @@ samples with 35 evaluations. The network is that of `ddpm_digits` with 24 channe
     python -m experiments.flow_digits evaluate
 """
 
-from experiments.recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.score import Config, ProcessConfig, SamplerConfig, ScoreModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -30,10 +30,11 @@ Better in our view, each by its flag: `--model.lu` (matrices that cannot become 
 
 import math
 
-from experiments.recipes.flow import Config, ModelConfig, OptimizerConfig, build
-from experiments.recipes.shared import AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.flow import Config, ModelConfig, OptimizerConfig, build
+from .recipes.shared import AverageConfig
 
 EPOCH = 98
 """Steps of 512 images in an epoch of 50,000."""

@@ -9,9 +9,10 @@ for MNIST; what this code has measured stands in docs/results.md.
     python -m experiments.glow_mnist evaluate
 """
 
-from experiments.recipes.flow import Config, ModelConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.flow import Config, ModelConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

@@ -22,9 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.commands import run_command
-from experiments.comparison.quality import MOST_NEIGHBOURS, distance_name, quality
-from experiments.recipes.noisy_classifier import Config, make_network, make_parametrization
 from jaxgen.core import Denoising, Variables
 from jaxgen.data.transforms import to_uint8
 from jaxgen.distributions.elementwise import standard_normal
@@ -37,6 +34,10 @@ from jaxgen.sampling.guidance import classifier_guided
 from jaxgen.sampling.solvers import solve
 from jaxgen.training.images import check_output, grid, save_png
 from jaxgen.training.runs import Run, open_run
+
+from .commands import run_command
+from .comparison.quality import MOST_NEIGHBOURS, distance_name, quality
+from .recipes.noisy_classifier import Config, make_network, make_parametrization
 
 LogProb = Callable[[Array, Level, Any], Array]
 

@@ -19,16 +19,17 @@ but for its epsilon; the average is warmed up; the convolutions that resample ar
 DDPM's. It has not been trained here to its end.
 """
 
-from experiments.recipes.diffusion import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.diffusion import (
     Config,
     DiffusionConfig,
     ModelConfig,
     SamplerConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

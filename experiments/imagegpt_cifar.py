@@ -18,11 +18,12 @@ and mirrored images, for there are 26 times fewer. In float32 a step needs much 
     python -m experiments.imagegpt_cifar evaluate
 """
 
-from experiments.recipes.autoregressive import Config, ModelConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.models.transformer import S
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.autoregressive import Config, ModelConfig, build
+from .recipes.shared import AdamConfig
 
 STEPS = 200_000
 recipe = Recipe(

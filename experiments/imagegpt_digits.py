@@ -13,10 +13,11 @@ measured yet.
     python -m experiments.imagegpt_digits evaluate --classify
 """
 
-from experiments.recipes.autoregressive import Config, ModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.autoregressive import Config, ModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -12,9 +12,10 @@ gives the ELBO all the same, which this objective does not seek.
     python -m experiments.infovae_mnist sample --model.latent-dim 2 --picture latent_plane
 """
 
-from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

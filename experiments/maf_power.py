@@ -15,15 +15,16 @@ For HEPMASS and MINIBOONE the authors have 512 units and ReLU (`--data.name file
 --model.hidden 512 512`). It has not been trained here.
 """
 
-from experiments.recipes.shared import AverageConfig
-from experiments.recipes.tabular import (
+from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import AverageConfig
+from .recipes.tabular import (
     Config,
     ModelConfig,
     OptimizerConfig,
     VectorDataConfig,
     build,
 )
-from jaxgen.training.recipe import Recipe
 
 recipe = Recipe(
     build,

@@ -11,8 +11,9 @@ are those of `maf_power` and `maf_gas`. What this code has measured stands in do
     python -m experiments.maf_tabular evaluate
 """
 
-from experiments.recipes.tabular import Config, ModelConfig, build
 from jaxgen.training.recipe import Recipe
+
+from .recipes.tabular import Config, ModelConfig, build
 
 recipe = Recipe(
     build,

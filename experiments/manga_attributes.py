@@ -15,11 +15,12 @@ DIR has `train/` and `test/`, each of images and a `metadata.jsonl` with attribu
 
 from dataclasses import replace
 
-from experiments import anime_attributes
-from experiments.recipes.gan import OptimizerConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from . import anime_attributes
+from .recipes.gan import OptimizerConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 _ANIME = anime_attributes.recipe.config
 _STEPS = 3000

@@ -15,11 +15,12 @@ its labels, images are mirrored instead; the decay of the average warms up, thei
 steps whose gradient is not finite are skipped. It has not been trained here to its end.
 """
 
-from experiments.recipes.meanflow import Config, MeanFlowConfig, build
-from experiments.recipes.score import ScoreModelConfig
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.meanflow import Config, MeanFlowConfig, build
+from .recipes.score import ScoreModelConfig
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -9,11 +9,12 @@ samples the FD-classifier is 0.771 by one evaluation and 0.392 by two, of held-o
     python -m experiments.meanflow_digits sample --num 100 --sampler.num-steps 2 --out two.png
 """
 
-from experiments.recipes.meanflow import Config, MeanFlowConfig, build
-from experiments.recipes.score import ScoreModelConfig
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.meanflow import Config, MeanFlowConfig, build
+from .recipes.score import ScoreModelConfig
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -16,16 +16,17 @@ Departures: the loss is the mean over an image's dimensions, theirs half the sum
 leads to t = 1e-5, theirs starts there. It has not been trained here to its end.
 """
 
-from experiments.recipes.score import (
+from jaxgen.training.config import DataConfig
+from jaxgen.training.recipe import Recipe
+
+from .recipes.score import (
     Config,
     ProcessConfig,
     SamplerConfig,
     ScoreModelConfig,
     build,
 )
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from jaxgen.training.config import DataConfig
-from jaxgen.training.recipe import Recipe
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

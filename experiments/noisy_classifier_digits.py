@@ -10,10 +10,11 @@ every process.
     python -m experiments.guide runs/edm_digits runs/noisy_classifier_digits
 """
 
-from experiments.recipes.noisy_classifier import Config, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.noisy_classifier import Config, build
+from .recipes.shared import AdamConfig
 
 recipe = Recipe(
     build,

@@ -17,15 +17,16 @@ the best of the validation rows (`--data.held-out val --evaluate-every 10000` sh
 best checkpoint). It has not been trained here.
 """
 
-from experiments.recipes.shared import AverageConfig
-from experiments.recipes.tabular import (
+from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import AverageConfig
+from .recipes.tabular import (
     Config,
     ModelConfig,
     OptimizerConfig,
     VectorDataConfig,
     build,
 )
-from jaxgen.training.recipe import Recipe
 
 recipe = Recipe(
     build,

@@ -9,8 +9,9 @@ log 32 = 3.466 nats. What this code has measured stands in docs/results.md.
     python -m experiments.nsf_tabular evaluate
 """
 
-from experiments.recipes.tabular import Config, ModelConfig, VectorDataConfig, build
 from jaxgen.training.recipe import Recipe
+
+from .recipes.tabular import Config, ModelConfig, VectorDataConfig, build
 
 recipe = Recipe(
     build,

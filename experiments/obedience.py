@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.commands import run_command
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.data import captioned_digits
 from jaxgen.data.sources import ArraySource, Source, decode, digits
@@ -45,6 +44,8 @@ from jaxgen.training.images import captioned_grid, check_output, save_png
 from jaxgen.training.runs import Run, open_run
 from jaxgen.training.strategies import make_strategy
 from jaxgen.training.writers import append_json_line
+
+from .commands import run_command
 
 ROWS, COLUMNS, CANDIDATES, BATCH = 10, 8, 20, 100
 

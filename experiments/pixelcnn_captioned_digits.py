@@ -11,11 +11,12 @@ training picture: `experiments.obedience ... --held-out unseen` asks for these. 
 trained to its end yet.
 """
 
-from experiments.recipes.autoregressive import Config, ModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from experiments.recipes.text import TextConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.autoregressive import Config, ModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
+from .recipes.text import TextConfig
 
 recipe = Recipe(
     build,

@@ -12,10 +12,11 @@ when bits/dim are compared. What it has measured stands in docs/results.md.
     python -m experiments.pixelcnn_digits evaluate --classify
 """
 
-from experiments.recipes.autoregressive import Config, ModelConfig, build
-from experiments.recipes.shared import AdamConfig, AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.autoregressive import Config, ModelConfig, build
+from .recipes.shared import AdamConfig, AverageConfig
 
 recipe = Recipe(
     build,

@@ -12,10 +12,11 @@ features sees a fresh draw of the pixels in each batch; `--binarize static` draw
     python -m experiments.pixelcnn_mnist evaluate
 """
 
-from experiments.recipes.autoregressive import Config, ModelConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.autoregressive import Config, ModelConfig, build
+from .recipes.shared import AdamConfig
 
 STEPS = 7500
 recipe = Recipe(

@@ -26,10 +26,11 @@ What is not as there:
     python -m experiments.realnvp_cifar evaluate
 """
 
-from experiments.recipes.flow import Config, ModelConfig, OptimizerConfig, build
-from experiments.recipes.shared import AverageConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.flow import Config, ModelConfig, OptimizerConfig, build
+from .recipes.shared import AverageConfig
 
 recipe = Recipe(
     build,

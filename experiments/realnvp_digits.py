@@ -11,9 +11,10 @@ farther from the data's distribution. What it has measured stands in docs/result
     python -m experiments.realnvp_digits evaluate
 """
 
-from experiments.recipes.flow import Config, ModelConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.flow import Config, ModelConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

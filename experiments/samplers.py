@@ -31,11 +31,6 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from experiments.benchmarks.harness import machine
-from experiments.commands import run_command
-from experiments.comparison.options import LEAST_SAMPLES, MOST_SAMPLES
-from experiments.comparison.quality import MOST_NEIGHBOURS, distance_name, quality
-from experiments.comparison.solvers import BATCH, ENTRANTS, chosen, plan, program
 from jaxgen.data.sources import Source
 from jaxgen.files import open_atomically
 from jaxgen.metrics.classifier import train_classifier
@@ -45,6 +40,12 @@ from jaxgen.metrics.statistics import Statistics, image_statistics
 from jaxgen.noise.levels import padded
 from jaxgen.training import pictures
 from jaxgen.training.runs import Run, open_run
+
+from .benchmarks.harness import machine
+from .commands import run_command
+from .comparison.options import LEAST_SAMPLES, MOST_SAMPLES
+from .comparison.quality import MOST_NEIGHBOURS, distance_name, quality
+from .comparison.solvers import BATCH, ENTRANTS, chosen, plan, program
 
 LEAST_BATCHES = 5
 EVALUATIONS = (5, 10, 20, 35, 50, 100, 250)

@@ -11,10 +11,11 @@ What this code has measured stands in docs/results.md.
     python -m experiments.sngan_cifar sample --picture interpolation --out path.png
 """
 
-from experiments.recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
+from .recipes.shared import AdamConfig
 
 _ADAM = AdamConfig(learning_rate=2e-4, b1=0.0, b2=0.9, decay_steps=50_000)
 recipe = Recipe(

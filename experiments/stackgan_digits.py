@@ -10,12 +10,13 @@ colour, place and digit are no better than chance: a longer training has not bee
         --data.name captioned_digits --data.resize None --run-dir runs/stackgan_digits_2
 """
 
-from experiments.recipes.gan import OptimizerConfig
-from experiments.recipes.shared import AdamConfig
-from experiments.recipes.stackgan import GameConfig, Stage1Config, Stage1ModelConfig, build_stage1
-from experiments.recipes.text import TextConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import OptimizerConfig
+from .recipes.shared import AdamConfig
+from .recipes.stackgan import GameConfig, Stage1Config, Stage1ModelConfig, build_stage1
+from .recipes.text import TextConfig
 
 _ADAM = AdamConfig(learning_rate=4e-4, b1=0.5)
 recipe = Recipe(

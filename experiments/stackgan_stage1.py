@@ -18,9 +18,10 @@ the place of an image of another class. The recipe has not been trained.
     python -m experiments.stackgan_stage2 --data.dir DIR              stage II
 """
 
-from experiments.recipes.stackgan import BIRDS, Stage1Config, build_stage1
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.stackgan import BIRDS, Stage1Config, build_stage1
 
 recipe = Recipe(
     build_stage1,

@@ -16,11 +16,12 @@ trained.
     python -m experiments.stackgan_stage2 sample --text "a small yellow bird" --out bird.png
 """
 
-from experiments.recipes.gan import OptimizerConfig
-from experiments.recipes.shared import AdamConfig
-from experiments.recipes.stackgan import BIRDS, Stage2Config, build_stage2
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import OptimizerConfig
+from .recipes.shared import AdamConfig
+from .recipes.stackgan import BIRDS, Stage2Config, build_stage2
 
 _ADAM = AdamConfig(learning_rate=2e-4, b1=0.5, decay_rate=0.5, decay_every=100 * (BIRDS // 64))
 recipe = Recipe(

@@ -19,12 +19,13 @@ convolutions that halve pad one side.
 `evaluate` gives the loss of training on held-out latents. It has not been trained here.
 """
 
-from experiments.recipes.diffusion import DiffusionConfig, ModelConfig, SamplerConfig
-from experiments.recipes.latent_diffusion import ChainConfig, build_chain
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from experiments.recipes.text import TextConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.diffusion import DiffusionConfig, ModelConfig, SamplerConfig
+from .recipes.latent_diffusion import ChainConfig, build_chain
+from .recipes.shared import AdamConfig, AverageConfig
+from .recipes.text import TextConfig
 
 recipe = Recipe(
     build_chain,

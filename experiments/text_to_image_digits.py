@@ -12,13 +12,14 @@ training picture: `experiments.obedience ... --held-out unseen` asks for these.
     python -m experiments.obedience runs/text_to_image_digits
 """
 
-from experiments.recipes.dit import DiTConfig
-from experiments.recipes.latent_diffusion import ScoreConfig, build_score
-from experiments.recipes.score import ProcessConfig, SamplerConfig, ScoreModelConfig
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from experiments.recipes.text import TextConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.dit import DiTConfig
+from .recipes.latent_diffusion import ScoreConfig, build_score
+from .recipes.score import ProcessConfig, SamplerConfig, ScoreModelConfig
+from .recipes.shared import AdamConfig, AverageConfig
+from .recipes.text import TextConfig
 
 recipe = Recipe(
     build_score,

@@ -12,11 +12,12 @@ ground is in no training picture: `experiments.obedience ... --held-out unseen` 
 has not been trained to its end yet.
 """
 
-from experiments.recipes.shared import AverageConfig
-from experiments.recipes.text import TextConfig
-from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import AverageConfig
+from .recipes.text import TextConfig
+from .recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

@@ -14,10 +14,11 @@ pixels too.
     python -m experiments.vae_digits evaluate --evaluation.num-importance 1000
 """
 
-from experiments.recipes.shared import AverageConfig
-from experiments.recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import AverageConfig
+from .recipes.vae import Config, ModelConfig, ObjectiveConfig, OptimizerConfig, build
 
 recipe = Recipe(
     build,

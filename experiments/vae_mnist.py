@@ -20,10 +20,11 @@ which is not this one: such numbers compare only roughly.
     python -m experiments.vae_mnist sample --picture reconstructions --out rebuilt.png
 """
 
-from experiments.recipes.shared import AverageConfig
-from experiments.recipes.vae import Config, ModelConfig, OptimizerConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import AverageConfig
+from .recipes.vae import Config, ModelConfig, OptimizerConfig, build
 
 STEPS = 120_000  # 200 epochs
 

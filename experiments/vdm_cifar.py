@@ -24,10 +24,11 @@ loss is in nats and theirs in bits/dim, which Adam does not tell apart but for i
 average is warmed up. It has not been trained here to its end.
 """
 
-from experiments.recipes.shared import AdamConfig, AverageConfig
-from experiments.recipes.vdm import Config, SamplerConfig, ScheduleConfig, VDMModelConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import AdamConfig, AverageConfig
+from .recipes.vdm import Config, SamplerConfig, ScheduleConfig, VDMModelConfig, build
 
 recipe = Recipe(
     build,

@@ -18,11 +18,12 @@ second moments of the discriminator begin with it. The recipe has not been train
     python -m experiments.vqgan evaluate
 """
 
-from experiments.recipes.first_stage import Config, GameConfig, ModelConfig, build
-from experiments.recipes.perceptual import PerceptualConfig
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.first_stage import Config, GameConfig, ModelConfig, build
+from .recipes.perceptual import PerceptualConfig
+from .recipes.shared import AdamConfig
 
 recipe = Recipe(
     build,

@@ -14,10 +14,11 @@ fit a prior as a second stage (`jaxgen.families.latent`).
     python -m experiments.vqvae_cifar evaluate
 """
 
-from experiments.recipes.vae import OptimizerConfig
-from experiments.recipes.vq import Config, ModelConfig, build
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.vae import OptimizerConfig
+from .recipes.vq import Config, ModelConfig, build
 
 recipe = Recipe(
     build,

@@ -21,16 +21,6 @@ the bits of a code.
 
 from dataclasses import dataclass
 
-from experiments.recipes.autoregressive import ModelConfig, make_network
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_averages,
-    make_conditioning,
-    protocol,
-)
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
@@ -39,6 +29,17 @@ from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.runs import Run, open_run
+
+from .recipes.autoregressive import ModelConfig, make_network
+from .recipes.shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
 
 
 @dataclass(frozen=True)

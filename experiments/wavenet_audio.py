@@ -18,15 +18,6 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_averages,
-    make_conditioning,
-    protocol,
-)
 from jaxgen.core import Family
 from jaxgen.data.audio import AudioSource, audio_folder, from_model_space, to_model_space
 from jaxgen.data.pipeline import Pipeline
@@ -36,6 +27,16 @@ from jaxgen.training.audio import sound
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.recipe import Recipe
+
+from .recipes.shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,11 @@ over 100,000 generator updates. The paper reports an Inception score of 7.86 +- 
     python -m experiments.wgan_gp_cifar sample --num 64 --out grid.png
 """
 
-from experiments.recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
-from experiments.recipes.shared import AdamConfig
 from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
+
+from .recipes.gan import Config, GameConfig, ModelConfig, OptimizerConfig, build
+from .recipes.shared import AdamConfig
 
 _ADAM = AdamConfig(learning_rate=2e-4, b1=0.0, b2=0.9, decay_steps=100_000)
 recipe = Recipe(

@@ -4,6 +4,7 @@ import ast
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ RANKS = (
     ("metrics",),
     ("experiments",),
 )
+WAYS = "experiments import each other relatively, jaxgen absolutely"
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 # What a package never imports, at any depth of its own modules.
 FORBIDDEN = {
@@ -70,7 +72,13 @@ def imports(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert not node.level, f"{path} imports relatively"
+            # Recipes are `experiments.NAME` in a checkout, `jaxgen.experiments.NAME` installed.
+            relative = path.relative_to(ROOT).parts[0] == "experiments"
+            own = (node.module or "").partition(".")[0] == "experiments" or node.level > 0
+            assert bool(node.level) == (relative and own), f"{path}, line {node.lineno}: {WAYS}"
+            if node.level:
+                found.add("experiments")
+                continue
             # `from jaxgen import x` names a package, `from jaxgen.losses import x` one already.
             inner = node.module in ("jaxgen", "experiments")
             found |= {f"{node.module}.{a.name}" for a in node.names} if inner else {node.module}
@@ -174,3 +182,13 @@ def test_importing_brings_along(modules, forbidden):
         cwd=ROOT,
     )
     assert set(json.loads(result.stdout)).isdisjoint(forbidden)
+
+
+def test_the_wheel_has_every_package():
+    """pyproject.toml names them: the recipes' are elsewhere than where they are installed."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    places = [path.parent.relative_to(ROOT) for path in ROOT.glob("jaxgen/**/__init__.py")]
+    places += [
+        "jaxgen" / path.parent.relative_to(ROOT) for path in ROOT.glob("experiments/**/__init__.py")
+    ]
+    assert sorted(listed) == sorted(".".join(place.parts) for place in places)

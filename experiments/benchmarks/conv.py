@@ -17,8 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from experiments.benchmarks.harness import interleaved, machine, print_table
 from jaxgen.models.conv import layers as conv
+
+from .harness import interleaved, machine, print_table
 
 torch: Any
 try:

@@ -17,9 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
-from experiments.benchmarks.torch_peer import TorchSetup
-from experiments.benchmarks.unet_reference import build, to_params
 from jaxgen.core import Variables
 from jaxgen.families.denoising import NAME
 from jaxgen.families.diffusion import Sampler, diffusion
@@ -31,6 +28,10 @@ from jaxgen.training.averages import warmed_up
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
+
+from .harness import first_call, interleaved, machine, print_table
+from .torch_peer import TorchSetup
+from .unet_reference import build, to_params
 
 CHAIN = chain(linear_betas(1000))
 DDIM_STEPS = 50

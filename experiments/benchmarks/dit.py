@@ -17,9 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.benchmarks.dit_reference import TorchDiT
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
-from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.families.diffusion import diffusion
 from jaxgen.models.dit import DiT, dit_s
 from jaxgen.noise.chain import chain, linear_betas
@@ -27,6 +24,10 @@ from jaxgen.training.averages import constant
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
+
+from .dit_reference import TorchDiT
+from .harness import first_call, interleaved, machine, print_table
+from .torch_peer import TorchSetup
 
 CHAIN = chain(linear_betas(1000))
 TRAIN_STEPS = 2  # a turn

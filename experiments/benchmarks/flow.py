@@ -23,7 +23,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.harness import interleaved, machine, print_table
 from jaxgen.core import Variables
 from jaxgen.families.flow import flow
 from jaxgen.models.bijectors.algebra import ActNorm, Bijector, Logit, Repeat, Squeeze, chain
@@ -38,6 +37,8 @@ from jaxgen.training.averages import warmed_up
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
+
+from .harness import interleaved, machine, print_table
 
 TRAIN_STEPS = 5  # a turn
 IMAGE, IMAGES = (16, 16, 3), 32  # shape and batch
@@ -158,7 +159,7 @@ def torch_side(name: str, data: np.ndarray) -> Side:
         log_prob = lambda: model().log_prob(x)  # noqa: E731
         sample = lambda: model().sample((len(data),))  # noqa: E731
     else:
-        from experiments.benchmarks import flow_reference
+        from . import flow_reference
 
         build = {"glow": flow_reference.glow, "realnvp": flow_reference.realnvp}[name]
         model = build(IMAGE, LEVELS, STEPS, CHANNELS, BOUND)

@@ -21,14 +21,15 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
-from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.families.gan import gan
 from jaxgen.families.gan_players import GENERATOR
 from jaxgen.models import dcgan, resnet_gan
 from jaxgen.training.averages import warmed_up
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.strategies import make_strategy
+
+from .harness import first_call, interleaved, machine, print_table
+from .torch_peer import TorchSetup
 
 STEPS = 4  # a turn
 REPEATS = {"dcgan": 1, "sngan": 5}

@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experiments.benchmarks.harness import machine
 from jaxgen.core import Aux, Family, Optimizer, Phase, Variables
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import digits
@@ -26,6 +25,8 @@ from jaxgen.training.config import DataConfig, RunConfig
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.strategies import make_strategy
+
+from .harness import machine
 
 STEPS, REPEATS, PRODUCTS, WIDTH = 200, 5, 24, 512
 

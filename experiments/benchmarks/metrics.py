@@ -24,18 +24,19 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from experiments.benchmarks.extractor_reference import (
-    TorchInception,
-    TorchLite0,
-    randomized,
-    resize_tensorflow,
-)
-from experiments.benchmarks.harness import interleaved, machine, print_table
 from jaxgen.metrics.features import extract
 from jaxgen.metrics.frechet import frechet_distance, moments
 from jaxgen.metrics.inception import inception_extractor
 from jaxgen.metrics.lite0 import lite0_extractor
 from jaxgen.metrics.prdc import prdc
+
+from .extractor_reference import (
+    TorchInception,
+    TorchLite0,
+    randomized,
+    resize_tensorflow,
+)
+from .harness import interleaved, machine, print_table
 
 
 def features(args: argparse.Namespace) -> None:

@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.harness import interleaved, machine
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource, Source, decode, load
+
+from .harness import interleaved, machine
 
 
 def images_per_second(

@@ -17,9 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 
-from experiments.benchmarks import pixelcnn_reference as reference
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
-from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.models.pixelcnnpp import PixelCNNPP
@@ -27,6 +24,10 @@ from jaxgen.training.averages import warmed_up
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
+
+from . import pixelcnn_reference as reference
+from .harness import first_call, interleaved, machine, print_table
+from .torch_peer import TorchSetup
 
 LEVELS, MIXTURES = 3, 10
 

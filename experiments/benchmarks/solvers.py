@@ -16,9 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments.benchmarks.ddpm import CHAIN, SIZES, Size
-from experiments.benchmarks.harness import interleaved, machine
-from experiments.comparison.solvers import ENTRANTS, Entrant
 from jaxgen.noise import parametrization, process, times
 from jaxgen.noise.chain import levels_of
 from jaxgen.noise.levels import Levels, levels_at
@@ -27,6 +24,10 @@ from jaxgen.noise.process import Level
 from jaxgen.noise.spacing import leading
 from jaxgen.sampling.guidance import clip_x0
 from jaxgen.sampling.solvers import solve
+
+from ..comparison.solvers import ENTRANTS, Entrant
+from .ddpm import CHAIN, SIZES, Size
+from .harness import interleaved, machine
 
 MOST = 0.03  # of the network
 CHAINED = ("ancestral", "ddim")

@@ -15,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
 from jaxgen.families.raster import cached_tokens
 from jaxgen.models.transformer import Transformer
 from jaxgen.sampling.autoregressive import draw_categorical
+
+from .harness import first_call, interleaved, machine, print_table
 
 
 class Size(NamedTuple):

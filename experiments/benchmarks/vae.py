@@ -18,8 +18,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
-from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.distributions import likelihoods
 from jaxgen.families.vae import vae
@@ -28,6 +26,9 @@ from jaxgen.training import averages
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
+
+from .harness import first_call, interleaved, machine, print_table
+from .torch_peer import TorchSetup
 
 TRAIN_STEPS = 20  # a turn
 LATENT, BATCH, IMAGES, SAMPLES, CHUNK = 50, 100, 100, 1000, 25

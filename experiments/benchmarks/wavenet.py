@@ -19,8 +19,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from experiments.benchmarks.harness import first_call, interleaved, machine, print_table
-from experiments.benchmarks.torch_peer import TorchSetup
 from jaxgen.core import Variables
 from jaxgen.families.wavenet import wavenet
 from jaxgen.models.wavenet import WaveNet
@@ -29,6 +27,9 @@ from jaxgen.training.averages import warmed_up
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
+
+from .harness import first_call, interleaved, machine, print_table
+from .torch_peer import TorchSetup
 
 TRAIN_STEPS = 2  # a turn
 NAIVE_SAMPLES, SAMPLES = 5, 2000

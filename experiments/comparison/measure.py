@@ -12,15 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.harness import interleaved
-from experiments.comparison.families import flags
-from experiments.comparison.quality import (
-    MOST_NEIGHBOURS,
-    Reference,
-    Results,
-    nearest,
-    quality,
-)
 from jaxgen.conditioning.base import condition_of, key_of
 from jaxgen.core import Bound, Family, Variables
 from jaxgen.data.pipeline import eval_batches
@@ -34,6 +25,16 @@ from jaxgen.training import evaluation
 from jaxgen.training.likelihood import likelihood
 from jaxgen.training.runs import Run, find_recipe, open_run
 from jaxgen.training.strategies import make_strategy
+
+from ..benchmarks.harness import interleaved
+from .families import flags
+from .quality import (
+    MOST_NEIGHBOURS,
+    Reference,
+    Results,
+    nearest,
+    quality,
+)
 
 VERSION = 5  # of what is measured; raised with any change of it, so that nothing old is shown
 BATCH = 64  # images of the timed batch

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.comparison.families import ENTRANTS
+from .families import ENTRANTS
 
 DEFAULTS: dict[str, Any] = {
     "data": "digits",

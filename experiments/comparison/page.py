@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments.comparison import charts
-from experiments.comparison.measure import STRIPS
-from experiments.comparison.table import Table, reasons, tables, title
 from jaxgen.training.images import grid
+
+from . import charts
+from .measure import STRIPS
+from .table import Table, reasons, tables, title
 
 Pictures = Mapping[str, np.ndarray]
 

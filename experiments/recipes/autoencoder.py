@@ -5,9 +5,14 @@ The recipe is `autoencoder_mnist`.
 
 from dataclasses import dataclass
 
-from experiments.recipes.images import load_data
-from experiments.recipes.shared import AverageConfig, EvaluationConfig, make_averages, protocol
-from experiments.recipes.vae import (
+from jaxgen.data.pipeline import Pipeline
+from jaxgen.families.autoencoder import autoencoder
+from jaxgen.training.config import RunConfig, operational
+from jaxgen.training.experiment import Experiment
+
+from .images import load_data
+from .shared import AverageConfig, EvaluationConfig, make_averages, protocol
+from .vae import (
     NetworkConfig,
     OptimizerConfig,
     PictureConfig,
@@ -15,10 +20,6 @@ from experiments.recipes.vae import (
     make_networks,
     make_optimizer,
 )
-from jaxgen.data.pipeline import Pipeline
-from jaxgen.families.autoencoder import autoencoder
-from jaxgen.training.config import RunConfig, operational
-from jaxgen.training.experiment import Experiment
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,6 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from experiments.recipes.images import Binarize, Data, load_data
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    Conditions,
-    EvaluationConfig,
-    make_adam,
-    make_averages,
-    make_conditioning,
-    protocol,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Batch, Family, PyTree
 from jaxgen.data import palette as palettes
 from jaxgen.data.palette import Colours
@@ -36,6 +24,19 @@ from jaxgen.models.pixelcnnpp import PixelCNNPP
 from jaxgen.models.transformer import Transformer
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+from .images import Binarize, Data, load_data
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from .text import TextConfig
 
 FILE = "palette.npy"
 

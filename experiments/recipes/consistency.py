@@ -8,17 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from experiments.recipes import score
-from experiments.recipes.images import image_experiment, load_splits
-from experiments.recipes.score import ProcessConfig, ScoreModelConfig
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_conditioning,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Family, Variables
 from jaxgen.data.sources import Source
 from jaxgen.families.consistency import Teacher, consistency
@@ -34,6 +23,18 @@ from jaxgen.sampling.consistency import restarts
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.runs import open_run
+
+from . import score
+from .images import image_experiment, load_splits
+from .score import ProcessConfig, ScoreModelConfig
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_conditioning,
+)
+from .text import TextConfig
 
 DISTANCES: dict[str, Distance] = {
     "pseudo_huber": losses.pseudo_huber,

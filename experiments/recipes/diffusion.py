@@ -12,17 +12,6 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array
 
-from experiments.recipes.dit import DiTConfig, make_dit
-from experiments.recipes.images import image_experiment, load_splits
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    Conditions,
-    EvaluationConfig,
-    make_adam,
-    make_conditioning,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
 from jaxgen.families.diffusion import Sampler, diffusion
@@ -38,6 +27,18 @@ from jaxgen.noise.spacing import Spacing
 from jaxgen.sampling.solvers import ancestral, ddim
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+from .dit import DiTConfig, make_dit
+from .images import image_experiment, load_splits
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    EvaluationConfig,
+    make_adam,
+    make_conditioning,
+)
+from .text import TextConfig
 
 PREDICTIONS: dict[str, Parametrization] = {"eps": EPS, "x0": X0, "v": V}
 WEIGHTINGS: dict[str, Weighting] = {

@@ -7,19 +7,20 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from experiments.recipes.images import image_experiment, load_splits
-from experiments.recipes.shared import (
+from jaxgen.families.dual_encoder import dual_encoder
+from jaxgen.models.image_encoder import ImageEncoder
+from jaxgen.training.config import RunConfig, operational
+from jaxgen.training.experiment import Experiment
+
+from .images import image_experiment, load_splits
+from .shared import (
     AdamConfig,
     AverageConfig,
     EvaluationConfig,
     make_adam,
     make_conditioning,
 )
-from experiments.recipes.text import TextConfig
-from jaxgen.families.dual_encoder import dual_encoder
-from jaxgen.models.image_encoder import ImageEncoder
-from jaxgen.training.config import RunConfig, operational
-from jaxgen.training.experiment import Experiment
+from .text import TextConfig
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.recipes.images import load_data
-from experiments.recipes.perceptual import PerceptualConfig, make_perceptual
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_averages,
-    protocol,
-)
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families import bottlenecks
@@ -36,6 +26,17 @@ from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.runs import Run
 from jaxgen.training.strategies import AXIS
+
+from .images import load_data
+from .perceptual import PerceptualConfig, make_perceptual
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    protocol,
+)
 
 # What the generator minimizes is minus the logit in both: the authors' code has it so.
 GAMES: Mapping[str, Adversarial] = {

@@ -12,18 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from experiments.recipes.images import load_splits
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    Conditions,
-    EvaluationConfig,
-    make_adam,
-    make_averages,
-    make_conditioning,
-    protocol,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Batch, Family, Params
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
@@ -37,6 +25,19 @@ from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.pictures import Picture
+
+from .images import load_splits
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from .text import TextConfig
 
 
 @dataclass(frozen=True)

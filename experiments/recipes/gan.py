@@ -12,17 +12,6 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from experiments.recipes.images import load_splits
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    Conditions,
-    make_adam,
-    make_averages,
-    make_conditioning,
-    protocol,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.augmentation.diff_augment import diff_augment
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.core import Family
@@ -37,6 +26,18 @@ from jaxgen.sampling.latent import interpolate
 from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import IMAGES, Experiment
+
+from .images import load_splits
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from .text import TextConfig
 
 Games = Literal[
     "minimax", "non_saturating", "least_squares", "hinge", "wasserstein", "relativistic_average"

@@ -7,8 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.recipes.shared import make_averages, protocol
-from experiments.recipes.text import tokenize_pair
 from jaxgen.core import Batch, Family
 from jaxgen.data import binarize as binary
 from jaxgen.data.pipeline import Pipeline
@@ -16,6 +14,9 @@ from jaxgen.data.sources import Source, decode, load_pair
 from jaxgen.data.transforms import prepare_images
 from jaxgen.distributions.likelihoods import Likelihood
 from jaxgen.training.experiment import Experiment
+
+from .shared import make_averages, protocol
+from .text import tokenize_pair
 
 Binarize = Literal["none", "threshold", "static", "dynamic"]
 PREPROCESSING = {

@@ -17,11 +17,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.recipes import diffusion, score
-from experiments.recipes.first_stage import Config as FirstStageConfig
-from experiments.recipes.first_stage import real_codec
-from experiments.recipes.images import image_experiment
-from experiments.recipes.text import tokenize_pair
 from jaxgen.core import Batch, Family, Variables
 from jaxgen.data.latents import LATENTS, WithLatents, cache_latents
 from jaxgen.data.sources import Source, load_pair
@@ -31,6 +26,12 @@ from jaxgen.training.config import operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.pictures import Picture
 from jaxgen.training.runs import Run, fixed_fingerprint, open_run
+
+from . import diffusion, score
+from .first_stage import Config as FirstStageConfig
+from .first_stage import real_codec
+from .images import image_experiment
+from .text import tokenize_pair
 
 Shape = tuple[int, int, int]
 _ENCODED_AT_ONCE = 64

@@ -8,17 +8,6 @@ from dataclasses import dataclass
 from flax import linen as nn
 from jaxtyping import Array
 
-from experiments.recipes.images import image_experiment, load_splits
-from experiments.recipes.score import ScoreModelConfig
-from experiments.recipes.score import make_network as make_plain_network
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_conditioning,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
 from jaxgen.families.meanflow import Adaptive, Guidance, meanflow
@@ -28,6 +17,18 @@ from jaxgen.noise.process import rectified
 from jaxgen.noise.times import logit_normal, pairs
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+from .images import image_experiment, load_splits
+from .score import ScoreModelConfig
+from .score import make_network as make_plain_network
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_conditioning,
+)
+from .text import TextConfig
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,6 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from experiments.recipes.images import load_splits
-from experiments.recipes.score import PROCESSES, TIME_SCALES
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_averages,
-    protocol,
-)
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images
@@ -27,6 +17,17 @@ from jaxgen.noise.parametrization import Parametrization
 from jaxgen.noise.times import log_normal
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+from .images import load_splits
+from .score import PROCESSES, TIME_SCALES
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_averages,
+    protocol,
+)
 
 
 @dataclass(frozen=True)

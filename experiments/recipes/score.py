@@ -13,17 +13,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array
 
-from experiments.recipes.diffusion import READERS, ModelConfig
-from experiments.recipes.diffusion import make_network as make_plain_network
-from experiments.recipes.images import image_experiment, load_splits
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    EvaluationConfig,
-    make_adam,
-    make_conditioning,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.augmentation.edm_augment import NUM_LABELS, edm_augment
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
@@ -45,6 +34,18 @@ from jaxgen.sampling.sde_solvers import (
 from jaxgen.sampling.solvers import Solver, ancestral, euler
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+from .diffusion import READERS, ModelConfig
+from .diffusion import make_network as make_plain_network
+from .images import image_experiment, load_splits
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    EvaluationConfig,
+    make_adam,
+    make_conditioning,
+)
+from .text import TextConfig
 
 NETWORKS = {
     "ncsnpp": score_unet.ncsnpp,

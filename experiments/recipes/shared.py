@@ -6,7 +6,6 @@ from typing import Any, Literal
 import numpy as np
 import optax
 
-from experiments.recipes.text import TextConfig, text_conditioning
 from jaxgen.conditioning.attributes import attributes, embeddings
 from jaxgen.conditioning.base import Conditioning
 from jaxgen.conditioning.labels import labels
@@ -14,6 +13,8 @@ from jaxgen.data.sources import Source
 from jaxgen.training import averages
 from jaxgen.training.averages import Average
 from jaxgen.training.optim import adam
+
+from .text import TextConfig, text_conditioning
 
 _EXAMPLES = 512  # of the data's conditions
 Conditions = Literal["none", "label", "attributes", "text", "embedding"]

@@ -8,16 +8,6 @@ from typing import Any, Literal
 
 import jax.numpy as jnp
 
-from experiments.recipes.gan import (
-    Games,
-    OptimizerConfig,
-    SamplerConfig,
-    gan_experiment,
-    make_augment,
-)
-from experiments.recipes.images import load_splits
-from experiments.recipes.shared import AdamConfig, AverageConfig, make_adam, make_conditioning
-from experiments.recipes.text import TextConfig
 from jaxgen.conditioning.base import Conditioning, frozen
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
@@ -30,6 +20,17 @@ from jaxgen.models.dcgan import levels
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.runs import open_run
+
+from .gan import (
+    Games,
+    OptimizerConfig,
+    SamplerConfig,
+    gan_experiment,
+    make_augment,
+)
+from .images import load_splits
+from .shared import AdamConfig, AverageConfig, make_adam, make_conditioning
+from .text import TextConfig
 
 BIRDS = 8855
 """Training images of Caltech-UCSD Birds in the authors' split by class, of which epochs are."""

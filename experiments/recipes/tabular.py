@@ -15,13 +15,6 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    make_adam,
-    make_averages,
-    protocol,
-)
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource
@@ -35,6 +28,14 @@ from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import VECTORS, Experiment
 from jaxgen.training.packing import elementwise
 from jaxgen.training.pictures import Picture
+
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    make_adam,
+    make_averages,
+    protocol,
+)
 
 PIXELS = 128  # a side of the density's pictures
 _STANDARDIZED = "deviations from the mean, column by column, of the training rows"

@@ -13,18 +13,6 @@ import flax.linen as nn
 import jax.numpy as jnp
 import optax
 
-from experiments.recipes import shared
-from experiments.recipes.images import Binarize, Data, check_support, examples_of, load_data
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    Conditions,
-    make_adam,
-    make_averages,
-    make_conditioning,
-    protocol,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.distributions import likelihoods
@@ -37,6 +25,19 @@ from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.packing import elementwise
+
+from . import shared
+from .images import Binarize, Data, check_support, examples_of, load_data
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    make_adam,
+    make_averages,
+    make_conditioning,
+    protocol,
+)
+from .text import TextConfig
 
 Likelihoods = Literal[
     "bernoulli",

@@ -8,16 +8,6 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from experiments.recipes.images import image_experiment, load_splits
-from experiments.recipes.shared import (
-    AdamConfig,
-    AverageConfig,
-    Conditions,
-    EvaluationConfig,
-    make_adam,
-    make_conditioning,
-)
-from experiments.recipes.text import TextConfig
 from jaxgen.core import Family
 from jaxgen.data.sources import Source
 from jaxgen.families.vdm import Sampler, vdm
@@ -25,6 +15,17 @@ from jaxgen.models.schedules import MonotoneSchedule, ScalarSchedule
 from jaxgen.models.vdm import VDMNetwork
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+
+from .images import image_experiment, load_splits
+from .shared import (
+    AdamConfig,
+    AverageConfig,
+    Conditions,
+    EvaluationConfig,
+    make_adam,
+    make_conditioning,
+)
+from .text import TextConfig
 
 
 @dataclass(frozen=True)

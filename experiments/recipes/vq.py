@@ -8,26 +8,27 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from experiments.recipes.images import check_support, load_data
-from experiments.recipes.shared import (
-    AverageConfig,
-    EvaluationConfig,
-    make_averages,
-    protocol,
-)
-from experiments.recipes.vae import (
-    EIGHT_BIT,
-    LIKELIHOODS,
-    Likelihoods,
-    OptimizerConfig,
-    make_optimizer,
-)
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families import vq
 from jaxgen.models.vq import Decoder, Encoder, check_size
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.strategies import AXIS
+
+from .images import check_support, load_data
+from .shared import (
+    AverageConfig,
+    EvaluationConfig,
+    make_averages,
+    protocol,
+)
+from .vae import (
+    EIGHT_BIT,
+    LIKELIHOODS,
+    Likelihoods,
+    OptimizerConfig,
+    make_optimizer,
+)
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.accelerator import probe, quality
-from experiments.benchmarks.accelerator.pieces import Piece, pieces
-from experiments.benchmarks.accelerator.report import read_results, write_report
-from experiments.benchmarks.accelerator.worker import PieceError, Worker
 from jaxgen.training.writers import write_json
+
+from . import probe, quality
+from .pieces import Piece, pieces
+from .report import read_results, write_report
+from .worker import PieceError, Worker
 
 SLOWER = 4  # a CPU's time limits, in an accelerator's
 LEAST_SAMPLES = 10  # the inception score's parts

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.benchmarks.accelerator.programs import Changes, build, prepare
 from jaxgen.models.blocks.attention import dot_product_attention
 from jaxgen.models.conv.layers import conv_general_dilated
 from jaxgen.training import evaluation, pictures
+
+from .programs import Changes, build, prepare
 
 # Of the largest relative differences; float32 products are asked for in full precision.
 TOLERANCES = {"float32": 1e-3, "bfloat16": 5e-2}

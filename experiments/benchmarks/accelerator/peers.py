@@ -24,7 +24,7 @@ def beside_torch(name: str, precision: str, shrunk: bool) -> dict[str, Any]:
     missing = [m for m in ("torch", "diffusers") if importlib.util.find_spec(m) is None]
     if missing:
         return {"skipped": f"{' and '.join(missing)} not installed"}
-    from experiments.benchmarks.torch_peer import TorchSetup
+    from ..torch_peer import TorchSetup
 
     on_card = jax.default_backend() == "gpu"
     if on_card:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
-from experiments.benchmarks.accelerator import correctness, peers, probe, speed
-from experiments.benchmarks.accelerator.programs import RECIPES
+from . import correctness, peers, probe, speed
+from .programs import RECIPES
 
 PRECISIONS = ("bfloat16", "float32")
 

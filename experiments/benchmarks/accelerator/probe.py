@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from experiments.benchmarks.harness import machine, timed
 from jaxgen.training.writers import describe_environment
+
+from ..harness import machine, timed
 
 
 def probe(shrunk: bool) -> dict[str, Any]:

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.benchmarks.accelerator.programs import build, make_data, prepare
-from experiments.benchmarks.flops import count_flops
-from experiments.benchmarks.harness import timed
 from jaxgen.training import evaluation, pictures
 from jaxgen.training.strategies import MOST_STEPS
 from jaxgen.training.tally import Tally
+
+from ..flops import count_flops
+from ..harness import timed
+from .programs import build, make_data, prepare
 
 REPEATS = 5
 TURN = 1.0  # seconds
