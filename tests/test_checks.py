@@ -94,6 +94,11 @@ OF_IMAGES = {
     "gaussian_kl_to_standard": lambda w: vae.gaussian_kl_to_standard(X, w),
     "gaussian_kl_by_sample": lambda w: vae.gaussian_kl_by_sample(X, X, w),
     "perceptual_loss": lambda w: perceptual.perceptual_loss(X, w),
+    "by_features": lambda w: perceptual.by_features(lambda p, x: x, ()).distance((), X, w),
+    "by_lpips": lambda w: perceptual.by_lpips(lambda p, x: [x], (), [jnp.ones(3)]).distance(
+        {"params": (), "weights": [jnp.ones(3)]}, X, w
+    ),
+    "lpips": lambda w: perceptual.lpips([X], [w], [jnp.ones(3)]),
     "commitment_loss": lambda w: vq.commitment_loss(X, w),
     "vector_quantization_loss": lambda w: vq.vector_quantization_loss(X, w),
     "gradient_penalty": lambda w: gan.gradient_penalty(lambda x: x.sum(axis=(1, 2, 3)), X, w, KEY),

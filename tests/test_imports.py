@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 # From the bottom up: a module may import from its own package and from those of lower rank.
 # Packages of one rank do not know each other.
 RANKS = (
-    ("jaxgen", "core", "checks", "files"),
+    ("jaxgen", "core", "checks", "files", "pickles"),
     ("distributions",),
     ("noise",),
     ("conditioning",),

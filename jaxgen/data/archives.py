@@ -3,7 +3,6 @@
 import gzip
 import io
 import math
-import pickle
 import struct
 import tarfile
 import zlib
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxgen import pickles
 from jaxgen.checks import check_memory
 
 
@@ -90,17 +90,7 @@ def read_cifar10(paths: Mapping[str, Path]) -> Contents:
             return (_cifar_binary if "test_batch.bin" in members else _cifar_python)(read)
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is not a valid tar file: {error}") from error
-    except (
-        ArithmeticError,
-        AttributeError,
-        IndexError,
-        KeyError,
-        MemoryError,
-        TypeError,
-        ValueError,
-        pickle.UnpicklingError,
-        struct.error,
-    ) as error:
+    except (*pickles.ERRORS, struct.error) as error:
         raise ValueError(f"{path} is not a CIFAR-10 archive: {error}") from error
 
 
@@ -120,11 +110,11 @@ def _cifar_python(read: Callable[[str], bytes]) -> Contents:
     """The Python version: batches as pickled dictionaries of Python 2."""
 
     def batches(*names: str) -> tuple[np.ndarray, np.ndarray]:
-        parts = [_Unpickler(io.BytesIO(read(name)), encoding="bytes").load() for name in names]
-        images = np.concatenate([_bytes_array(part[b"data"]) for part in parts])
+        parts = [pickles.load(io.BytesIO(read(name)), encoding="bytes") for name in names]
+        images = np.concatenate([pickles.array_of(part[b"data"], "u1") for part in parts])
         return _to_nhwc(images), _checked_labels([int(n) for p in parts for n in p[b"labels"]])
 
-    meta = _Unpickler(io.BytesIO(read("batches.meta")), encoding="bytes").load()
+    meta = pickles.load(io.BytesIO(read("batches.meta")), encoding="bytes")
     train = batches(*(f"data_batch_{i}" for i in range(1, 6)))
     names = [name.decode() for name in meta[b"label_names"]]
     return Contents({"train": train, "test": batches("test_batch")}, names)
@@ -139,42 +129,3 @@ def _checked_labels(labels: Any) -> np.ndarray:
     if labels.size and not 0 <= labels.min() <= labels.max() < 10:
         raise ValueError(f"its labels must be 0 to 9, got {labels.min()} to {labels.max()}")
     return labels
-
-
-class _Recorded:
-    """What stands for NumPy's arrays and dtypes while a pickle is read: what it says of them.
-
-    No pickle can build an array itself: its state would decide which bytes are pointers.
-    """
-
-    def __init__(self, *args: Any):
-        self.args = args
-        self.state: Any = None
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-class _Unpickler(pickle.Unpickler):
-    """Reads plain containers, and notes of NumPy arrays; refuses what could run code."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module.split(".")[0] != "numpy" or name not in ("_reconstruct", "ndarray", "dtype"):
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        return _Recorded
-
-
-def _bytes_array(value: Any) -> np.ndarray:
-    """The array of bytes that a pickle describes.
-
-    Raises:
-        ValueError: Anything else.
-    """
-    state = value.state if isinstance(value, _Recorded) else None
-    if not isinstance(state, tuple) or len(state) != 5:
-        raise ValueError(f"it has no array where one should be, but {type(value).__name__}")
-    _, shape, dtype, is_fortran, data = state
-    kind = dtype.args[:1] if isinstance(dtype, _Recorded) else None
-    if kind not in ((b"u1",), ("u1",)) or not isinstance(data, bytes):
-        raise ValueError(f"it has an array of {kind}, not of bytes")
-    return np.frombuffer(data, np.uint8).reshape(shape, order="F" if is_fortran else "C")

@@ -35,6 +35,7 @@ from jaxgen.models import (
     unet,
     vae,
     vdm,
+    vgg,
     vq,
     wavenet,
 )
@@ -83,6 +84,7 @@ NETWORKS = {
     "dense_decoder": (partial(vae.DenseDecoder, (8, 8), 3, (16, 16)), VECTOR, {}),
     "conv_encoder": (partial(vae.ConvEncoder, 4, 8, 16), IMAGE, {}),
     "conv_decoder": (partial(vae.ConvDecoder, 8, 3, 8, 16), VECTOR, {}),
+    "vgg": (partial(vgg.VGG16, ("relu1_2", "relu2_2")), IMAGE, {}),
     "vq_encoder": (partial(vq.Encoder, 8, 8), IMAGE, {}),
     "vq_decoder": (partial(vq.Decoder, 3, 8), CODES, {}),
     "autoencoder_encoder": (partial(autoencoder.Encoder, SIZES), IMAGE, {}),
@@ -169,7 +171,8 @@ def test_bfloat16_stays_inside(name):
     assert any("dot_general" in p or "convolve" in p for p in products)
     for y in program.lower().compile()(variables, x):
         assert y.dtype == jnp.float32
-        np.testing.assert_array_less(0.9, np.mean(np.asarray(y) != rounded(y)))
+        unlike = np.asarray(y) != rounded(y)
+        np.testing.assert_array_less(0.9, np.mean(unlike[np.asarray(y) != 0]))  # ReLUs make zeros
         given, of_rounded = np.asarray(y)
         assert name in READERS or np.any(given != of_rounded)
 
