@@ -5,5 +5,6 @@
   `Extractor` of `features`, whose `extract` runs them;
 - of two sets of images, everything with its protocol: `report.compare_images`, or
   `python -m jaxgen.metrics`; `statistics` keeps a reference's side in a file;
+- of images and their reconstructions, `pairs`: PSNR and LPIPS;
 - `neighbours` looks for memorized training images, `classification` judges a classifier.
 """
