@@ -79,7 +79,11 @@ def lpips(
 def _lpips(network: VGG16, params: Any, weights: Any, x: Array, y: Array) -> Array:
     # Accelerators would otherwise multiply in fewer bits, and move the distances with it.
     with jax.default_matmul_precision("highest"):
-        perceptual = by_lpips(lambda p, x: network.apply({"params": p}, x), params, weights)
+
+        def features(params: Any, x: Array) -> Any:
+            return network.apply({"params": params}, x)
+
+        perceptual = by_lpips(features, params, weights)
         return perceptual.distance(perceptual.fixed, x, y)
 
 
