@@ -23,7 +23,7 @@ def test_a_text_is_read(tmp_path, capsys, network):
         "dit": "--model.dit.width=16 --model.dit.depth=1 --model.dit.num-heads=2",
         "ldm": "--model.channels=4 --model.multipliers 1 --model.attention-resolutions 4",
     }
-    flags = "--data.name=captioned_digits --data.resize=4 --model.condition=text --batch-size=4"
+    flags = "--data.name=captioned_digits --data.resize=4 --model.condition=text --batch-size=8"
     text = "--text.width=8 --text.num-layers=1 --text.num-heads=1 --steps=2 --sample-every=0"
     more = "--model.num-res-blocks=1 --evaluation.num-examples=4 --sampler.num-steps=2"
     flags = [f"--model.network={network}", *f"{flags} {text} {more} {sizes[network]}".split()]

@@ -53,7 +53,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         changes["first_stage"] = first
     if name in ("latent_diffusion", "dit_latent", "text_to_image", "text_to_image_digits"):
         first = str(tmp_path / "first")
-        flags = ["--batch-size=2", "--steps=1", "--sample-every=0", "--model.channels=4"]
+        flags = ["--batch-size=8", "--steps=1", "--sample-every=0", "--model.channels=4"]
         flags += ["--model.multipliers", "1"]  # latents of the images' size
         call(capsys, autoencoder_kl_digits, "--run-dir", first, *flags)
         changes |= {"first_stage": first, "data": DataConfig(name="captioned_digits")}
