@@ -75,13 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entries() -> list[Entry]:
     """Every recipe, by name, without importing any."""
-    found = []
+    recipes = []
     for path in sorted(PLACE.glob("*.py")):
         tree = ast.parse(path.read_text())
         if any(_assigns_recipe(node) for node in tree.body):
             first, *_ = (ast.get_docstring(tree) or "").splitlines() or [""]
-            found.append(Entry(path.stem, first))
-    return found
+            recipes.append(Entry(path.stem, first))
+    return recipes
 
 
 def _assigns_recipe(node: ast.stmt) -> bool:
