@@ -219,6 +219,7 @@ def read_attributes(run: Run, asked: Asked, steps: int, seed: int) -> Scores:
     target: Any = next((name for name in ("attributes", "label") if name in train.spec), None)
     if target is None:
         return {}
+    print(f"training a classifier of real images, {steps} steps", file=sys.stderr, flush=True)
     reader = train_classifier(train, steps=steps, seed=seed + 1, target=target)
     shown, real = (
         extract(reader, images, outputs=("logits",))["logits"]
