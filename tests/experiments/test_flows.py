@@ -74,7 +74,11 @@ def test_realnvp_end_to_end(tmp_path, capsys):
             [*SMALL, "--model.levels=2", "--model.couplings=1"],
             marks=pytest.mark.slow,
         ),
-        (glow_cifar, ["--model.width=4", "--model.steps=2", "--model.levels=1"]),
+        pytest.param(
+            glow_cifar,
+            ["--model.width=4", "--model.steps=2", "--model.levels=1"],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             glow_mnist,
             ["--model.width=4", "--model.steps=2", "--model.condition=label", "--model.remat"],
@@ -149,7 +153,8 @@ def test_realnvp_has_its_authors_parameters():
     assert count(realnvp_cifar) == 19_609_545 - input_norms + act_norms
 
 
-@pytest.mark.parametrize("recipe", [maf_tabular, pytest.param(nsf_tabular, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("recipe", [maf_tabular, nsf_tabular])
+@pytest.mark.slow
 def test_tabular_recipes(recipe, tmp_path, capsys):
     """The density's pictures, samples as vectors, and another set from a file."""
     run_dir = str(tmp_path / "run")

@@ -69,7 +69,7 @@ RECIPES = {
 }
 
 
-QUICK = ("autoencoder_mnist", "vqvae_cifar")
+QUICK = ("autoencoder_mnist",)
 
 
 @pytest.mark.parametrize(

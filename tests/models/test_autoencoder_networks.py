@@ -158,6 +158,7 @@ def test_equal_to_an_independent_definition(moments):
     np.testing.assert_array_equal(image, in_two)
 
 
+@pytest.mark.slow
 def test_less_memory_is_the_same_function():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(1, 8, 8, 3)), jnp.float32)
     params = randomized(shapes_of(SMALL, 1, 8)[1])

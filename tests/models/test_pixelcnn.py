@@ -45,7 +45,10 @@ def make(name, key, scale=1.0):
     return network, jax.tree.unflatten(treedef, moved), x, condition
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n == "pixelcnnpp")) for n in NETWORKS],
+)
 def test_causal_by_gradient(name, key):
     """Zero, exactly, by what is not before: and not zero by most of what is."""
     network, params, x, condition = make(name, key, 0.3)
