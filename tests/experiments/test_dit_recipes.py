@@ -21,9 +21,9 @@ def test_a_text_is_read(tmp_path, capsys, network):
     run_dir = ("--run-dir", str(tmp_path / "run"))
     sizes = {
         "dit": "--model.dit.width=16 --model.dit.depth=1 --model.dit.num-heads=2",
-        "ldm": "--model.channels=4 --model.multipliers 1 --model.attention-resolutions 4",
+        "ldm": "--model.channels=4 --model.multipliers 1 --model.attention-resolutions 16",
     }
-    flags = "--data.name=captioned_digits --data.resize=4 --model.condition=text --batch-size=8"
+    flags = "--data.name=captioned_digits --model.condition=text --batch-size=8"
     text = "--text.width=8 --text.num-layers=1 --text.num-heads=1 --steps=2 --sample-every=0"
     more = "--model.num-res-blocks=1 --evaluation.num-examples=4 --sampler.num-steps=2"
     flags = [f"--model.network={network}", *f"{flags} {text} {more} {sizes[network]}".split()]
@@ -31,7 +31,7 @@ def test_a_text_is_read(tmp_path, capsys, network):
     samples = tmp_path / "samples.npz"
     asked = ("--text=a red seven on a blue ground", "--num=2", f"--out={samples}")
     call(capsys, dit_digits, "sample", *run_dir, *asked)
-    assert np.load(samples)["samples"].shape == (2, 4, 4, 3)
+    assert np.load(samples)["samples"].shape == (2, 16, 16, 3)
     result = json.loads(call(capsys, dit_digits, "evaluate", *run_dir).splitlines()[-1])
     assert np.isfinite(result["loss"])
 

@@ -22,7 +22,7 @@ TINY = (
 BOTTLENECKS = {
     "kl": ["--model.latent-channels=3"],
     "vq": ["--model.latent-channels=3", "--model.num-codes=16", "--model.attention-factors", "2"],
-    "fsq": ["--model.levels", "4", "3"],
+    "fsq": ["--model.levels", "4", "3", "--model.attention-factors", "2"],
 }
 
 

@@ -72,7 +72,8 @@ def test_text_to_image(tmp_path, capsys):
     assert "likelihood" not in result
     assert result["protocol"]["first_stage"] == "experiments.autoencoder_kl_digits, 2 steps"
     run = open_run(tmp_path / "second")
-    batch = run.experiment.prepare(jax.random.key(0), run.experiment.held_out[np.arange(2)], False)
+    raw = jax.tree.map(jnp.asarray, run.experiment.held_out[np.arange(2)])
+    batch = run.experiment.prepare(jax.random.key(0), raw, False)
     assert batch["latents"].shape == (2, 4, 4, 4)
     again = (*flags, "--steps=3")
     message = fails(capsys, text_to_image_digits, *again, "--data.name=digits")
