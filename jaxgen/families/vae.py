@@ -36,9 +36,10 @@ from jaxgen.families.autoencoder import (
     init_networks,
 )
 from jaxgen.families.flow import collections_of, split_collections
+from jaxgen.losses import perceptual as perceptuals
 from jaxgen.losses import vae as losses
 from jaxgen.losses.flow import negative_log_likelihood
-from jaxgen.losses.perceptual import perceptual_loss
+from jaxgen.losses.perceptual import Perceptual
 from jaxgen.losses.reduce import bits_per_dim, weighted_mean
 from jaxgen.sampling.latent import normal_latents, normal_space
 
@@ -66,7 +67,7 @@ def vae(
     kl_warmup_steps: int = 0,
     free_bits: float = 0.0,
     mmd_weight: float = 0.0,
-    perceptual: Callable[[Array], Any] | None = None,
+    perceptual: Perceptual | None = None,
     perceptual_weight: float = 1.0,
     conditioning: Conditioning | None = None,
     bound_samples: int = 1,
@@ -91,10 +92,10 @@ def vae(
 
     `evaluate` has none of the modifications: its values are a bound of -log p(x), the ELBO where
     `bound_samples` is 1, the importance-weighted bound otherwise; `log_prob` is its negative. Its
-    metrics are "reconstruction", "kl" and "negative_elbo" in nats, "active_units" and, of 8-bit
-    data, "bits_per_dim" of the values. The latents of `encode`, `decode` and `latents` are those
-    that are N(0, I), z or f(z); `encode` returns that of the posterior mean. `watch` warns of
-    posterior collapse.
+    metrics are "reconstruction", "kl" and "negative_elbo" in nats, "active_units", of 8-bit data
+    "bits_per_dim" of the values, and "perceptual" where there is such a distance. The latents of
+    `encode`, `decode` and `latents` are those that are N(0, I), z or f(z); `encode` returns that of
+    the posterior mean. `watch` warns of posterior collapse.
 
     Args:
         encoder: A network `encoder(x, condition) -> (mean, log_variance)`, see `jaxgen.models.vae`.
@@ -111,9 +112,10 @@ def vae(
         free_bits: The floor of each latent's KL, nats; see `losses.free_bits`. With N(0, I) only.
         mmd_weight: Weight of the squared MMD between a batch's latents and draws of the prior
             (under `pmap` a device's share of the batch).
-        perceptual: A fixed network, images -> features, in which the mean reconstruction and the
-            image are compared besides (Dosovitskiy & Brox 2016); None for none.
-        perceptual_weight: Weight of that comparison.
+        perceptual: A distance in a frozen network's features (`jaxgen.losses.perceptual`), by which
+            the mean reconstruction and the image are compared besides; None for none. It is of the
+            latent drawn, the first of several.
+        perceptual_weight: Weight of that distance, nats for its 1.
         conditioning: What both networks are conditioned on, or None.
         bound_samples: The samples K of `evaluate` and `log_prob`.
         bound_chunk: The samples of that bound in memory at a time; the bound is the same.
@@ -191,8 +193,7 @@ def vae(
             metrics["mmd"] = jnp.broadcast_to(mmd, value.shape)
             value = value + mmd_weight * mmd
         if perceptual is not None:
-            rebuilt = likelihood.mean(pixels[0])
-            metrics["perceptual"] = perceptual_loss(perceptual(rebuilt), perceptual(x))
+            metrics["perceptual"] = distance(variables, pixels[0], x)
             value = value + perceptual_weight * metrics["perceptual"]
         return value, Aux(with_bits(metrics, metrics["negative_elbo"]))
 
@@ -202,9 +203,12 @@ def vae(
         key_z, key_bound = jax.random.split(key)
         mean, log_variance = terms.posterior(variables, x, condition)
         z = (mean + jnp.exp(0.5 * log_variance) * standard_normal(key_z, mean.shape))[None]
-        log_likelihood = terms.log_likelihood(terms.pixels(variables, z, condition), x)[0]
+        pixels = terms.pixels(variables, z, condition)
+        log_likelihood = terms.log_likelihood(pixels, x)[0]
         kl = terms.divergence(variables, z, mean, log_variance, condition)
         value, metrics = losses.negative_elbo(log_likelihood, kl)
+        if perceptual is not None:
+            metrics["perceptual"] = distance(variables, pixels[0], x)
         if bound_samples > 1:
 
             def log_weights(keys: Array) -> Array:
@@ -215,6 +219,11 @@ def vae(
             value = -losses.importance_bound(log_weights, key_bound, bound_samples, bound_chunk)
         metrics["active_units"] = _active_units(mean, batch.get("weight"))
         return value, with_bits(metrics, value)
+
+    def distance(variables: Variables, pixels: Array, x: Array) -> Values:
+        assert perceptual is not None
+        arrays = variables.fixed[perceptuals.NAME]
+        return perceptual.distance(arrays, likelihood.mean(pixels), x)
 
     def with_bits(metrics: Metrics, nats: Array) -> Metrics:
         if not eight_bit:
@@ -256,7 +265,7 @@ def vae(
         decode=decode,
         latents=normal_space(latent_dim),
         conditioning=conditioning,
-        fixed=conditions.fixed(conditioning),
+        fixed={**conditions.fixed(conditioning), **perceptuals.fixed(perceptual)},
         watch=_watch,
         name="VAE",
         sampling=Sampling(1, "one pass of the decoder for all pixels"),
@@ -378,7 +387,7 @@ def _check_objective(
     kl_warmup_steps: int,
     free_bits: float,
     mmd_weight: float,
-    perceptual: Callable[[Array], Any] | None,
+    perceptual: Perceptual | None,
     perceptual_weight: float,
 ) -> None:
     check_choice("objective", objective, OBJECTIVES)

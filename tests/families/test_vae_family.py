@@ -26,11 +26,13 @@ from devices import equal_on_one_and_eight
 from jaxgen.core import Variables
 from jaxgen.distributions import likelihoods
 from jaxgen.families import vae
+from jaxgen.losses.perceptual import by_features
 from jaxgen.models import vae as networks
 from jaxgen.models.realnvp import realnvp
 from jaxgen.training import averages
 from jaxgen.training.step import init_state, make_step
 
+FIVE = jnp.float32(5)
 VARIANTS = {
     "conditional, all modifications": (
         make_vae,
@@ -40,7 +42,7 @@ VARIANTS = {
             "kl_warmup_steps": 3,
             "free_bits": 0.1,
             "mmd_weight": 10.0,
-            "perceptual": lambda x: [x[:, ::2], 0.1 * x],
+            "perceptual": by_features(lambda scale, x: [scale * x[:, ::2], 0.1 * x], FIVE),
         },
     ),
     "conditional, learned prior": (
@@ -63,7 +65,7 @@ def trained(request):
     step = jax.jit(make_step(family, averages=kept))
     results, state = [], first
     for i in range(40):
-        results.append(step(state, {}, data, jax.random.key(i)))
+        results.append(step(state, family.fixed, data, jax.random.key(i)))
         state = results[-1].state
     assert step._cache_size() == 1
     return request.param, family, data, first, results
@@ -80,7 +82,8 @@ def test_steps_lower_the_loss(trained):
         assert weight > 0
     assert int(results[-1].bad) == -1
     before, after = (
-        evaluated(family, Variables(s.params, s.state), data, 9)[0] for s in (first, last)
+        evaluated(family, Variables(s.params, s.state, family.fixed), data, 9)[0]
+        for s in (first, last)
     )
     assert after.shape == (32,)
     assert after.dtype == jnp.float32
@@ -89,7 +92,7 @@ def test_steps_lower_the_loss(trained):
 
 def test_metrics(trained):
     name, family, data, _, results = trained
-    variables = last_variables(results)
+    variables = last_variables(results, family)
     values, metrics = evaluated(family, variables, data)
     assert all(v.shape == (32,) for v in metrics.values())
     if name == "autoencoder":
@@ -114,7 +117,7 @@ def test_metrics(trained):
 
 def test_sample_encode_decode(trained):
     name, family, data, _, results = trained
-    variables, key = last_variables(results), jax.random.key(0)
+    variables, key = last_variables(results, family), jax.random.key(0)
     digits = None if "conditional" not in name else jnp.array([0, 1, 2])
     latents = jax.jit(family.encode)(variables, data, key)
     options = {} if digits is None else {"condition": data["label"]}
@@ -139,7 +142,7 @@ def test_latent_spaces(trained):
         assert family.latents is None
         return
     assert family.latents.width == LATENT
-    latents = family.encode(last_variables(results), data, jax.random.key(0))
+    latents = family.encode(last_variables(results, family), data, jax.random.key(0))
     path = family.latents.interpolate(latents[:2], latents[2:4], 3)
     assert path.shape == (3, 2, LATENT)
     np.testing.assert_allclose(path[::2], latents[:4].reshape(2, 2, LATENT), rtol=1e-4, atol=1e-5)
@@ -151,15 +154,16 @@ def test_latent_spaces(trained):
     np.testing.assert_allclose(drawn.std(axis=0), 1, atol=0.1)
 
 
-def last_variables(results):
+def last_variables(results, family):
     """What the forty steps made, without the average."""
-    return Variables(results[-1].state.params, results[-1].state.state)
+    return Variables(results[-1].state.params, results[-1].state.state, family.fixed)
 
 
 def values(**options):
     """(loss, metrics) in training at equal parameters and key."""
     family = make_vae(likelihoods.gaussian(), features=(), eight_bit=False, **options)
-    return trained_on(family, *place())
+    variables, data = place()
+    return trained_on(family, variables._replace(fixed=family.fixed), data)
 
 
 @cache
@@ -178,10 +182,26 @@ def test_what_each_weight_weighs():
     assert len(set(np.asarray(aux.metrics["mmd"]).tolist())) == 1
     loss, _ = values(free_bits=5.0)  # above every latent's KL
     np.testing.assert_allclose(loss - aux.metrics["reconstruction"], LATENT * 5.0, rtol=1e-3)
-    loss, aux = values(perceptual=lambda x: 2 * x, perceptual_weight=0.5)
+    distance = by_features(lambda scale, x: scale * x, FIVE)
+    loss, aux = values(perceptual=distance, perceptual_weight=0.5)
     np.testing.assert_allclose(loss - base, 0.5 * aux.metrics["perceptual"], rtol=1e-3)
     zero, aux = values(kl_warmup_steps=4)
     np.testing.assert_allclose(zero, aux.metrics["reconstruction"], rtol=1e-6)
+
+
+def test_the_perceptual_distance_is_a_metric_of_the_reconstruction():
+    """In the arrays of `fixed`, whatever its weight; the bound is as it is without."""
+    distance = by_features(lambda scale, x: scale * x, FIVE)
+    family = make_vae(likelihoods.gaussian(), features=(), eight_bit=False, perceptual=distance)
+    plain = make_vae(likelihoods.gaussian(), features=(), eight_bit=False)
+    variables, data = place()
+    variables = variables._replace(fixed={"perceptual": jnp.float32(2)})
+    value, metrics = evaluated(family, variables, data)
+    np.testing.assert_allclose(value, evaluated(plain, variables, data)[0], rtol=1e-6)
+    # Of a Gaussian the reconstruction error is half the squares, and a constant.
+    squares = 2 * (metrics["reconstruction"] - 32 * math.log(2 * math.pi))
+    np.testing.assert_allclose(metrics["perceptual"], 2**2 * squares, rtol=1e-3)
+    assert family.fixed == {"perceptual": FIVE}
 
 
 def test_iwae_and_dreg_are_one_number_and_tighter():
