@@ -1,7 +1,8 @@
 """What the VAE recipes share: their flags, and the way from flags to an experiment.
 
-The recipes are `vae_digits`, `vae_mnist`, `beta_vae`, `infovae_mnist` and `cvae_mnist`; those of
-`experiments.recipes.autoencoder` and `experiments.recipes.vq` use parts of them.
+The recipes are `vae_digits`, `vae_mnist`, `beta_vae`, `infovae_mnist`, `cvae_mnist` and
+`perceptual_vae`; those of `experiments.recipes.autoencoder` and `experiments.recipes.vq` use parts
+of them.
 """
 
 import math
@@ -28,6 +29,7 @@ from jaxgen.training.packing import elementwise
 
 from . import shared
 from .images import Binarize, Data, check_support, examples_of, load_data
+from .perceptual import PerceptualConfig, make_perceptual
 from .shared import (
     AdamConfig,
     AverageConfig,
@@ -161,6 +163,7 @@ class Config(RunConfig):
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
+    perceptual: PerceptualConfig = PerceptualConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig(decay=0.0)
     evaluation: EvaluationConfig = operational(EvaluationConfig())
@@ -219,6 +222,8 @@ def make_family(config: Config, data: Data) -> Family:
         kl_warmup_steps=objective.kl_warmup_steps,
         free_bits=objective.free_bits,
         mmd_weight=objective.mmd_weight,
+        perceptual=make_perceptual(config.perceptual, data.image_shape, config.precision),
+        perceptual_weight=config.perceptual.weight,
         conditioning=make_conditioning(model.condition, data.train, config.text),
         bound_samples=config.evaluation.num_importance,
         bound_chunk=config.evaluation.chunk,

@@ -74,6 +74,10 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "beta_vae": ([*DIGITS, *DENSE, "--objective.free-bits=0.1"], []),
     "infovae_mnist": ([*DIGITS, *CONV], []),
     "cvae_mnist": ([*DIGITS, *DENSE], []),
+    "perceptual_vae": (
+        [*DIGITS, *CONV, "--perceptual.distance=features", "--perceptual.layers", "relu2_2"],
+        [],
+    ),
     "autoencoder_mnist": ([*DIGITS, *DENSE], None),
     "vqvae_cifar": (
         [*DIGITS, *"--model.channels=4 --model.num-res-blocks=0 --model.num-halvings=1".split()]

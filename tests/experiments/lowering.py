@@ -14,6 +14,7 @@ from jaxgen.data import sources
 from jaxgen.data.captioned_digits import captioned_digits
 from jaxgen.data.captions import encode_text
 from jaxgen.data.sources import ArraySource, digits
+from jaxgen.models.vgg import STAGES, VGG16, Pretrained
 from jaxgen.training import evaluation, pictures, program, states
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
@@ -57,6 +58,15 @@ def images_of_that_shape(name, split, data_dir=None, *, resize=None):
     shape = SHAPES[name] if resize is None else (resize, resize, SHAPES[name][-1])
     image = np.random.default_rng(0).integers(0, 256, (640, *shape), dtype=np.uint8)
     return ArraySource({"image": image, "label": np.arange(640, dtype=np.int32) % 10}, name=name)
+
+
+def vgg_of_that_shape(path=None):
+    """In the place of weights that are not here."""
+    image = jnp.zeros((1, 16, 16, 3))
+    shapes = jax.eval_shape(VGG16().init, jax.random.key(0), image)["params"]
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+    weights = tuple(np.ones(channels, np.float32) for channels, _ in STAGES)
+    return Pretrained(VGG16(), params, weights, "0" * 64)
 
 
 class Lowered:

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from lowering import Lowered, images_of_that_shape, recipes
+from lowering import Lowered, images_of_that_shape, recipes, vgg_of_that_shape
 from recipes import call
 from scipy.io import wavfile
 
 from experiments import autoencoder_kl_digits, stackgan_stage1, vqvae_cifar
+from experiments.recipes import perceptual
 from jaxgen.data import sources
 from jaxgen.models.conv.layers import Conv
 from jaxgen.training.config import DataConfig
@@ -38,6 +39,8 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         np.save(path, np.random.default_rng(0).normal(size=(2000, columns)))
         config = recipes()[name].recipe.config
         changes["data"] = dataclasses.replace(config.data, dir=str(path))
+    if name in ("perceptual_vae", "autoencoder_kl", "vqgan"):
+        monkeypatch.setattr(perceptual, "load_vgg16", vgg_of_that_shape)
     if name == "vqvae_prior":
         first = str(tmp_path / "first")
         flags = "--data.name=digits --data.resize=32 --batch-size=8 --steps=1 --sample-every=0"
