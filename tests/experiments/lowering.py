@@ -64,8 +64,8 @@ def vgg_of_that_shape(path=None):
     """In the place of weights that are not here."""
     image = jnp.zeros((1, 16, 16, 3))
     shapes = jax.eval_shape(VGG16().init, jax.random.key(0), image)["params"]
-    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
-    weights = tuple(np.ones(channels, np.float32) for channels, _ in STAGES)
+    params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float32), shapes)
+    weights = tuple(jnp.ones(channels, jnp.float32) for channels, _ in STAGES)
     return Pretrained(VGG16(), params, weights, "0" * 64)
 
 
