@@ -1,10 +1,10 @@
 """`anime_attributes` for two CPU cores: faces of 64x64 pixels from attributes.
 
 The networks of Jin et al. 2017, narrower and shallower, with a last kernel of 5 instead of 9
-pixels, so that 3,000 steps should take about an hour; and the game in what suits so few. The rate
-is 5e-4 and falls linearly to 0. The penalty, of weight 10, is computed every fourth step. The
+pixels, so that 3,000 steps take about an hour of one core; and the game in what suits so few. The
+rate is 5e-4 and falls linearly to 0. The penalty, of weight 10, is computed every fourth step. The
 classifier learns from real images alone: from fakes it would also learn signs that the generator
-agrees on with it. It has not been trained to its end yet.
+agrees on with it. What it has measured stands in docs/results.md.
 
     python -m experiments.manga_attributes --data.dir DIR          trains, or resumes
     python -m experiments.manga_attributes sample --picture conditions --out attributes.png
