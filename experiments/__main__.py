@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxgen.training.recipe import Recipe
+from jaxgen.training.runs import recipe_of
 
 from .commands import run_command
 
@@ -54,23 +55,19 @@ class Entry(NamedTuple):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code, but for recipes, which exit by themselves."""
+    """The command line; returns the exit code, but for recipes, which exit themselves."""
     verb, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
         print(__doc__)
         return 0
     if verb in TOOLS:
         return int(importlib.import_module(TOOLS[verb]).main(arguments) or 0)
-    chosen: list[tuple[Recipe, list[str]]] = []
     actions: dict[str, Callable[[], object]] = {
         "list": lambda: show(arguments),
-        "train": lambda: chosen.append(_of_recipe(arguments)),
-        **{each: lambda: chosen.append(_of_run(verb, arguments)) for each in OF_RUNS},
+        "train": lambda: train(arguments),
+        **{each: lambda: use(verb, arguments) for each in OF_RUNS},
     }
-    code = run_command(actions.get(verb, lambda: _unknown("verb", verb, VERBS)))
-    for recipe, rest in chosen:
-        recipe.main(rest)
-    return code
+    return run_command(actions.get(verb, lambda: _unknown("verb", verb, VERBS)))
 
 
 def entries() -> list[Entry]:
@@ -107,26 +104,33 @@ def show(arguments: Sequence[str]) -> None:
         print(f"{name:{width}}  {summary}")
 
 
-def _of_recipe(arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """The recipe that is named first, and the arguments of its own command line."""
+def train(arguments: Sequence[str]) -> None:
+    """Trains the recipe that is named first, by its own command line, which exits.
+
+    Args:
+        arguments: Name of the recipe, and its flags.
+    """
     names = [each.name for each in entries()]
     if not arguments or arguments[0].startswith("-"):
         raise ValueError("train needs a recipe's name: jaxgen list shows them")
     name = arguments[0].removeprefix("experiments.")
     if name not in names:
         _unknown("recipe", name, names)
-    recipe = importlib.import_module(f"{__package__}.{name}").recipe
-    return recipe, ["train", *arguments[1:]]
+    recipe: Recipe = importlib.import_module(f"{__package__}.{name}").recipe
+    recipe.main(["train", *arguments[1:]])
 
 
-def _of_run(verb: str, arguments: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """The recipe of the run that is named first, and the arguments of its own command line."""
-    from jaxgen.training.runs import recipe_of
+def use(verb: str, arguments: Sequence[str]) -> None:
+    """Does what a verb says with the run that is named first, by its recipe, which exits.
 
+    Args:
+        verb: Verb of the recipe's command line.
+        arguments: Run directory, and the recipe's flags.
+    """
     if not arguments or arguments[0].startswith("-"):
         raise ValueError(f"{verb} needs a run directory: jaxgen {verb} RUN_DIR")
     run_dir = arguments[0]
-    return recipe_of(run_dir), [verb, "--run-dir", run_dir, *arguments[1:]]
+    recipe_of(run_dir).main([verb, "--run-dir", run_dir, *arguments[1:]])
 
 
 def _unknown(what: str, given: str, known: Sequence[str]) -> None:

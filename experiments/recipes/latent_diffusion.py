@@ -38,9 +38,7 @@ _ENCODED_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
-class ScoreConfig(score.Config):
-    """Flags of a continuous process on latents."""
-
+class _OnLatents:
     first_stage: str = operational("runs/autoencoder_kl")
     """Run directory of the first stage; it may move, but not be trained on."""
     cached: bool = True
@@ -49,14 +47,13 @@ class ScoreConfig(score.Config):
 
 
 @dataclass(frozen=True)
-class ChainConfig(diffusion.Config):
-    """Flags of a discrete chain on latents."""
+class ScoreConfig(_OnLatents, score.Config):
+    """Flags of a continuous process on latents."""
 
-    first_stage: str = operational("runs/autoencoder_kl")
-    """Run directory of the first stage; it may move, but not be trained on."""
-    cached: bool = True
-    """Encode all images once, and keep the latents in the first stage's directory; False to encode
-    each batch anew, mirrored or not: for sets that do not fit into memory."""
+
+@dataclass(frozen=True)
+class ChainConfig(_OnLatents, diffusion.Config):
+    """Flags of a discrete chain on latents."""
 
 
 def build_score(config: ScoreConfig) -> Experiment:
