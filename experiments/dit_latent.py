@@ -4,9 +4,10 @@ The table is that of the paper and the authors' code: 674.8M parameters, patches
 latents; 1000 linear steps with a learned variance; AdamW at 1e-4 without decay, batches of 256,
 images mirrored, average of the parameters 0.9999, a tenth of the classes left out; 250 ancestral
 steps without clipping. On ImageNet at 256x256 the paper reports an FID of 9.62 and with guidance of
-1.5 of 2.27 (50,000 samples, ADM's evaluation, 7,000,000 steps; the 9.62 and the 7,000,000 recalled,
-not seen here; after 400,000 steps 18 to 19.5 without guidance, by the decoder). Guidance in their code is of the first three of the four channels, unintended;
-theirs of 1.5 is about 1.375 of all four, as here (the authors, issue 41 of facebookresearch/DiT:
+1.5 of 2.27 (50,000 samples, ADM's evaluation, 7,000,000 steps; the 9.62 and the 7,000,000 are
+recalled, not seen here); after 400,000 steps 18 to 19.5 without guidance. Guidance in their code is
+of the first three of the four channels, unintended; theirs of 1.5 is about 1.375 of all four, as
+here (the authors, issue 41 of facebookresearch/DiT:
 FID 2.23). The smaller ones are
 
     --model.dit.width 384 --model.dit.depth 12 --model.dit.num-heads 6       S
