@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgen.conditioning.base import Conditioning, frozen
-from jaxgen.conditioning.text import Encoder, text
+from jaxgen.conditioning.text import Encoder, slowed, text
 from jaxgen.data import tokens
 from jaxgen.data.sources import Source
 from jaxgen.data.tokens import Tokenized, Tokenizer
@@ -44,6 +44,8 @@ class TextConfig:
     """Number of its layers."""
     num_heads: int = 4
     """Number of heads of its attention."""
+    rate: float = 1.0
+    """Learning rate of the trained transformer in units of that of the networks that it tells."""
 
 
 def make_tokenizer(config: TextConfig, train: Source, run_dir: Path) -> Tokenizer:
@@ -138,7 +140,7 @@ def make_encoder(config: TextConfig, num_tokens: int) -> Encoder:
         ids = jnp.zeros((1, config.length), jnp.int32)
         return network.init(key, ids, ids == 0)["params"]
 
-    return Encoder(apply, config.width, num_tokens, init)
+    return slowed(Encoder(apply, config.width, num_tokens, init), config.rate)
 
 
 def _of_run(config: TextConfig) -> Conditioning:

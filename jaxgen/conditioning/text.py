@@ -1,8 +1,10 @@
 """Captions as conditions: rows of tokens, read by an encoder that is trained or pretrained."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key, Shaped
@@ -35,6 +37,36 @@ class Encoder(NamedTuple):
     num_tokens: int
     init: Callable[[Key[Array, ""]], PyTree] | None = None
     fixed: PyTree = {}
+
+
+def slowed(encoder: Encoder, rate: float) -> Encoder:
+    """The same network, whose parameters learn at `rate` times the rate of all others.
+
+    Its parameters are kept divided by `rate` and used multiplied by it, so that a step of Adam, as
+    long whatever the gradient's scale, moves what is used `rate` times as far: the learning-rate
+    multiplier of StyleGAN's mapping network (Karras et al. 2019, appendix C). What a caption begins
+    with then stays told apart while the image network learns to listen.
+
+    Args:
+        encoder: A network that is trained with the model.
+        rate: The factor, above 0.
+
+    Raises:
+        ValueError: `rate` not above 0, or a pretrained network, which does not learn.
+    """
+    if not (math.isfinite(rate) and rate > 0):
+        raise ValueError(f"rate must be a finite number above 0, got {rate}")
+    init = encoder.init
+    if init is None:
+        raise ValueError("a pretrained encoder has no learning rate")
+
+    def scaled(params: Any, factor: float) -> Any:
+        return jax.tree.map(lambda x: x * factor, params)
+
+    return encoder._replace(
+        apply=lambda params, ids, mask: encoder.apply(scaled(params, rate), ids, mask),
+        init=lambda key: scaled(init(key), 1 / rate),
+    )
 
 
 def text(

@@ -3,12 +3,13 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxgen.conditioning import base
 from jaxgen.conditioning.asked import asked
 from jaxgen.conditioning.base import NAME
-from jaxgen.conditioning.text import Encoder, text
+from jaxgen.conditioning.text import Encoder, slowed, text
 from jaxgen.core import Variables
 from jaxgen.models.text_encoder import TextEncoder
 
@@ -67,6 +68,39 @@ def test_gradients_reach_the_encoder(variables):
     used = np.asarray(gradients["tokens"]["embedding"])
     assert (np.abs(used[[1, 2, 3, 5, 6]]).sum(axis=1) > 0).all()
     np.testing.assert_array_equal(used[[0, 4]], 0)
+
+
+def test_a_slowed_encoder_moves_less(variables):
+    """It begins as it would have, and a step of Adam moves what is used `rate` times as far."""
+
+    def step(encoder):
+        kind = text(encoder, 4)
+        params = base.init(kind, jax.random.key(0))
+
+        def total(params):
+            return jnp.square(kind.encode(Variables(params), IDS).vector[:, 0]).sum()
+
+        optimizer = optax.adam(1e-2, eps=0)
+        updates, _ = optimizer.update(jax.grad(total)(params), optimizer.init(params))
+        return params, optax.apply_updates(params, updates)
+
+    plain, slow = Encoder(apply, 8, 7, init), slowed(Encoder(apply, 8, 7, init), 0.125)
+    (begin, after), (slow_begin, slow_after) = step(plain), step(slow)
+    used = text(slow, 4).encode(Variables(slow_begin), IDS).vector
+    np.testing.assert_array_equal(used, TRAINED.encode(variables, IDS).vector)
+    way, slow_way = (
+        np.asarray(b[NAME]["positions"] - a[NAME]["positions"])
+        for a, b in ((begin, after), (slow_begin, slow_after))
+    )
+    np.testing.assert_allclose(0.125 * slow_way, 0.125 * way, rtol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
+def test_bad_rates(rate):
+    with pytest.raises(ValueError, match="rate must be a finite number above 0"):
+        slowed(Encoder(apply, 8, 7, init), rate)
+    with pytest.raises(ValueError, match="a pretrained encoder has no learning rate"):
+        slowed(Encoder(apply, 8, 7), 0.5)
 
 
 def test_a_pretrained_encoder_is_fixed(variables):

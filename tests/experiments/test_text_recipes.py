@@ -144,6 +144,14 @@ def test_obedience(trained, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("shape", "seen"), [((64, 48), (32, 24)), ((20, 32), (20, 32)), ((128, 2), (32, 1))]
+)
+def test_what_attributes_are_read_by(shape, seen):
+    grey = np.full((2, *shape, 3), 77, np.uint8)
+    np.testing.assert_array_equal(obedience._smaller(grey), np.full((2, *seen, 3), 77, np.uint8))
+
+
 def test_rows_below_their_captions():
     images = np.zeros((6, 4, 4, 3), np.uint8)
     lines = captioned_grid(images, ["a short one", "a caption that is longer than the row " * 9])
