@@ -1,15 +1,16 @@
-r"""A prior over the codes of a trained VQ-VAE: its second stage (van den Oord et al. 2017, 3.3).
+r"""A prior over the codes of a trained first stage (van den Oord et al. 2017, section 3.3).
 
-A gated PixelCNN on the codes of a finished run of `vqvae_cifar`, 8 rows of 8x10, which stays as it
-is: its arrays are used, not trained, and a run refuses another first stage than the one it began
-with. The paper fits a PixelCNN to the codes of ImageNet and gives no figure for CIFAR-10 in two
-stages; the network's size is this package's choice. With `--model.network transformer` it is a
-causal transformer over the codes, VQGAN's second stage (Esser et al. 2021; the blocks are
-ImageGPT's), `--model.num-heads` of them attending.
+A gated PixelCNN on the codes of a finished run of `vqvae_cifar`, 8 rows of 8x10, or of `vqgan` or
+`vqgan_cifar` (codebook or FSQ), which stays as it is: its arrays are used, not trained, and a run
+refuses another first stage than the one it began with. The paper fits a PixelCNN to the codes of
+ImageNet and gives no figure for CIFAR-10 in two stages; the network's size is this package's
+choice. With `--model.network transformer` it is a causal transformer over the codes, VQGAN's second
+stage (Esser et al. 2021; the blocks are ImageGPT's), `--model.num-heads` of them attending.
 
-`evaluate` is the bound of log p(x) by both stages, of the 8-bit data: `bits_per_dim` counts codes
-and decoder, `second_stage` and `first_stage` are their parts in nats, and `bits_per_latent_dim` are
-the bits of a code.
+On a VQ-VAE, `evaluate` is the bound of log p(x) by both stages, of the 8-bit data: `bits_per_dim`
+counts codes and decoder, `second_stage` and `first_stage` are their parts in nats. A decoder of
+VQGAN has no likelihood: there `evaluate` is the nats of the codes. `bits_per_latent_dim` are the
+bits of a code.
 
     python -m experiments.vqvae_cifar --data.dir DIR
     python -m experiments.vqvae_prior --first-stage runs/vqvae_cifar --data.dir DIR
@@ -21,6 +22,10 @@ the bits of a code.
 
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
@@ -31,6 +36,8 @@ from jaxgen.training.recipe import Recipe
 from jaxgen.training.runs import Run, open_run
 
 from .recipes.autoregressive import ModelConfig, make_network
+from .recipes.first_stage import Config as FirstStageConfig
+from .recipes.first_stage import check_finished, make_bottleneck
 from .recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -47,7 +54,7 @@ class Config(RunConfig):
     """Flags of a prior over codes."""
 
     first_stage: str = operational("runs/vqvae_cifar")
-    """Run directory of the VQ-VAE; it may move, but not be trained on."""
+    """Run directory of a first stage with codes; it may move, but not be trained on."""
     model: ModelConfig = ModelConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
     average: AverageConfig = AverageConfig()
@@ -59,9 +66,11 @@ class Config(RunConfig):
 def build(config: Config) -> Experiment:
     """The experiment of a config: the first stage's data, its codes, the network over them."""
     first = open_run(config.first_stage, data=config.data)
+    check_finished(first, config.first_stage)
     source = first.experiment.pipeline.source
+    family = make_family(config, first)
     return Experiment(
-        family=make_family(config, first),
+        family=family,
         pipeline=Pipeline(source, config.batch_size, seed=config.seed),
         held_out=first.experiment.held_out,
         prepare=first.experiment.prepare,
@@ -70,7 +79,7 @@ def build(config: Config) -> Experiment:
         protocol=protocol(
             first.experiment.held_out,
             config.evaluation.num_examples,
-            loss="-log p(x | codes) - log p(codes): the bound by both stages, nats an example",
+            loss=_loss(family),
             first_stage=f"{first.name}, {first.step} steps",
             preprocessing=first.experiment.protocol["preprocessing"],
         ),
@@ -78,22 +87,20 @@ def build(config: Config) -> Experiment:
 
 
 def make_family(config: Config, first: Run) -> Family:
-    """A network over the codes of a VQ-VAE.
+    """A network over the codes of a first stage.
+
+    Args:
+        config: Flags.
+        first: Run of the first stage.
 
     Raises:
-        ValueError: If the first stage is no VQ-VAE.
+        ValueError: If the first stage has no codes, or the network no softmax.
     """
-    state = first.variables.state
-    if "codebook" not in state:
-        raise ValueError(f"--first-stage must be a run of a VQ-VAE, got one of {first.name}")
-    num_codes = state["codebook"].codes.shape[0]
+    num_codes, shape = count_codes(first), code_shape(first)
     if config.model.network == "pixelcnnpp":
         raise ValueError(
             "--model.network must have a softmax over codes: gated, pixelcnn or transformer"
         )
-    height, width, _ = first.experiment.held_out.spec["image"][0]
-    halvings, several = 2**first.config.model.num_halvings, first.config.model.codes_per_position
-    shape = (height // halvings, width // halvings * several, 1)
     second = autoregressive(
         make_network(config.model, shape, num_codes, config.precision),
         make_adam(config.optimizer),
@@ -103,6 +110,47 @@ def make_family(config: Config, first: Run) -> Family:
         temperature=config.temperature,
     )
     return on_latents(second, codes(first.family, first.variables, num_codes=num_codes))
+
+
+def count_codes(first: Run) -> int:
+    """The number of different codes of a first stage.
+
+    Args:
+        first: Run of a VQ-VAE, or of a recipe such as vqgan.
+
+    Raises:
+        ValueError: If it has no codes.
+    """
+    if "codebook" in first.variables.state:
+        return int(first.variables.state["codebook"].codes.shape[0])
+    if isinstance(first.config, FirstStageConfig):
+        num_codes = make_bottleneck(first.config).num_codes
+        if num_codes is not None:
+            return num_codes
+    raise ValueError(
+        "--first-stage must be a run with codes, of vqvae_cifar or of vqgan (--model.bottleneck vq "
+        f"or fsq), got one of {first.name}"
+    )
+
+
+def code_shape(first: Run) -> tuple[int, int, int]:
+    """The shape [height, width, 1] of an example's codes.
+
+    Args:
+        first: Run of a first stage with codes.
+    """
+    assert first.family.encode is not None
+    raw = jax.tree.map(jnp.asarray, first.experiment.pipeline.source[np.arange(1)])
+    batch = first.experiment.prepare(jax.random.key(0), raw, False)
+    indices = jax.eval_shape(first.family.encode, first.variables, batch, jax.random.key(0))
+    _, height, width = indices.shape
+    return height, width, 1
+
+
+def _loss(family: Family) -> str:
+    if family.log_prob is None:
+        return "-log p(codes), nats an example"
+    return "-log p(x | codes) - log p(codes): the bound by both stages, nats an example"
 
 
 recipe = Recipe(

@@ -215,5 +215,20 @@ def real_codec(run: Run) -> Codec:
     return continuous(run.family, run.variables, scale=scale, continuous=True)
 
 
+def check_finished(run: Run, run_dir: str) -> None:
+    """Raises ValueError for a first stage that is not trained to its end.
+
+    Args:
+        run: Run of a first stage.
+        run_dir: Directory that was given for it.
+    """
+    if run.step < run.config.steps:
+        raise ValueError(
+            f"--first-stage {run_dir} has done {run.step} of {run.config.steps} steps: resume it, "
+            f"or say that it is done by `python -m {run.name} --run-dir {run_dir} --steps "
+            f"{run.step}`"
+        )
+
+
 def _axis(config: Config) -> str | None:
     return AXIS if config.strategy == "pmap" else None

@@ -29,7 +29,7 @@ from jaxgen.training.runs import Run, fixed_fingerprint, open_run
 
 from . import diffusion, score
 from .first_stage import Config as FirstStageConfig
-from .first_stage import real_codec
+from .first_stage import check_finished, real_codec
 from .images import image_experiment
 from .text import tokenize_pair
 
@@ -120,12 +120,7 @@ def open_first_stage(run_dir: str, data_dir: str | None) -> Run:
             "--first-stage must be a run of a recipe such as autoencoder_kl, got "
             f"{run_dir}, one of {first.name}"
         )
-    if first.step < first.config.steps:
-        raise ValueError(
-            f"--first-stage {run_dir} has done {first.step} of {first.config.steps} steps: resume "
-            f"it, or say that it is done by `python -m {first.name} --run-dir {run_dir} --steps "
-            f"{first.step}`"
-        )
+    check_finished(first, run_dir)
     return first
 
 

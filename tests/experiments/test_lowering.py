@@ -39,7 +39,10 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         np.save(path, np.random.default_rng(0).normal(size=(2000, columns)))
         config = recipes()[name].recipe.config
         changes["data"] = dataclasses.replace(config.data, dir=str(path))
-    if name in ("perceptual_vae", "autoencoder_kl", "vqgan"):
+    if name in ("edm_captioned_digits", "edm_captions"):  # which read by another run
+        text = recipes()[name].recipe.config.text
+        changes["text"] = dataclasses.replace(text, encoder="trained")
+    if name in ("perceptual_vae", "autoencoder_kl", "vqgan", "vqgan_cifar"):
         monkeypatch.setattr(perceptual, "load_vgg16", vgg_of_that_shape)
     if name == "vqvae_prior":
         first = str(tmp_path / "first")
