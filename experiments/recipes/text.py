@@ -163,8 +163,9 @@ def _place(config: TextConfig) -> str | None:
         return None
     if not Path(config.encoder).exists():
         raise ValueError(
-            "--text.encoder must be trained, minilm or the path of a folder with model.safetensors "
-            f"and tokenizer.json, got {config.encoder!r}"
+            "--text.encoder must be trained, minilm, the directory of a run that was told a text "
+            "(python -m experiments.dual_encoder trains runs/dual_encoder), or a folder with "
+            f"model.safetensors and tokenizer.json; there is no {config.encoder!r}"
         )
     return config.encoder
 

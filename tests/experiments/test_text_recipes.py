@@ -73,7 +73,7 @@ def test_a_run_keeps_its_tokenizer(trained, tmp_path, capsys):
     [
         (["--data.name=digits"], "--model.condition text needs captions; digits has ['image'"),
         (["--text.tokenizer=wrods"], "words, bytes, pairs or the path of a tokenizer.json, got"),
-        (["--text.encoder=mnlm"], "--text.encoder must be trained, minilm or the path of a folder"),
+        (["--text.encoder=mnlm"], "--text.encoder must be trained, minilm, the directory of a run"),
         (["--text.length=0"], "length must be at least 1, got 0"),
         (["--text.tokenizer=pairs", "--text.vocabulary=9"], "most must be at least 258, got 9"),
         (["--text.num-heads=3"], "num_heads must divide the width 8, got 3"),
