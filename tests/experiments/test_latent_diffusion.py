@@ -24,7 +24,8 @@ SHARED = "--batch-size=8 --log-every=1 --sample-every=0".split()
 FIRST = "--model.channels=4 --model.num-res-blocks=1 --steps=2".split()
 SECOND = [
     *"--model.dit.width=16 --model.dit.depth=1 --model.dit.num-heads=2 --text.width=8".split(),
-    *"--text.num-layers=1 --text.num-heads=1 --sampler.num-steps=2".split(),
+    *"--text.encoder=trained --text.num-layers=1 --text.num-heads=1".split(),
+    "--sampler.num-steps=2",
 ]
 
 

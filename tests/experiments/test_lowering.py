@@ -39,7 +39,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         np.save(path, np.random.default_rng(0).normal(size=(2000, columns)))
         config = recipes()[name].recipe.config
         changes["data"] = dataclasses.replace(config.data, dir=str(path))
-    if name in ("edm_captioned_digits", "edm_captions"):  # which read by another run
+    if name in ("edm_captioned_digits", "edm_captions", "text_to_image_digits"):
         text = recipes()[name].recipe.config.text
         changes["text"] = dataclasses.replace(text, encoder="trained")
     if name in ("perceptual_vae", "autoencoder_kl", "vqgan", "vqgan_cifar"):

@@ -129,6 +129,12 @@ def test_obedience(trained, tmp_path, capsys):
     run = open_run(tmp_path / "told")
     assert "conditioning" not in run.variables.params
     assert run.family.conditioning.width == 8
+    moved = judge.rename(tmp_path / "moved")
+    again = [*VAE, "--run-dir", str(tmp_path / "told"), "--steps=2"]
+    assert "2 of 2 steps done" in call(capsys, vae_digits, *again, f"--text.encoder={moved}")
+    message = fails(capsys, vae_digits, *again, "--text.encoder=trained", "--steps=3")
+    assert "trained on other pretrained arrays" in message
+    judge = moved.rename(judge)
     message = fails(
         capsys, vae_digits, "--run-dir", str(tmp_path / "x"), *reader, "--text.length=9"
     )
