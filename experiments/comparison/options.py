@@ -36,8 +36,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add = options.add_argument
     add("--out", default="runs/compare", help="directory of the comparison (%(default)s)")
-    add("--data", help="data set: digits (embedded), folder, or a TFDS image set")
-    add("--data.dir", dest="data_dir", help="TFDS data directory, or the folder of images")
+    add("--data", help="data set: digits (embedded), folder:DIR, parquet:DIR ..., or a TFDS set")
+    add("--data.dir", dest="data_dir", help="TFDS data directory, or the place of the images")
     add("--data.resize", dest="resize", type=int, help="pixels a side to crop and resize to")
     add("--families", nargs="+", help=f"which of {', '.join(ENTRANTS)} (all)")
     add("--budget-seconds", type=float, help="training seconds of each family (75)")

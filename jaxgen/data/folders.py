@@ -7,14 +7,15 @@ import json
 import os
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _READ_BYTES = 2**31  # of all files together, up to which a digest reads every byte
 _BLOCK = 4096
 _ARCHIVERS = ("__MACOSX",)  # besides what is hidden: folders that hold no data of the user's
-_SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval")
+SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval")
+"""Usual names of splits, as folders and files have them."""
 METADATA = ("metadata.jsonl", "metadata.csv")
 """Names of the files that say what the images beside them show (`jaxgen.data.metadata`)."""
 
@@ -85,13 +86,49 @@ def find_split(path: Path, split: str | None, what: str) -> tuple[Path, str | No
         return root, None
     if split not in ("train", "test", "all") or not path.is_dir():
         raise FileNotFoundError(f"there is no folder of {what} {root}")
-    others = [d.name for d in path.iterdir() if d.name.lower() in _SPLITS and d.is_dir()]
+    others = [d.name for d in path.iterdir() if d.name.lower() in SPLITS and d.is_dir()]
     if others:
         raise FileNotFoundError(
             f"there is no folder of {what} {root}, only {', '.join(sorted(others))}: name the "
             "subfolders by --data.split and --data.held-out"
         )
     return path, split
+
+
+def named_split(
+    names: Collection[str], split: str | None, where: str
+) -> tuple[str | None, str | None]:
+    """Which of a set's named splits to read, and which part of it where it is to be split here.
+
+    A set without named splits, or with `train` alone, has nothing that is held out. So it is split
+    itself, into the parts "train" and "test" (`split_by_name`), and "all".
+
+    Args:
+        names: Names of the splits that the set has.
+        split: Name of the split that is asked for; None for all examples.
+        where: Place of the set, for errors.
+
+    Returns:
+        The split to read, None for all of them; the part of it, None for the whole.
+
+    Raises:
+        FileNotFoundError: No such split; says which there are.
+    """
+    parts = ("train", "test", "all")
+    if split is None:
+        return None, None
+    if set(names) <= {"train"}:
+        if split in parts:
+            return None, split
+        raise FileNotFoundError(
+            f"{where} has no split {split!r}: it is split itself, into {', '.join(parts)}"
+        )
+    if split in names or split == "all":
+        return (split, None) if split in names else (None, None)
+    raise FileNotFoundError(
+        f"{where} has no split {split!r}, only {', '.join(sorted(names))}: name them by "
+        "--data.split and --data.held-out"
+    )
 
 
 def is_hidden(name: str) -> bool:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,9 +23,15 @@ from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, target_size
 
 DEFAULT_LIMIT_BYTES = 2**31
-OWN = ("digits", "captioned_digits", "folder", "shards")
+PLACED = {
+    "folder": "the folder of images",
+    "shards": "the folder of tar files",
+    "parquet": "the parquet file, or the folder of some",
+    "hf": "the folder that `save_to_disk` has written, or the set's name on the hub",
+}
+"""Kinds of sets that a place is needed of, by their names, and what that place is."""
+OWN = ("digits", "captioned_digits", *PLACED)
 """Names of the sets that are not of TFDS."""
-_FILES = {"folder": "the folder of images", "shards": "the folder of tar files"}
 _DECODE_CHUNK = 256
 
 
@@ -201,15 +207,16 @@ def load(
     """A source of images by name, as experiments load them.
 
     Args:
-        name: Name of the set: "digits" or "captioned_digits" (embedded), "folder" (of images, with
+        name: Name of the set: "digits" or "captioned_digits" (embedded); "folder" (of images, with
             captions and attributes where they lie beside them), "shards" (WebDataset's tar files),
-            or any TFDS image set that is prepared in the array_record form: "cifar10",
-            "cifar10:3.0.2", "imagenet_resized/64x64".
+            "parquet" or "hf" (Hugging Face's `datasets`), with the place in `data_dir` or in the
+            name itself ("folder:photos"); or any TFDS image set that is prepared in the
+            array_record form: "cifar10", "cifar10:3.0.2", "imagenet_resized/64x64".
         split: Name of the split; by default "train" for digits and TFDS sets (which accept slices
-            such as "train[:10%]"), and the folder itself for folders and shards (see
+            such as "train[:10%]"), and all examples of the others (see
             `jaxgen.data.images.folder`).
         data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
-            or the folder of images or shards.
+            or the place of the others (`PLACED`).
         resize: Size, or (height, width), to which every image is center-cropped and resized; None
             keeps the images' own size.
 
@@ -219,7 +226,8 @@ def load(
     Raises:
         ValueError: An unknown set (similar names are given) or split; a missing or unusable
             argument; an unusable image or row. See `jaxgen.data.metadata.captioned_folder`,
-            `jaxgen.data.shards.shards` and `jaxgen.data.tfds.tfds_source`.
+            `jaxgen.data.shards.shards`, `jaxgen.data.parquet.parquet`,
+            `jaxgen.data.hugging_face.hugging_face` and `jaxgen.data.tfds.tfds_source`.
         FileNotFoundError: A missing directory, or a set that is not prepared; the error says how to
             prepare it.
     """
@@ -231,8 +239,9 @@ def load(
         if resize is not None:
             raise ValueError(f"captioned_digits keeps its size of 16x16, got resize {resize}")
         return captioned_digits(split or "train")
-    if name in _FILES:
-        return _from_files(name, data_dir, split, resize)
+    kind, place = name_and_place(name, data_dir)
+    if kind in PLACED:
+        return _from_files(kind, place, split, resize)
     from jaxgen.data import tfds
 
     root = tfds.data_directory(data_dir)
@@ -245,6 +254,32 @@ def load(
             "sets of TensorFlow Datasets, by their names there."
         )
     return tfds.tfds_source(name, split or "train", root, resize=resize)
+
+
+def name_and_place(name: str, place: Any) -> tuple[str, Any]:
+    """The two parts of a name such as "folder:photos", a kind of set and its place.
+
+    Args:
+        name: Name of a set, or of a kind and its place.
+        place: Place that is given by itself, or None.
+
+    Returns:
+        Name and place; of any other name as they are given.
+
+    Raises:
+        ValueError: If two places are given, or an empty one.
+    """
+    kind, colon, inner = name.partition(":")
+    if not colon or kind not in PLACED:
+        return name, place
+    if not inner:
+        raise ValueError(f"{name!r} must name {PLACED[kind]} after the colon")
+    if place not in (None, inner):
+        raise ValueError(
+            f"{name!r} and the directory {str(place)!r} are two places of the data: give one, as "
+            f"--data.name {kind} --data.dir PLACE"
+        )
+    return kind, inner
 
 
 def load_pair(
@@ -271,8 +306,9 @@ def load_pair(
         FileNotFoundError: As `load`.
     """
     train = load(name, splits[0], data_dir, resize=resize)
-    if name in _FILES:
-        held_out = _from_files(name, data_dir, splits[1], resize, train)
+    kind, place = name_and_place(name, data_dir)
+    if kind in PLACED:
+        held_out = _from_files(kind, place, splits[1], resize, train)
     else:
         held_out = load(name, splits[1], data_dir, resize=resize)
     check_alike(train, held_out)
@@ -324,21 +360,24 @@ def _from_files(
     resize: Resize,
     train: Source | None = None,
 ) -> Source:
-    """A folder or shards, of the training examples' classes and attributes where these are given.
+    """A set by its place, of the training examples' classes and attributes where these are given.
 
     Raises:
         ValueError: No path; and as of the functions that read them.
     """
+    from jaxgen.data.hugging_face import hugging_face
     from jaxgen.data.metadata import captioned_folder
+    from jaxgen.data.parquet import parquet
     from jaxgen.data.shards import shards
 
     if path is None:
-        raise ValueError(f"the data set {name!r} needs data_dir, {_FILES[name]}")
-    class_names = getattr(train, "class_names", ()) or None
+        raise ValueError(f"the data set {name!r} needs data_dir (--data.dir), {PLACED[name]}")
     attribute_names = getattr(train, "attribute_names", ()) or None
     if name == "shards":
         return shards(path, split, resize=resize, attribute_names=attribute_names)
-    return captioned_folder(
+    read = {"folder": captioned_folder, "parquet": parquet, "hf": hugging_face}[name]
+    class_names = getattr(train, "class_names", ()) or None
+    return read(
         path, split, resize=resize, class_names=class_names, attribute_names=attribute_names
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from jaxgen.data.sources import name_and_place
+
 T = TypeVar("T")
 
 
@@ -19,20 +21,28 @@ class DataConfig:
     """Flags of the data."""
 
     name: str = "digits"
-    """Name of the data set: `digits` or `captioned_digits` (embedded), `folder` (of images, with
-    captions and attributes where a metadata.jsonl or .csv lies beside them), `shards` (WebDataset's
-    tar files), or any TFDS image set, say `cifar10`."""
+    """Name of the data set: `digits` or `captioned_digits` (embedded); any TFDS image set, say
+    `cifar10`; or a kind and its place: `folder:DIR` (of images, with captions and attributes where
+    a metadata.jsonl or .csv lies beside them), `shards:DIR` (WebDataset's tar files),
+    `parquet:PLACE`, `hf:DIR` (saved by Hugging Face's datasets) or `hf:OWNER/NAME` (on the hub)."""
     dir: str | None = operational(None)
-    """Directory of the TFDS sets, or the folder of images or shards; None for TFDS's default."""
+    """Directory of the TFDS sets, None for TFDS's default; or the place of another kind of set,
+    where the name does not say it."""
     split: str | None = "train"
-    """Split to train on: a split of the set, a subfolder, or None for all examples. Of a folder
-    without such subfolders some files are held out, by a hash of their names."""
+    """Split to train on: a split of the set, a subfolder, or None for all examples. Where files have
+    no splits, `train` and `test` are made: some examples are held out, by a hash of their names."""
     held_out: str | None = operational("test")
     """Split to evaluate on: a split of the set, a subfolder, or None for all examples."""
     resize: int | None = None
     """Number of pixels a side to which every image is cropped and resized; None for no change."""
     stream: bool = operational(False)
     """Whether to feed batches from the host even where the set would fit on the device."""
+
+    def __post_init__(self):
+        # Apart, so that a run may go on where its data have been moved.
+        name, place = name_and_place(self.name, self.dir)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "dir", place)
 
 
 @dataclass(frozen=True)
