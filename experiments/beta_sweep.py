@@ -17,11 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from jaxgen.files import open_atomically
 from jaxgen.training.writers import print_anywhere
+
+from .recipes.figures import check_matplotlib, new_figure, png_of
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 COLUMNS = ("beta", "step", "reconstruction", "kl", "negative_elbo", "active_units")
@@ -45,8 +44,8 @@ def run_one(beta: float, run_dir: Path, flags: list[str]) -> dict[str, float]:
 
 def draw(rows: list[dict[str, float]]) -> bytes:
     """The plot, as a PNG file's bytes."""
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.add_subplot()
+    figure = new_figure(6, 4.5)
+    axes = figure.add_subplot()
     kl, reconstruction = ([row[name] for row in rows] for name in ("kl", "reconstruction"))
     axes.plot(kl, reconstruction, "o-", color="tab:blue")
     for row in rows:
@@ -61,9 +60,7 @@ def draw(rows: list[dict[str, float]]) -> bytes:
     axes.set_title("What beta trades (held-out examples)")
     axes.grid(alpha=0.3)
     axes.margins(0.15)  # for the labels
-    file = io.BytesIO()
-    canvas.print_png(file)
-    return file.getvalue()
+    return png_of(figure)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -83,6 +80,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(given[:split])
     if min(options.betas) < 0 or len(set(options.betas)) < len(options.betas):
         parser.error(f"--betas must be at least 0 and each given once, got {options.betas}")
+    try:
+        check_matplotlib()
+    except ImportError as error:
+        parser.error(str(error))
     rows = []
     for beta in sorted(options.betas):
         try:

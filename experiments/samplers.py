@@ -27,9 +27,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from jaxgen.data.sources import Source
 from jaxgen.files import open_atomically
@@ -46,6 +43,7 @@ from .commands import run_command
 from .comparison.options import LEAST_SAMPLES, MOST_SAMPLES
 from .comparison.quality import MOST_NEIGHBOURS, distance_name, quality
 from .comparison.solvers import BATCH, ENTRANTS, chosen, plan, program
+from .recipes.figures import check_matplotlib, new_figure, png_of
 
 LEAST_BATCHES = 5
 EVALUATIONS = (5, 10, 20, 35, 50, 100, 250)
@@ -110,6 +108,7 @@ def compare(args: argparse.Namespace) -> list[Row]:
     Raises:
         ValueError: For numbers out of range, or a run that is not of denoised images.
     """
+    check_matplotlib()
     if min(args.evaluations) < 1:
         raise ValueError(f"--evaluations must be at least 1, got {min(args.evaluations)}")
     if args.num_samples is not None and args.num_samples < LEAST_SAMPLES:
@@ -312,8 +311,7 @@ def plot(rows: Sequence[Row], distance: str, title: str) -> bytes:
         distance: What the distance is called.
         title: What the rows are of.
     """
-    figure = Figure(figsize=(11, 5.5), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(11, 5.5)
     left, right = figure.subplots(1, 2, sharey=True)
     for index, name in enumerate(ENTRANTS):
         points = [row for row in rows if row["solver"] == name and row["FD"]]
@@ -338,12 +336,10 @@ def plot(rows: Sequence[Row], distance: str, title: str) -> bytes:
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8)
     figure.suptitle(title, fontsize=9)
-    file = io.BytesIO()
-    canvas.print_png(file)
-    return file.getvalue()
+    return png_of(figure)
 
 
-def _finish(axes: Axes, rows: Sequence[Row], text: str) -> None:
+def _finish(axes: Any, rows: Sequence[Row], text: str) -> None:
     """Scales, the floor, and the name of the axis."""
     for row in rows:
         if row["solver"] == REAL and row["FD"]:

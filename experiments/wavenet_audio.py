@@ -1,4 +1,4 @@
-"""WaveNet on a folder of recordings (van den Oord et al. 2016): any WAV files, their class by flag.
+"""WaveNet on a folder of recordings, their class by flag (van den Oord et al. 2016).
 
 The paper has no comparable figure: its speech was judged by listeners, and was not published. What
 this code has measured, in bits a sample of mu-law audio, stands in docs/results.md.
@@ -85,7 +85,7 @@ class Config(RunConfig):
     """Flags of WaveNet on a folder of recordings."""
 
     data: DataConfig = DataConfig(name="folder")
-    """The folder of WAV files is --data.dir; a tenth of the files is held out, by their names."""
+    """The folder of recordings is --data.dir; a tenth of the files is held out, by their names."""
     audio: AudioConfig = AudioConfig()
     model: ModelConfig = ModelConfig()
     # Of nats an example, and a second has some 50,000: so the norm of the gradient is large.
@@ -173,7 +173,7 @@ def _load(config: Config, split: str | None) -> AudioSource:
     if data.name != "folder":
         raise ValueError(f"--data.name must be folder, got {data.name!r}")
     if data.dir is None:
-        raise ValueError("--data.dir must name a folder of WAV files")
+        raise ValueError("--data.dir must name a folder of recordings")
     if data.resize is not None:
         raise ValueError(f"--data.resize is for images, got {data.resize} for audio")
     return audio_folder(

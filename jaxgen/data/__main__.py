@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "prepare",
         help="Prepare a set of TensorFlow Datasets in the array_record form.",
         description=f"Without TensorFlow: {', '.join(PREPARATIONS)}. Any other needs "
-        "jaxgen[prepare].",
+        "jaxgen[tfds-prepare].",
     )
     command.add_argument("name", help="Name of the set in TensorFlow Datasets.")
     command.add_argument(

@@ -1,4 +1,4 @@
-"""Recorded sound: WAV files as a source of windows, and the samples' way to model space.
+"""Recorded sound: files as a source of windows, and the samples' way to model space.
 
 At rest audio is int16, or uint8 of mu-law classes, `[N, T]`.
 """
@@ -22,6 +22,7 @@ from jaxgen.data.mu_law import mu_law_decode, mu_law_encode
 from jaxgen.data.sources import ArraySource
 
 SPLITS = ("train", "test", "all")
+SUFFIXES = (".wav", ".flac", ".ogg")
 _FULL_SCALE = 32768.0  # of int16
 
 
@@ -47,7 +48,9 @@ def audio_folder(
     label: str = "none",
     held_out: float = 0.1,
 ) -> AudioSource:
-    """Windows of the WAV files in a folder and in its subfolders, in the order of their names.
+    """Windows of the recordings in a folder and in its subfolders, in the order of their names.
+
+    WAV files; FLAC and OGG files by `soundfile`, the extra `audio`.
 
     Hidden files and folders do not count (`jaxgen.data.folders.files_in`).
 
@@ -76,7 +79,8 @@ def audio_folder(
         A source of `audio` int16[T], and of `label` where the files are labelled.
 
     Raises:
-        FileNotFoundError: No such folder, or no WAV file in it.
+        FileNotFoundError: No such folder, or no recording in it.
+        ImportError: FLAC or OGG files without `soundfile`.
         ValueError: A file that cannot be read, holds nothing, or has another sample rate (named);
             a file outside the subfolders with "folder"; one file alone, of which none can be held
             out; an argument out of range.
@@ -91,10 +95,12 @@ def audio_folder(
         raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
     root = Path(path)
     if not root.is_dir():
-        raise FileNotFoundError(f"there is no folder of WAV files {root}")
-    files = files_in(root, (".wav",))
+        raise FileNotFoundError(f"there is no folder of recordings {root}")
+    files = files_in(root, SUFFIXES)
     if not files:
-        raise FileNotFoundError(f"no WAV files in {root} or its subfolders")
+        raise FileNotFoundError(
+            f"no recordings ({', '.join(SUFFIXES)}) in {root} or its subfolders"
+        )
     classes = None if label == "none" else [_class_of(file, root, label) for file in files]
     class_names = tuple(sorted(set(classes or ())))
     rate = sample_rate or _read(files[0])[1]
@@ -124,19 +130,22 @@ def audio_folder(
     )
 
 
-def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
-    """A WAV file of 8, 16, 24 or 32 bits or of floats, its channels averaged, as 16-bit audio.
+def read_audio(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
+    """A WAV, FLAC or OGG file, its channels averaged, as 16-bit audio.
 
-    A file whose sizes were never filled in, or that is cut off, is read to its end. Floats beyond
-    full scale, [-1, 1], are clipped, with a warning that counts them.
+    WAV files of 8, 16, 24 or 32 bits or of floats; one whose sizes were never filled in, or that is
+    cut off, is read to its end. FLAC and OGG files (Vorbis or Opus, which decode to floats) are
+    read by `soundfile`, the extra `audio`. Floats beyond full scale, [-1, 1], are clipped, with a
+    warning that counts them.
 
     Args:
-        path: Path of the file.
+        path: Path of the file, whose suffix says its kind.
 
     Returns:
         (samples int16[T], sample rate in Hz); 16-bit mono as it is.
 
     Raises:
+        ImportError: A FLAC or OGG file without `soundfile`; names the extra.
         ValueError: A file that cannot be read, without a sample, or of which most samples are
             beyond full scale; the message names it.
     """
@@ -150,15 +159,10 @@ def read_wav(path: str | Path) -> tuple[Int16[np.ndarray, " time"], int]:
 
 
 def _read(path: Path) -> tuple[np.ndarray, int, int]:
-    """(int16 [T], sample rate, number of clipped samples) of a WAV file."""
-    try:
-        rate, raw = wavfile.read(io.BytesIO(_with_its_sizes(path.read_bytes())))
-    except (ArithmeticError, EOFError, IndexError, OSError, TypeError, ValueError) as error:
-        raise ValueError(f"cannot read the WAV file {path}: {error}") from error
-    except struct.error as error:
-        raise ValueError(f"cannot read the WAV file {path}: it is cut off ({error})") from error
+    """(int16 [T], sample rate, number of clipped samples) of a file."""
+    raw, rate = (_of_wav if path.suffix.lower() == ".wav" else _by_soundfile)(path)
     if not raw.size or rate < 1:
-        raise ValueError(f"the WAV file {path} holds no samples")
+        raise ValueError(f"the recording {path} holds no samples")
     if raw.dtype == np.int16 and raw.ndim == 1:
         return raw, int(rate), 0
     if raw.dtype == np.uint8:
@@ -168,14 +172,42 @@ def _read(path: Path) -> tuple[np.ndarray, int, int]:
     else:
         x = raw.astype(np.float64)
     if not np.isfinite(x).all():
-        raise ValueError(f"the WAV file {path} holds NaN or infinite samples")
+        raise ValueError(f"the recording {path} holds NaN or infinite samples")
     samples, num_clipped = _quantized(x if x.ndim == 1 else x.mean(axis=1))
     if num_clipped > len(samples) / 2:
         raise ValueError(
-            f"the WAV file {path} holds floats up to {np.abs(x).max():.6g}, and full scale is 1: "
+            f"the recording {path} holds floats up to {np.abs(x).max():.6g}, and full scale is 1: "
             "rescale it"
         )
     return samples, int(rate), num_clipped
+
+
+def _of_wav(path: Path) -> tuple[np.ndarray, int]:
+    """(samples [T] or [T, channels] as they are stored, sample rate) of a WAV file."""
+    try:
+        rate, raw = wavfile.read(io.BytesIO(_with_its_sizes(path.read_bytes())))
+    except (ArithmeticError, EOFError, IndexError, OSError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read the WAV file {path}: {error}") from error
+    except struct.error as error:
+        raise ValueError(f"cannot read the WAV file {path}: it is cut off ({error})") from error
+    return raw, rate
+
+
+def _by_soundfile(path: Path) -> tuple[np.ndarray, int]:
+    """(samples [T] or [T, channels], int16 where they are stored so and else floats, rate)."""
+    try:
+        import soundfile
+    except (ImportError, OSError) as error:  # OSError: its C library is missing
+        raise ImportError(
+            f"{path} is read by soundfile: pip install 'jaxgen[audio]' ({error})"
+        ) from error
+    try:
+        with soundfile.SoundFile(path) as file:
+            check_memory(f"the recording {path}", 8 * file.frames * file.channels)
+            raw = file.read(dtype="int16" if file.subtype == "PCM_16" else "float64")
+            return raw, file.samplerate
+    except (OSError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read the recording {path}: {error}") from error
 
 
 def _with_its_sizes(raw: bytes) -> bytes:
@@ -323,7 +355,7 @@ def _at_rate(file: Path, rate: int, resample: bool) -> tuple[np.ndarray, int]:
         return audio, num_clipped
     if not resample:
         raise ValueError(
-            f"the WAV file {file} has a sample rate of {own} Hz, not {rate}: resample the files, "
+            f"the recording {file} has a sample rate of {own} Hz, not {rate}: resample the files, "
             "or ask for it (resample=True)"
         )
     common = math.gcd(own, rate)

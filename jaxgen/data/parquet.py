@@ -55,10 +55,7 @@ def parquet(
     pq = library("pyarrow.parquet")
     root, files, part = _files(Path(path).expanduser(), split)
     readers = [_opened(pq, file) for file in files]
-    sizes = [
-        r.metadata.row_group(i).total_byte_size for r in readers for i in range(r.num_row_groups)
-    ]
-    check_memory(f"the encoded images of {root}", sum(sizes))
+    check_memory(f"the encoded images of {root}", sum(map(_num_bytes, readers)))
     pieces = [
         Piece(file.relative_to(root).as_posix(), str(file), _table(reader, file))
         for file, reader in zip(files, readers, strict=True)
@@ -100,6 +97,12 @@ def _split_of(file: Path) -> str | None:
     """The split that a file's name begins with, or None."""
     match = _SPLIT.match(file.name)
     return match[1] if match is not None and match[1] in SPLITS else None
+
+
+def _num_bytes(reader: Any) -> int:
+    """The size of a file's columns in memory, in bytes."""
+    groups = map(reader.metadata.row_group, range(reader.num_row_groups))
+    return sum(group.total_byte_size for group in groups)
 
 
 def _opened(pq: Any, file: Path) -> Any:

@@ -188,8 +188,8 @@ def _prepare_with_tensorflow(name: str, root: Path, archives: Sequence[str | Pat
         raise ValueError(f"--archive is for {', '.join(PREPARATIONS)} only; {name} is left to TFDS")
     if importlib.util.find_spec("tensorflow") is None:
         raise RuntimeError(
-            f"{name} can only be prepared with TensorFlow: pip install 'jaxgen[prepare]', then "
-            f"repeat this command. Without it: {', '.join(PREPARATIONS)}"
+            f"{name} can only be prepared with TensorFlow: pip install 'jaxgen[tfds-prepare]', "
+            f"then repeat this command. Without it: {', '.join(PREPARATIONS)}"
         )
     return tfds.prepare_with_tensorflow(name, root)
 

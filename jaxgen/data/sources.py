@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,15 +21,9 @@ from jaxgen.checks import check_memory
 from jaxgen.data.arrays import as_stored, content_of
 from jaxgen.data.folders import digest_of
 from jaxgen.data.images import Resize, Spec, fit_image, target_size
+from jaxgen.data.places import PLACED, name_and_place
 
 DEFAULT_LIMIT_BYTES = 2**31
-PLACED = {
-    "folder": "the folder of images",
-    "shards": "the folder of tar files",
-    "parquet": "the parquet file, or the folder of some",
-    "hf": "the folder that `save_to_disk` has written, or the set's name on the hub",
-}
-"""Kinds of sets that a place is needed of, by their names, and what that place is."""
 OWN = ("digits", "captioned_digits", *PLACED)
 """Names of the sets that are not of TFDS."""
 _DECODE_CHUNK = 256
@@ -216,7 +210,7 @@ def load(
             such as "train[:10%]"), and all examples of the others (see
             `jaxgen.data.images.folder`).
         data_dir: Directory of the TFDS sets (by default $TFDS_DATA_DIR or ~/tensorflow_datasets),
-            or the place of the others (`PLACED`).
+            or the place of the others (`jaxgen.data.places`).
         resize: Size, or (height, width), to which every image is center-cropped and resized; None
             keeps the images' own size.
 
@@ -254,32 +248,6 @@ def load(
             "sets of TensorFlow Datasets, by their names there."
         )
     return tfds.tfds_source(name, split or "train", root, resize=resize)
-
-
-def name_and_place(name: str, place: Any) -> tuple[str, Any]:
-    """The two parts of a name such as "folder:photos", a kind of set and its place.
-
-    Args:
-        name: Name of a set, or of a kind and its place.
-        place: Place that is given by itself, or None.
-
-    Returns:
-        Name and place; of any other name as they are given.
-
-    Raises:
-        ValueError: If two places are given, or an empty one.
-    """
-    kind, colon, inner = name.partition(":")
-    if not colon or kind not in PLACED:
-        return name, place
-    if not inner:
-        raise ValueError(f"{name!r} must name {PLACED[kind]} after the colon")
-    if place not in (None, inner):
-        raise ValueError(
-            f"{name!r} and the directory {str(place)!r} are two places of the data: give one, as "
-            f"--data.name {kind} --data.dir PLACE"
-        )
-    return kind, inner
 
 
 def load_pair(

@@ -1,8 +1,8 @@
 """Tables of images, as parquet files and Hugging Face's sets are: one row an image.
 
 The column of images holds encoded files, as bytes or as `{bytes, path}`. It is the one that Hugging
-Face's description in the table calls an `Image`, or the only one of bytes; of several the one that is
-called `image`. The class is the column `label`, or the only one that the description calls a
+Face's description in the table calls an `Image`, or the only one of bytes; of several the one with
+the name `image`. The class is the column `label`, or the only one that the description calls a
 `ClassLabel`: numbers, or names. Captions and attributes are columns with the names and values of
 `jaxgen.data.captions`. Rows are counted from 0.
 """
@@ -291,7 +291,8 @@ def _check_columns(piece: Piece, first: Piece, columns: _Columns) -> None:
         there = first.table.schema.field(name).type
         if here != there:
             raise ValueError(
-                f"{piece.where} differs from {first.where} in the column {name!r}: {here} and {there}"
+                f"{piece.where} differs from {first.where} in the column {name!r}: {here} and "
+                f"{there}"
             )
     names = _features(piece.table.schema.metadata).get(columns.label or "", {}).get("names")
     if (None if names is None else tuple(names)) != columns.class_names:

@@ -25,7 +25,7 @@ from jaxgen.data.joined import Joined
 from jaxgen.data.sources import Source
 
 WITHOUT_TENSORFLOW = ("cifar10", "fashion_mnist", "mnist")  # what `prepare` can write by itself
-_NEEDS_TENSORFLOW = " (which needs TensorFlow: pip install 'jaxgen[prepare]')"
+_NEEDS_TENSORFLOW = " (which needs TensorFlow: pip install 'jaxgen[tfds-prepare]')"
 _NAME = re.compile(r"(?P<base>\w+)(/(?P<config>[^:]+?))?([:/](?P<version>\d+\.\d+\.\d+))?")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 _METADATA = ("dataset_info.json", "features.json")

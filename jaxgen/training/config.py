@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from jaxgen.data.sources import name_and_place
+from jaxgen.data.places import name_and_place
 
 T = TypeVar("T")
 
@@ -29,8 +29,8 @@ class DataConfig:
     """Directory of the TFDS sets, None for TFDS's default; or the place of another kind of set,
     where the name does not say it."""
     split: str | None = "train"
-    """Split to train on: a split of the set, a subfolder, or None for all examples. Where files have
-    no splits, `train` and `test` are made: some examples are held out, by a hash of their names."""
+    """Split to train on: a split of the set, a subfolder, or None for all examples. Where there are
+    no splits `train` and `test` are made: some examples are held out, by a hash of their names."""
     held_out: str | None = operational("test")
     """Split to evaluate on: a split of the set, a subfolder, or None for all examples."""
     resize: int | None = None

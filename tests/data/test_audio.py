@@ -1,13 +1,14 @@
-"""WAV files as windows: formats, rates, splits by file, labels; and the way to model space."""
+"""Recordings as windows: formats, rates, splits by file, labels; and the way to model space."""
 
 import struct
+import sys
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.io import wavfile
 
-from jaxgen.data.audio import audio_folder, from_model_space, read_wav, to_model_space
+from jaxgen.data.audio import audio_folder, from_model_space, read_audio, to_model_space
 from jaxgen.distributions.elementwise import NO_CLASS
 
 RATE = 8000
@@ -41,7 +42,7 @@ def folder(tmp_path):
 )
 def test_formats(tmp_path, dtype, error):
     write(tmp_path / "x.wav", dtype=dtype)
-    audio, rate = read_wav(tmp_path / "x.wav")
+    audio, rate = read_audio(tmp_path / "x.wav")
     assert audio.dtype == np.int16
     assert rate == RATE
     assert np.abs(audio.astype(int) - (tone() * 2**15).astype(np.int16)).max() <= error
@@ -58,12 +59,12 @@ def test_24_bits(tmp_path):
     header[32:36] = np.array([3, 24], "<u2").tobytes()
     header[40:44] = np.uint32(len(body)).tobytes()
     (tmp_path / "x.wav").write_bytes(bytes(header) + body)
-    np.testing.assert_allclose(read_wav(tmp_path / "x.wav")[0], tone() * 2**15, atol=1)
+    np.testing.assert_allclose(read_audio(tmp_path / "x.wav")[0], tone() * 2**15, atol=1)
 
 
 def test_channels_are_averaged(tmp_path):
     wavfile.write(tmp_path / "x.wav", RATE, np.array([[100, 300], [-6, -4]], np.int16))
-    np.testing.assert_array_equal(read_wav(tmp_path / "x.wav")[0], [200, -5])
+    np.testing.assert_array_equal(read_audio(tmp_path / "x.wav")[0], [200, -5])
 
 
 def test_windows_cover_each_file(tmp_path):
@@ -169,7 +170,7 @@ def test_sizes_that_were_never_filled_in(tmp_path, kind, size):
     head += b"fmt " + struct.pack(f"{order}IHHIIHH", 16, 1, 1, RATE, 2 * RATE, 2, 16)
     head += b"data" + struct.pack(f"{order}I", stated)
     (tmp_path / "a.wav").write_bytes(head + samples.tobytes() + b"\1")
-    audio, rate = read_wav(tmp_path / "a.wav")
+    audio, rate = read_audio(tmp_path / "a.wav")
     assert rate == RATE
     np.testing.assert_array_equal(audio, np.arange(100))
 
@@ -180,7 +181,7 @@ def test_what_is_clipped_is_said(tmp_path):
     loud[:4] = (1.0, -1.0, 1.5, -2.0)
     wavfile.write(tmp_path / "a.wav", RATE, loud)
     with pytest.warns(UserWarning, match=r"a\.wav: 2 of 100 samples beyond full scale are clipped"):
-        audio, _ = read_wav(tmp_path / "a.wav")
+        audio, _ = read_audio(tmp_path / "a.wav")
     np.testing.assert_array_equal(audio[:5], [32767, -32768, 32767, -32768, 0])
     protocol = audio_folder(tmp_path, "all", num_samples=50).protocol
     assert "overlapping, 2 samples beyond full scale in 1 files clipped), content" in protocol
@@ -188,25 +189,59 @@ def test_what_is_clipped_is_said(tmp_path):
     with pytest.raises(
         ValueError, match=r"a\.wav holds floats up to 16383\.5, and full scale is 1"
     ):
-        read_wav(tmp_path / "a.wav")
+        read_audio(tmp_path / "a.wav")
 
 
 def test_bad_files(tmp_path):
-    with pytest.raises(FileNotFoundError, match="there is no folder of WAV files .*nowhere"):
+    with pytest.raises(FileNotFoundError, match="there is no folder of recordings .*nowhere"):
         audio_folder(tmp_path / "nowhere", num_samples=10)
-    with pytest.raises(FileNotFoundError, match="no WAV files in"):
+    with pytest.raises(FileNotFoundError, match=r"no recordings \(\.wav, \.flac, \.ogg\) in"):
         audio_folder(tmp_path, num_samples=10)
     for name, data in (("text", b"words"), ("empty", b""), ("cut", b"RIFF\x24\0\0\0WAVEfmt ")):
         path = tmp_path / f"{name}.wav"
         path.write_bytes(data)
         with pytest.raises(ValueError, match=rf"cannot read the WAV file .*{name}\.wav"):
-            read_wav(path)
+            read_audio(path)
     wavfile.write(tmp_path / "none.wav", RATE, np.zeros(0, np.int16))
     with pytest.raises(ValueError, match=r"none\.wav holds no samples"):
-        read_wav(tmp_path / "none.wav")
+        read_audio(tmp_path / "none.wav")
     wavfile.write(tmp_path / "nan.wav", RATE, np.full(3, np.nan, np.float32))
     with pytest.raises(ValueError, match=r"nan\.wav holds NaN"):
-        read_wav(tmp_path / "nan.wav")
+        read_audio(tmp_path / "nan.wav")
+
+
+@pytest.mark.parametrize("name", ["x.flac", "x.OGG"])
+def test_compressed_files(tmp_path, name):
+    """FLAC is exact, in stereo the mean; of OGG the tone is kept. What is damaged is named."""
+    soundfile = pytest.importorskip("soundfile", reason="FLAC and OGG need the extra audio")
+    path = tmp_path / name
+    x = np.round(tone() * 2**15).astype(np.int16)
+    soundfile.write(path, x, RATE, format=path.suffix[1:].upper())
+    audio, rate = read_audio(path)
+    assert (audio.dtype, rate) == (np.int16, RATE)
+    if path.suffix == ".flac":
+        np.testing.assert_array_equal(audio, x)
+        soundfile.write(path, np.stack([x, -x], axis=1), RATE)
+        assert not read_audio(path)[0].any()
+        soundfile.write(path, x / 2**15, RATE, subtype="PCM_24")
+        np.testing.assert_array_equal(read_audio(path)[0], x)
+    else:
+        assert np.corrcoef(audio[: len(x)], x)[0, 1] > 0.99
+    source = audio_folder(tmp_path, "all", num_samples=100)
+    assert (source.sample_rate, source.arrays["audio"].shape[1]) == (RATE, 100)
+    path.write_bytes(b"words")
+    with pytest.raises(ValueError, match=f"cannot read the recording .*{name}"):
+        read_audio(path)
+    soundfile.write(path, x[:0], RATE, format=path.suffix[1:].upper())
+    with pytest.raises(ValueError, match="x"):
+        read_audio(path)
+
+
+def test_compressed_files_without_soundfile(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    (tmp_path / "x.flac").write_bytes(b"fLaC")
+    with pytest.raises(ImportError, match=r"x\.flac is read by soundfile: pip install 'jax"):
+        read_audio(tmp_path / "x.flac")
 
 
 EVERY = np.arange(-32768, 32768).astype(np.int16)

@@ -62,11 +62,9 @@ def test_what_cannot_be_had(tmp_path):
     (tmp_path / "saved" / "state.json").write_text("{")
     with pytest.raises(ValueError, match="saved cannot be read"):
         load("hf", None, tmp_path / "saved")
-    with pytest.raises(
-        FileNotFoundError, match="no folder nobody/nothing, and the hub.*save_to_dis"
-    ):
+    with pytest.raises(FileNotFoundError, match="no folder nobody/nothing, and the hub.*Offline"):
         load("hf:nobody/nothing", "train")
-    with pytest.raises(FileNotFoundError, match="no folder ../x, and it is no name"):
+    with pytest.raises(FileNotFoundError, match="no folder ../x, and no set"):
         load("hf", None, "../x")
     with pytest.raises(ValueError, match="'hf' needs data_dir.*or the set's name on the hub"):
         load("hf")

@@ -6,7 +6,6 @@ from pictured import cells, png
 
 from jaxgen.data.parquet import parquet
 from jaxgen.data.sources import load, load_pair
-from jaxgen.training.config import DataConfig
 
 pa = pytest.importorskip("pyarrow", reason="parquet files need pyarrow, of the extra hf")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -32,9 +31,7 @@ def test_splits_by_the_names_of_files(tmp_path):
     _write(tmp_path / "data" / "validation-00000-of-00001.parquet", 5)
     assert _values(load("parquet", "train", tmp_path)) == [1, 2, 3, 4]
     assert _values(load("parquet", None, tmp_path)) == [1, 2, 3, 4, 5]
-    with pytest.raises(
-        FileNotFoundError, match=r"only train, validation: name them by --data\.spl"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"only train, validation: name them by --data\."):
         load("parquet", "test", tmp_path)
     train, held_out = load_pair(f"parquet:{tmp_path}", ("train", "validation"))
     assert (len(train), _values(held_out)) == (4, [5])
@@ -81,17 +78,3 @@ def test_bad_files(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     with pytest.raises(ValueError, match="the encoded images of .* would take"):
         parquet(good)
-
-
-def test_one_flag_names_kind_and_place():
-    """And the run may go on where the data are elsewhere: the place is not part of the name."""
-    config = DataConfig("parquet:photos/a:b.parquet")
-    assert (config.name, config.dir) == ("parquet", "photos/a:b.parquet")
-    assert DataConfig("folder:x", "x").dir == "x"
-    assert DataConfig("cifar10:3.0.2").name == "cifar10:3.0.2"
-    with pytest.raises(ValueError, match="'folder:x' and the directory 'y' are two places"):
-        DataConfig("folder:x", "y")
-    with pytest.raises(
-        ValueError, match="'folder:' must name the folder of images after the colon"
-    ):
-        DataConfig("folder:")

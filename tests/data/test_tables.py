@@ -47,7 +47,7 @@ def test_a_table_is_a_source():
 
 
 def test_the_digest_is_of_the_images_and_not_of_the_files():
-    """In one piece or two, as bytes or with a path; other pixels, order, classes are another set."""
+    """In one piece or two, as bytes or as both; other pixels, order or classes make another."""
     whole = _source(pa.table({"image": cells(1, 2, 3), "label": [0, 1, 0]}))
     parts = [
         pa.table({"image": cells(*values), "label": labels})
@@ -136,10 +136,8 @@ def test_bad_tables():
     pieces = [pa.table({"image": cells(1), "label": [0]}), pa.table({"image": cells(1)})]
     with pytest.raises(ValueError, match="file 1 differs from file 0 in the column 'label': none"):
         _source(*pieces)
-    features = [
-        {"image": IMAGE, "label": {"_type": "ClassLabel", "names": n}} for n in ("ab", "ba")
-    ]
-    pieces = [described(pieces[0], **each) for each in features]
+    kinds = [{"_type": "ClassLabel", "names": names} for names in ("ab", "ba")]
+    pieces = [described(pieces[0], image=IMAGE, label=kind) for kind in kinds]
     with pytest.raises(ValueError, match="file 1 differs from file 0 in the names of the classes"):
         _source(*pieces)
     table = pa.table({"image": cells(1), "fine": [0], "coarse": [0]})

@@ -93,7 +93,7 @@ def test_logistics_of_sixteen_bits(folder, tmp_path, capsys):
     ("flags", "message"),
     [
         ([], "--data.dir must name a folder"),
-        (["--data.dir=nowhere"], "there is no folder of WAV files nowhere"),
+        (["--data.dir=nowhere"], "there is no folder of recordings nowhere"),
         (["--data.dir=FOLDER", "--data.name=digits"], "--data.name must be folder"),
         (["--data.dir=FOLDER", "--data.resize=8"], "--data.resize is for images"),
         (["--data.dir=FOLDER", "--audio.sample-rate=16000"], "sample rate of 2000 Hz, not 16000"),
