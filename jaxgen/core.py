@@ -223,6 +223,8 @@ class Family(NamedTuple):
         sampling: What a sample of `sample` costs, or None where that is not known.
         denoising: What `sample` is made of in a family of denoisers: for other solvers, and for
             what is edited on the way from noise to data (`jaxgen.sampling.editing`). Else None.
+        num_codes: Number of different codes where `encode` gives a map of them, integers [B, h, w].
+            Else None.
     """
 
     init: Callable[..., Variables]
@@ -243,6 +245,7 @@ class Family(NamedTuple):
     name: str = ""
     sampling: Sampling | None = None
     denoising: Denoising | None = None
+    num_codes: int | None = None
 
 
 class State(NamedTuple):

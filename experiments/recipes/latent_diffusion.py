@@ -21,7 +21,7 @@ from jaxgen.core import Batch, Family, Variables
 from jaxgen.data.latents import LATENTS, WithLatents, cache_latents
 from jaxgen.data.sources import Source, load_pair
 from jaxgen.families.latent import NAME, Codec, on_latents
-from jaxgen.training import denoising_pictures
+from jaxgen.training import pictures
 from jaxgen.training.config import operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.pictures import Picture
@@ -99,7 +99,7 @@ def _experiment(
         first_stage=name,
         preprocessing=first.experiment.protocol["preprocessing"],
     )
-    return experiment._replace(pictures=_pictures(second, codec))
+    return experiment._replace(pictures=_pictures(second, _reading_known_latents(codec)))
 
 
 def open_first_stage(run_dir: str, data_dir: str | None) -> Run:
@@ -212,13 +212,18 @@ def _training_loss(second: Family) -> Callable[..., Any]:
 
 
 def _pictures(second: Family, codec: Codec) -> dict[str, Picture]:
-    """The picture of guidance, decoded; none where there is no condition to show it by."""
-    if second.conditioning is None or second.conditioning.sweep is None:
-        return {}
-    latents_of = denoising_pictures.guidance(second)
+    """What can be drawn of the denoiser of latents, decoded: its ways, edits and guidance."""
+    others: dict[str, Any] = dict.fromkeys(("sample", "encode", "decode", "complete", "latents"))
+    of_denoiser = pictures.of(second._replace(**others))
+    return {name: _decoded(picture, codec) for name, picture in of_denoiser.items()}
 
-    def guidance(variables: Variables, batch: Batch, key: Any, rows: int, columns: int) -> Any:
-        latents = latents_of(variables, batch, key, rows, columns)
-        return codec.decode(variables.fixed[NAME], latents, key)
 
-    return {"guidance": guidance}
+def _decoded(picture: Picture, codec: Codec) -> Picture:
+    """A picture of latents as one of images, whose examples are encoded."""
+
+    def draw(variables: Variables, batch: Batch, key: Any, rows: int, columns: int) -> Any:
+        fixed = variables.fixed[NAME]
+        latents = picture(variables, codec.encode(fixed, batch, key), key, rows, columns)
+        return codec.decode(fixed, latents, key)
+
+    return draw

@@ -83,9 +83,7 @@ def _loaded(place: str | Path) -> Any:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"the set in {folder} cannot be read: {error}") from error
     if _HUB.fullmatch(str(place)) is None:
-        raise FileNotFoundError(
-            f"there is no folder {place}, and that is no name of a set on the hub"
-        )
+        raise FileNotFoundError(f"there is no folder {place}, and no set of that name on the hub")
     owner_and_name, configuration = str(place).split("/")[:2], str(place).split("/")[2:]
     try:
         return datasets.load_dataset("/".join(owner_and_name), *configuration)

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -343,7 +343,7 @@ def _from_files(
     attribute_names = getattr(train, "attribute_names", ()) or None
     if name == "shards":
         return shards(path, split, resize=resize, attribute_names=attribute_names)
-    read = {"folder": captioned_folder, "parquet": parquet, "hf": hugging_face}[name]
+    read: Any = {"folder": captioned_folder, "parquet": parquet, "hf": hugging_face}[name]
     class_names = getattr(train, "class_names", ()) or None
     return read(
         path, split, resize=resize, class_names=class_names, attribute_names=attribute_names

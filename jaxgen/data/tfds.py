@@ -20,7 +20,15 @@ import tensorflow_datasets as tfds
 
 from jaxgen.data.captions import ATTRIBUTES, Row, entries_of
 from jaxgen.data.folders import content_digest, digest_of
-from jaxgen.data.images import Resize, Spec, decode_image, empty_images, image_spec, target_size
+from jaxgen.data.images import (
+    SUFFIXES,
+    Resize,
+    Spec,
+    decode_image,
+    empty_images,
+    image_spec,
+    target_size,
+)
 from jaxgen.data.joined import Joined
 from jaxgen.data.sources import Source
 
@@ -163,7 +171,11 @@ def tfds_source(
         raise FileNotFoundError(f"there is no data directory {root}; {_how_to_prepare(name, root)}")
     directory = prepared_directory(name, root)
     if directory is None:
-        raise FileNotFoundError(f"{name} is not prepared in {root}; {_how_to_prepare(name, root)}")
+        own = any(path.suffix.lower() in SUFFIXES for path in root.iterdir())
+        hint = f". For the images that lie there: --data.name folder:{root}" if own else ""
+        raise FileNotFoundError(
+            f"{name} is not prepared in {root}; {_how_to_prepare(name, root)}{hint}"
+        )
     formats = file_formats(directory)
     if "array_record" not in formats:
         raise ValueError(

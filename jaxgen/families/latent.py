@@ -47,8 +47,8 @@ class Codec(NamedTuple):
             log p(x) in expectation (exactly so where q has one value). None if it is not known.
         bound: The first stage's own `bound`, for the size and the kind of its data; None without
             `log_ratio`.
-        per_pixel: Whether latents are images of codes, one a pixel, as a palette's are: then what
-            is known of an image is known of its latents, and the likelihood is that of the codes.
+        per_pixel: Whether latents are images of codes, one a pixel, as a palette's are: then the
+            likelihood is that of the codes.
     """
 
     encode: Callable[[PyTree, Batch, Key[Array, ""]], Batch]
@@ -203,9 +203,10 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
     "second_stage", and of 8-bit data "bits_per_dim". Otherwise there is no likelihood of the data:
     `log_prob` is None, and `evaluate` gives what the second stage measures of the latents.
 
-    There is no `complete`: decoded latents do not keep the pixels that are given. And no
-    `denoising`: its parts would make latents. A codec that is `per_pixel` keeps `complete`, and the
-    second stage's `log_prob` and `bound`, which are of the codes and not of the data.
+    `complete` draws the latents anew whose pixels are not all known, and puts the known pixels into
+    what is decoded; what is encoded for it is gray where nothing is known. There is no `denoising`:
+    its parts would make latents. A codec that is `per_pixel` keeps the second stage's `log_prob`
+    and `bound`, which are of the codes and not of the data.
 
     Args:
         family: The second stage.
@@ -270,8 +271,9 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
         bound=None,
         encode=None if cached or family.encode is None else encode,
         decode=None if family.decode is None else decode,
-        complete=None,
+        complete=None if cached or family.complete is None else _completion(family, codec),
         denoising=None,
+        num_codes=None,
         fixed={**family.fixed, NAME: codec.fixed},
         sampling=_sampling(family.sampling),
     )
@@ -280,24 +282,49 @@ def on_latents(family: Family, codec: Codec, *, cached: bool = False) -> Family:
     return two_stages if cached else _with_likelihood(two_stages, family, codec)
 
 
+def _completion(second: Family, codec: Codec) -> Callable[..., Array]:
+    """`complete` of images, by the second stage's of latents."""
+
+    def complete(variables: Variables, key: Array, given: Array, known: Array, *, condition=None):
+        assert second.complete is not None
+        fixed, is_known = variables.fixed[NAME], known[..., None]
+        # Else an encoder, which sees around each latent, would tell what is not to be known.
+        batch = {"image": jnp.where(is_known, given, 0)}
+        latents = codec.encode(fixed, batch, _codec_key(key))["image"]
+        of_latents = _known_latents(known, latents.shape)
+        latents = second.complete(variables, key, latents, of_latents, condition=condition)
+        x = codec.decode(fixed, latents, _codec_key(key))
+        return jnp.where(is_known, given, x)
+
+    return complete
+
+
+def _known_latents(known: Array, shape: tuple[int, ...]) -> Array:
+    """bool[B, h, w]: the latents whose pixels are all known.
+
+    Raises:
+        ValueError: If the latents are no maps that pixels can be divided among.
+    """
+    batch, height, width = known.shape
+    if len(shape) != 4 or height % shape[1] or width % shape[2]:
+        raise ValueError(
+            f"latents must be maps [B, h, w, D] of parts of {height}x{width} pixels, got "
+            f"{list(shape)}"
+        )
+    rows, columns = shape[1:3]
+    blocks = known.reshape(batch, rows, height // rows, columns, width // columns)
+    return blocks.all(axis=(2, 4))
+
+
 def _per_pixel(two_stages: Family, second: Family, codec: Codec) -> Family:
     """The family with what codes of single pixels leave of the second stage."""
 
     def log_prob(variables: Variables, batch: Batch, key: Array) -> Array:
         return -two_stages.evaluate(variables, batch, key)[0]
 
-    def complete(variables: Variables, key: Array, given: Array, known: Array, *, condition=None):
-        assert second.complete is not None
-        fixed = variables.fixed[NAME]
-        latents = codec.encode(fixed, {"image": given}, _codec_key(key))["image"]
-        latents = second.complete(variables, key, latents, known, condition=condition)
-        x = codec.decode(fixed, latents, _codec_key(key))
-        return jnp.where(known[..., None], given, x)
-
     return two_stages._replace(
         log_prob=None if second.log_prob is None else log_prob,
         bound=None if second.bound is None else second.bound._replace(eight_bit=False),
-        complete=None if second.complete is None else complete,
         sampling=second.sampling,
     )
 

@@ -181,6 +181,7 @@ def vqvae(
         decode=decode,
         watch=watch,
         name="VQ-VAE",
+        num_codes=num_codes,
     )
 
 

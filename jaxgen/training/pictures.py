@@ -5,10 +5,11 @@ A picture is `(variables, batch, key, rows, columns) -> images in model space`, 
 
     name               needs                          shows
     interpolation      latents with a prior, decode   paths between random latents
-    conditions         these, and a sweep             one row a condition, one latent a column
+    conditions         these or sample, and a sweep   one row a condition, one latent a column
     between_conditions these, and a sweep             one latent a row, from condition to condition
     latent_plane       these, and two latents         the whole latent space
     reconstructions    encode, decode                 examples above their reconstructions
+    codes              these, of a map of codes       and above which code is where, as colours
     between_examples   latents, encode, decode        paths between examples
     traversal          latents of one vector          one latent varied a row
     completions        complete                       lower halves drawn anew
@@ -28,7 +29,7 @@ from jaxtyping import Array
 
 from jaxgen.conditioning.base import between, condition_of
 from jaxgen.core import Batch, Family, PyTree, Variables
-from jaxgen.training import denoising_pictures
+from jaxgen.training import code_pictures, denoising_pictures
 from jaxgen.training.denoising_pictures import Picture
 
 _LIMIT = 3.0  # standard deviations of the prior that a traversal goes to
@@ -54,6 +55,10 @@ def of(family: Family) -> Mapping[str, Picture]:
                 pictures["traversal"] = traversal(family)
     if family.encode is not None and family.decode is not None:
         pictures["reconstructions"] = reconstructions(family)
+        if family.num_codes is not None:
+            pictures["codes"] = code_pictures.code_maps(family)
+    if family.sample is not None and sweep is not None and "conditions" not in pictures:
+        pictures["conditions"] = sampled_conditions(family)
     if family.complete is not None:
         pictures["completions"] = completions(family)
     if family.denoising is not None:
@@ -130,6 +135,30 @@ def condition_sweep(family: Family) -> Picture:
         repeated = jax.tree.map(lambda x: jnp.tile(x, (many, *(1,) * (x.ndim - 1))), drawn)
         condition = jnp.repeat(conditions, columns, axis=0)
         return _decode(family, variables, repeated, key_decode, condition)
+
+    return draw
+
+
+def sampled_conditions(family: Family) -> Picture:
+    """One row a condition, one seed a column, of a family whose latents cannot be drawn.
+
+    Each row has the same draws: of a sweep of texts, the rows are sentences and the columns seeds.
+    The rows are the conditioning's sweep, whatever number of rows is given.
+
+    Args:
+        family: Conditional family with a sweep, and `sample`.
+    """
+    sample, conditioning = family.sample, family.conditioning
+    assert sample is not None
+    assert conditioning is not None
+
+    def draw(variables, batch, key, rows: int, columns: int) -> Array:
+        def row(condition: Array) -> Array:
+            given = jnp.repeat(condition[None], columns, axis=0)
+            return sample(variables, key, columns, condition=given)
+
+        drawn = jax.lax.map(row, jnp.asarray(conditioning.sweep))
+        return drawn.reshape(-1, *drawn.shape[2:])
 
     return draw
 

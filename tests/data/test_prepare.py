@@ -322,7 +322,7 @@ def test_download_with_checksum(tmp_path, monkeypatch):
 
 def test_other_sets_need_tensorflow(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare_module.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(RuntimeError, match=r"svhn_cropped .*pip install 'jaxgen\[prepare\]'"):
+    with pytest.raises(RuntimeError, match=r"svhn_cropped .*pip install 'jaxgen\[tfds-prepare\]'"):
         prepare("svhn_cropped", tmp_path)
     with pytest.raises(ValueError, match="--archive is for cifar10, mnist, fashion_mnist only"):
         prepare("svhn_cropped", tmp_path, [tmp_path])

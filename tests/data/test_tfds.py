@@ -161,8 +161,13 @@ def test_what_is_not_there_says_how_to_get_it(tmp_path):
         load("cifar10", "train", tmp_path / "missing")
     with pytest.raises(FileNotFoundError, match="cifar10 is not prepared in .*" + command):
         load("cifar10", "train", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"pip install 'jaxgen\[prepare\]'.*svhn_cropped"):
+    with pytest.raises(
+        FileNotFoundError, match=r"pip install 'jaxgen\[tfds-prepare\]'.*svhn_cropped"
+    ):
         load("svhn_cropped", "train", tmp_path)
+    (tmp_path / "holiday.JPG").touch()
+    with pytest.raises(FileNotFoundError, match=r"the images that lie there: --data\.name folder:"):
+        load("cifar10", "train", tmp_path)
 
 
 def test_unknown_splits_are_listed(tiny):

@@ -61,12 +61,13 @@ def test_text_to_image(tmp_path, capsys):
     assert "2 of 2 steps done" in out
     kept = sorted((tmp_path / "first").glob("latents_*.npz"))
     assert len(kept) == 2
-    samples, picture = tmp_path / "samples.npz", tmp_path / "guidance.png"
+    samples = tmp_path / "samples.npz"
     call(capsys, text_to_image_digits, "sample", *second, "--num=3", f"--out={samples}")
     assert np.load(samples)["samples"].shape == (3, 16, 16, 3)
-    guidance = ("--picture=guidance", "--columns=2", f"--out={picture}")
-    call(capsys, text_to_image_digits, "sample", *second, *guidance)
-    assert picture.exists()
+    for name in ("guidance", "conditions", "completions", "variations"):
+        picture = (f"--picture={name}", "--num=4", "--columns=2", f"--out={tmp_path / name}.png")
+        call(capsys, text_to_image_digits, "sample", *second, *picture)
+        assert (tmp_path / f"{name}.png").exists()
     result = call(capsys, text_to_image_digits, "evaluate", *second).splitlines()[-1]
     result = json.loads(result)
     assert np.isfinite(result["loss"])

@@ -216,8 +216,34 @@ def test_samples_are_images():
     assert images.shape == (6, 8, 8, 1)
     assert np.abs(images).max() <= 1
     assert not np.array_equal(images, sample(jax.random.key(1)))
-    assert family.complete is None
     assert family.sampling.passes == 4 * 4 + 1  # of each code, and of the decoder
+
+
+def test_images_are_completed_by_their_latents():
+    """Those of which all pixels are known; the others are drawn, and known pixels stay."""
+    first, variables = first_stage()
+
+    def complete(variables, key, given, known, *, condition=None):
+        return jnp.where(known[..., None], given, 2 * condition.reshape(-1, 1, 1, 1) / 7 - 1)
+
+    second = second_stage()._replace(complete=complete)
+    family = on_latents(second, make_codec())
+    assert on_latents(second, make_codec(), cached=True).complete is None
+    x, condition = batch(2)["image"], jnp.array([3, 5])
+    known = jnp.broadcast_to(jnp.arange(8) < 5, (2, 8, 8)).swapaxes(1, 2)  # two rows and a half
+    given = Variables({}, fixed=family.fixed)
+    completed = jax.jit(family.complete)(given, KEY, x, known, condition=condition)
+    np.testing.assert_array_equal(completed[:, :5], x[:, :5])
+    seen = {"image": jnp.where(known[..., None], x, 0)}
+    indices = np.array(jax.jit(first.encode)(variables, seen, KEY))
+    indices[:, 2:] = np.array([3, 5])[:, None, None]
+    np.testing.assert_allclose(completed[:, 5:], decoded(indices)[:, 5:], atol=1e-6)
+    # What is not known has no part in it.
+    other = jax.jit(family.complete)(given, KEY, x.at[:, 5:].set(1.0), known, condition=condition)
+    np.testing.assert_array_equal(other, completed)
+    vectors = make_codec()._replace(encode=lambda *_: {"image": jnp.zeros((2, 16))})
+    with pytest.raises(ValueError, match=r"latents must be maps \[B, h, w, D\].*got \[2, 16\]"):
+        on_latents(second, vectors).complete(given, KEY, x, known, condition=condition)
 
 
 def test_the_second_stage_chooses_the_codes():

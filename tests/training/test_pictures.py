@@ -104,6 +104,23 @@ def test_a_picture_between_conditions():
     np.testing.assert_allclose(rows.reshape(4, 3, 2)[..., 0], expected, rtol=1e-6)
 
 
+def test_sampled_conditions():
+    """Where latents cannot be drawn: one row a condition, one seed a column, the same in each."""
+
+    def sample(variables, key, num, *, condition=None):
+        seeds = jax.random.uniform(key, (num, 1, 1, 1))
+        return seeds + 10.0 * condition.reshape(-1, 1, 1, 1) * jnp.ones((1, 1, 2, 1))
+
+    family = Family(None, {}, (), None, sample=sample, conditioning=labels(3))
+    drawn = pictures.of(family)
+    assert set(drawn) == {"conditions"}
+    rows = draw(drawn["conditions"], np.zeros((1, 2)), 9, 4).reshape(3, 4, 2)
+    seeds = rows - 10.0 * np.arange(3).reshape(3, 1, 1)
+    np.testing.assert_allclose(seeds, np.stack([seeds[0]] * 3), atol=1e-5)
+    assert len(np.unique(seeds[0, :, 0])) == 4
+    assert pictures.of(family._replace(conditioning=embeddings(3))) == {}
+
+
 def test_completions():
     """The example, its upper half, and what the family makes of it, told its own condition."""
 
