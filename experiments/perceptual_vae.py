@@ -5,9 +5,13 @@ reconstruction, which is blurred. Dosovitskiy & Brox 2016 ("Generating images wi
 similarity metrics based on deep networks", section 2 and the VAE of section 4) add a distance in
 the features of a frozen classifier, and a discriminator; in place of their AlexNet's layers this
 recipe takes LPIPS by VGG16 (Zhang et al. 2018). With `--perceptual.distance features` it is a sum
-of squared differences of features, as theirs. Departures: no adversarial term, which makes the
-texture that the features leave free, Gaussian pixels of variance 1 under a KL of weight 0.1, and
-images of 32 pixels, where LPIPS has no human judgements to agree with.
+of squared differences of features, as theirs; with `--game.weight` there is the discriminator too,
+which makes the texture that the features leave free. Their weights of squared errors of pixels in
+0..255, of CaffeNet's features and of the game are 2e-6, 0.01 and 100 (in an adaptation of their
+script for the inversion of CaffeNet; those of their VAE were not seen): of another network and size
+the features have another scale, so that these do not carry over. Departures: no game unless it is
+asked for, one of patches, from the posterior's mean; Gaussian pixels of variance 1 under a KL of
+weight 0.1, and images of 32 pixels, where LPIPS has no human judgements to agree with.
 
 Not trained: neither this nor its twin without the distance has been run at this size, and the
 weights of the two distances are from their orders of magnitude (on CIFAR-10 squared pixels are
@@ -17,6 +21,8 @@ some tens of nats, LPIPS some tenths), not tuned. They have figures only once
     python -m experiments.perceptual_vae --data.dir DIR            trains, or resumes
     python -m experiments.perceptual_vae --data.dir DIR --perceptual.distance none \\
         --run-dir runs/vae_cifar                                   its twin
+    python -m experiments.perceptual_vae --data.dir DIR --perceptual.distance features \\
+        --perceptual.weight W --game.weight W --run-dir runs/deepsim_vae   with all three parts
     python -m experiments.reconstructions runs/vae_cifar runs/perceptual_vae --out rebuilt.png
     python -m experiments.perceptual_vae --data.name digits --data.resize 32 --model.channels 16 \\
         --steps 300 --run-dir runs/small                           a quick look

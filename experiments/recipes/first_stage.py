@@ -4,29 +4,33 @@ The recipes are `autoencoder_kl`, `vqgan` and `autoencoder_kl_digits`. A second 
 theirs with `real_codec` (diffusion on real latents) or with `jaxgen.families.latent.codes`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxgen.core import Family
+from jaxgen.core import Family, LatentSpace
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families import bottlenecks
 from jaxgen.families.bottlenecks import Bottleneck
-from jaxgen.families.first_stage import PatchGame, first_stage
+from jaxgen.families.first_stage import first_stage
 from jaxgen.families.latent import Codec, continuous, latent_scale
+from jaxgen.families.patch_game import PatchGame
 from jaxgen.losses.gan import Adversarial, hinge, non_saturating
-from jaxgen.models import patch_gan
 from jaxgen.models.autoencoder import Decoder, Encoder, Sizes, check_image_size
 from jaxgen.models.vq import FiniteScalars
+from jaxgen.sampling.latent import interpolate
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.pictures import Picture, between_examples
 from jaxgen.training.runs import Run
 from jaxgen.training.strategies import AXIS
 
+from . import game
 from .images import load_data
 from .perceptual import PerceptualConfig, make_perceptual
 from .shared import (
@@ -84,7 +88,7 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
-class GameConfig:
+class GameConfig(game.GameConfig):
     """The discriminator of patches."""
 
     weight: float = 0.5
@@ -93,10 +97,6 @@ class GameConfig:
     """Step from which on there is a discriminator."""
     loss: Literal["hinge", "vanilla"] = "hinge"
     """Loss of the discriminator."""
-    channels: int = 64
-    """Channels of the discriminator's first layer."""
-    num_layers: int = 3
-    """Number of its convolutions of stride 2."""
 
 
 @dataclass(frozen=True)
@@ -124,12 +124,14 @@ def build(config: Config) -> Experiment:
     distance = "L1"
     if perceptual.distance != "none":
         distance += f" + {perceptual.weight:g} {perceptual.distance}"
+    family = make_family(config, data.image_shape)
     return Experiment(
-        family=make_family(config, data.image_shape),
+        family=family,
         pipeline=Pipeline(data.train, config.batch_size, seed=config.seed),
         held_out=data.held_out,
         prepare=data.prepare,
         averages=make_averages(config.average, config.batch_size),
+        pictures={} if family.num_codes is None else {"between_examples": between_codes(family)},
         num_evaluated=num_examples,
         protocol=protocol(
             data.held_out,
@@ -184,15 +186,12 @@ def make_bottleneck(config: Config) -> Bottleneck:
 
 def make_game(config: Config, image_shape: tuple[int, int, int]) -> PatchGame | None:
     """The discriminator of the flags, trained as the autoencoder is; None for a weight of 0."""
-    game = config.game
-    if not game.weight:
+    flags = config.game
+    if not flags.weight:
         return None
-    patch_gan.check_image_size(image_shape[:2], game.num_layers)
-    network = patch_gan.PatchDiscriminator(
-        game.channels, game.num_layers, axis_name=_axis(config), dtype=jnp.dtype(config.precision)
-    )
+    network = game.make_discriminator(flags, image_shape, config.precision, _axis(config))
     optimizer = make_adam(config.optimizer)
-    return PatchGame(network, optimizer, game.weight, game.start, GAMES[game.loss])
+    return PatchGame(network, optimizer, flags.weight, flags.start, GAMES[flags.loss])
 
 
 def real_codec(run: Run) -> Codec:
@@ -228,6 +227,20 @@ def check_finished(run: Run, run_dir: str) -> None:
             f"or say that it is done by `python -m {run.name} --run-dir {run_dir} --steps "
             f"{run.step}`"
         )
+
+
+def between_codes(family: Family) -> Picture:
+    """The picture between examples, on the straight way of their vectors before quantization.
+
+    Args:
+        family: First stage with codes.
+    """
+    return between_examples(
+        family._replace(
+            encode=partial(cast(Callable, family.encode), continuous=True),
+            latents=LatentSpace(partial(interpolate, path="linear")),
+        )
+    )
 
 
 def _axis(config: Config) -> str | None:

@@ -26,8 +26,10 @@ from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.packing import elementwise
+from jaxgen.training.strategies import AXIS
 
 from . import shared
+from .game import GameConfig, against_game
 from .images import Binarize, Data, check_support, examples_of, load_data
 from .perceptual import PerceptualConfig, make_perceptual
 from .shared import (
@@ -164,6 +166,7 @@ class Config(RunConfig):
     text: TextConfig = TextConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     perceptual: PerceptualConfig = PerceptualConfig()
+    game: GameConfig = GameConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     average: AverageConfig = AverageConfig(decay=0.0)
     evaluation: EvaluationConfig = operational(EvaluationConfig())
@@ -208,11 +211,12 @@ def make_family(config: Config, data: Data) -> Family:
     likelihood = LIKELIHOODS[model.likelihood]()
     num_params = likelihood.num_params(data.image_shape[-1])
     encoder, decoder = make_networks(model, data.image_shape, num_params, config.precision)
-    return vae.vae(
+    optimizer = make_optimizer(config.optimizer, len(data.train) / config.batch_size)
+    family = vae.vae(
         encoder,
         decoder,
         likelihood,
-        make_optimizer(config.optimizer, len(data.train) / config.batch_size),
+        optimizer,
         latent_dim=model.latent_dim,
         image_shape=data.image_shape,
         prior=make_prior(model, config.precision),
@@ -229,6 +233,10 @@ def make_family(config: Config, data: Data) -> Family:
         bound_chunk=config.evaluation.chunk,
         output=config.sampler.output,
         eight_bit=model.likelihood in EIGHT_BIT,
+    )
+    axis_name = AXIS if config.strategy == "pmap" else None
+    return against_game(
+        family, config.game, optimizer, data.image_shape, config.precision, axis_name
     )
 
 

@@ -10,7 +10,7 @@ family = first_stage(
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,12 +33,12 @@ from jaxgen.core import (
     Variables,
 )
 from jaxgen.families import gan_balance as balance
-from jaxgen.families import vq
+from jaxgen.families import patch_game, vq
 from jaxgen.families.bottlenecks import Bottleneck
-from jaxgen.losses.adaptive import adaptive_weight, over_patches
-from jaxgen.losses.gan import Adversarial, discriminator_accuracy, hinge
+from jaxgen.families.patch_game import DISCRIMINATOR, PatchGame
+from jaxgen.losses.adaptive import adaptive_weight
 
-ENCODER, DECODER, CODEBOOK, DISCRIMINATOR = "encoder", "decoder", "codebook", "discriminator"
+ENCODER, DECODER, CODEBOOK = "encoder", "decoder", "codebook"
 AUTOENCODER = "autoencoder"
 PERCEPTUAL = "perceptual"
 """The key of the perceptual distance's arrays in `Variables.fixed`."""
@@ -48,25 +48,6 @@ LAST = "conv_out"
 Images = Float[Array, "batch height width channels"]
 Values = Float[Array, " batch"]
 Step = Int[Array, ""]
-
-
-class PatchGame(NamedTuple):
-    """The adversary of a first stage.
-
-    Attributes:
-        discriminator: Module `discriminator(images, train=...) -> logits [B, ...]`, with
-            `axis_name` of its batch statistics.
-        optimizer: Transformation of the discriminator's gradients.
-        weight: Factor of the adaptive weight of the autoencoder's adversarial loss.
-        start: The step before which there is no game.
-        losses: The losses of both players, of single logits.
-    """
-
-    discriminator: nn.Module
-    optimizer: optax.GradientTransformation
-    weight: float = 0.5
-    start: int = 0
-    losses: Adversarial = hinge
 
 
 def first_stage(
@@ -134,9 +115,7 @@ def first_stage(
         params = networks.init(key_networks, batch["image"], image_shape)
         if game is None:
             return Variables(params, {}, fixed)
-        judged = game.discriminator.init(key_game, batch["image"], train=True)
-        state = {name: values for name, values in judged.items() if name != "params"}
-        params[DISCRIMINATOR] = judged["params"]
+        params[DISCRIMINATOR], state = patch_game.init(game, key_game, batch["image"])
         return Variables(params, {DISCRIMINATOR: state}, fixed)
 
     def loss(variables: Variables, batch: Batch, key: Array, step: Step) -> tuple[Values, Aux]:
@@ -150,43 +129,34 @@ def first_stage(
 
             def adversarial(features: Array, rebuilt: Array) -> tuple[Values, Metrics]:
                 ratio = balanced(variables, x, lax.stop_gradient(features), weight)
-                term = deceive(variables, rebuilt)
+                term = patch_game.deceive(game, variables, rebuilt)
                 metrics = {"adversarial": term, "weight": jnp.broadcast_to(ratio, term.shape)}
                 return game.weight * ratio * term, metrics
 
-            term, of_game = _from_step(game.start, step, adversarial, features, rebuilt)
+            term, of_game = patch_game.from_step(game.start, step, adversarial, features, rebuilt)
             value, metrics = value + term, metrics | of_game
         return value, Aux(metrics)
 
     def balanced(variables: Variables, x: Images, features: Array, weight) -> Float[Array, ""]:
         """The adaptive weight: the trunk is not gone through again, for it has no part in it."""
+        assert game is not None
 
         def rebuilt(kernel: Array) -> Images:
             return networks.pixels(variables, features, kernel)
 
         return adaptive_weight(
             lambda kernel: distance(variables.fixed, x, rebuilt(kernel))[0],
-            lambda kernel: deceive(variables, rebuilt(kernel)),
+            lambda kernel: patch_game.deceive(game, variables, rebuilt(kernel)),
             variables.params[DECODER][LAST]["kernel"],
             weight,
             axis_name=axis_name,
         )
 
-    def deceive(variables: Variables, rebuilt: Images) -> Values:
-        assert game is not None
-        logits, _ = _judge(game, variables, rebuilt)
-        return over_patches(game.losses).generator(logits, jnp.zeros_like(logits))
-
     def play(variables: Variables, batch: Batch, key: Array, step: Step) -> tuple[Values, Aux]:
         assert game is not None
         x = batch["image"]
         features, _ = networks.squeeze(variables, x, key, batch.get("weight"))
-        rebuilt = lax.stop_gradient(networks.pixels(variables, features))
-        real, state = _judge(game, variables, x)
-        judging = variables._replace(state={**variables.state, DISCRIMINATOR: state})
-        fake, state = _judge(game, judging, rebuilt)
-        value = 0.5 * over_patches(game.losses).discriminator(real, fake)
-        return value, Aux(_sides(real, fake), {**variables.state, DISCRIMINATOR: state})
+        return patch_game.discriminate(game, variables, x, networks.pixels(variables, features))
 
     def evaluate(variables: Variables, batch: Batch, key: Array) -> tuple[Values, Metrics]:
         x = batch["image"]
@@ -224,6 +194,7 @@ def first_stage(
         fixed={} if perceptual is None else {PERCEPTUAL: perceptual.fixed},
         watch=_watch,
         name="First stage",
+        num_codes=bottleneck.num_codes,
     )
 
 
@@ -298,40 +269,6 @@ class _Distance(NamedTuple):
         return self.num_dims * value, metrics
 
 
-def _judge(game: PatchGame, variables: Variables, x: Images) -> tuple[Array, PyTree]:
-    """Logits of images, by the batch's statistics, and the discriminator's new state."""
-    state = variables.state[DISCRIMINATOR]
-    collections = {"params": variables.params[DISCRIMINATOR], **state}
-    return game.discriminator.apply(  # type: ignore[return-value]
-        collections, x, train=True, mutable=list(state)
-    )
-
-
-def _from_step(
-    start: int, step: Step, function: Callable[..., tuple[Values, Metrics]], *operands: Array
-) -> tuple[Values, Metrics]:
-    """A function's results from step `start` on; before it zeros, without any work."""
-    if start == 0:
-        return function(*operands)
-
-    def nothing(*operands: Array):
-        return jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, *operands)
-        )
-
-    return lax.cond(step >= start, function, nothing, *operands)
-
-
-def _sides(real: Array, fake: Array) -> Metrics:
-    """Mean logits of each image's patches, and the share of them that is judged rightly."""
-    right = discriminator_accuracy(real.reshape(-1), fake.reshape(-1))
-    names = ("real_logit", "fake_logit", "real_accuracy", "fake_accuracy")
-    return {
-        name: values.reshape(real.shape[0], -1).mean(axis=1)
-        for name, values in zip(names, (real, fake, *right), strict=True)
-    }
-
-
 def _watch(metrics: Mapping[str, float]) -> Sequence[str]:
     """Warns of a collapsed codebook and of a game that is over, from a row of averaged metrics."""
     usage = {"usage": metrics.get(f"{AUTOENCODER}/usage", metrics.get("usage", 1.0))}
@@ -344,11 +281,7 @@ def _check(
     """Raise ValueError for an argument out of its range."""
     if len(image_shape) != 3 or min(image_shape) < 1:
         raise ValueError(f"image_shape must be (height, width, channels), got {image_shape}")
-    weights = {"perceptual_weight": perceptual_weight}
+    if not 0 <= perceptual_weight < math.inf:
+        raise ValueError(f"perceptual_weight must be 0 or more, got {perceptual_weight}")
     if game is not None:
-        weights["game.weight"] = game.weight
-        if game.start < 0:
-            raise ValueError(f"game.start must be at least 0, got {game.start}")
-    for name, value in weights.items():
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} must be 0 or more, got {value}")
+        patch_game.check(game)

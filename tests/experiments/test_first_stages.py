@@ -4,12 +4,19 @@ import json
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import call, fails
 
 from experiments import autoencoder_kl, autoencoder_kl_digits, vqgan
-from experiments.recipes.first_stage import make_bottleneck, make_sizes, real_codec
+from experiments.recipes.first_stage import (
+    between_codes,
+    make_bottleneck,
+    make_sizes,
+    real_codec,
+)
+from jaxgen.core import Family, Variables
 from jaxgen.models import autoencoder as networks
 from jaxgen.training.runs import open_run
 
@@ -37,6 +44,22 @@ def test_the_published_tables():
     assert (codes.game.start, codes.game.weight) == (250_001, 0.8)
 
 
+def test_between_examples_of_codes():
+    """The way is that of the vectors before they are quantized, not of the numbers of codes."""
+
+    def encode(variables, batch, key, *, continuous=False):
+        assert continuous
+        return 10 * batch["image"]
+
+    def decode(variables, latents, key, *, condition=None):
+        return jnp.round(latents)
+
+    family = Family(None, {}, (), None, encode=encode, decode=decode, num_codes=9)
+    x = jnp.array([0.0, 0.4]).reshape(2, 1, 1, 1)
+    drawn = between_codes(family)(Variables({}), {"image": x}, jax.random.key(0), 2, 3)
+    assert drawn.ravel().tolist() == [0, 2, 4, 4, 2, 0]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BOTTLENECKS)
 def test_recipe_end_to_end(name, tmp_path, capsys):
@@ -52,10 +75,12 @@ def test_recipe_end_to_end(name, tmp_path, capsys):
     result = json.loads(call(capsys, module, "evaluate", *run_dir).splitlines()[-1])
     assert math.isfinite(result["loss"])
     assert math.isfinite(result["psnr"])
-    out = tmp_path / "rebuilt.png"
-    picture = ("--picture=reconstructions", "--num=4", "--columns=2", f"--out={out}")
-    call(capsys, module, "sample", *run_dir, *picture)
-    assert out.exists()
+    names = ["reconstructions", "between_examples", *(["codes"] if name != "kl" else [])]
+    for picture in names:
+        out = tmp_path / f"{picture}.png"
+        drawn = (f"--picture={picture}", "--num=6", "--columns=2", f"--out={out}")
+        call(capsys, module, "sample", *run_dir, *drawn)
+        assert out.exists()
     sample = ("sample", *run_dir, "--num=2", f"--out={tmp_path / 'samples.npz'}")
     assert "no prior" in fails(capsys, module, *sample)
 

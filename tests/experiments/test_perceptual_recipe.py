@@ -67,6 +67,10 @@ def test_the_recipes_family():
     assert all(
         optimizer.trains == ("encoder", "decoder") for optimizer in family.optimizers.values()
     )
+    game = changed(config.game, weight=1.0, channels=2, num_layers=1)
+    three = perceptual_vae.recipe.build(changed(config, data=data, model=model, game=game)).family
+    assert [phase.name for phase in three.phases] == ["vae", "discriminator"]
+    assert three.optimizers["discriminator"].trains == ("discriminator",)
 
 
 def test_a_table_of_runs():

@@ -14,7 +14,8 @@ from devices import equal_on_one_and_eight
 
 from jaxgen.core import Variables
 from jaxgen.families import bottlenecks
-from jaxgen.families.first_stage import PatchGame, first_stage
+from jaxgen.families.first_stage import first_stage
+from jaxgen.families.patch_game import PatchGame
 from jaxgen.losses.gan import hinge
 from jaxgen.models import autoencoder as networks
 from jaxgen.models.conv.layers import Conv, ConvTranspose
