@@ -36,8 +36,7 @@ from jaxgen.training.recipe import Recipe
 from jaxgen.training.runs import Run, open_run
 
 from .recipes.autoregressive import ModelConfig, make_network
-from .recipes.first_stage import Config as FirstStageConfig
-from .recipes.first_stage import check_finished, make_bottleneck
+from .recipes.first_stage import check_finished
 from .recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -96,7 +95,13 @@ def make_family(config: Config, first: Run) -> Family:
     Raises:
         ValueError: If the first stage has no codes, or the network no softmax.
     """
-    num_codes, shape = count_codes(first), code_shape(first)
+    num_codes = first.family.num_codes
+    if num_codes is None:
+        raise ValueError(
+            "--first-stage must be a run with codes, of vqvae_cifar or of vqgan "
+            f"(--model.bottleneck vq or fsq), got one of {first.name}"
+        )
+    shape = code_shape(first)
     if config.model.network == "pixelcnnpp":
         raise ValueError(
             "--model.network must have a softmax over codes: gated, pixelcnn or transformer"
@@ -110,27 +115,6 @@ def make_family(config: Config, first: Run) -> Family:
         temperature=config.temperature,
     )
     return on_latents(second, codes(first.family, first.variables, num_codes=num_codes))
-
-
-def count_codes(first: Run) -> int:
-    """The number of different codes of a first stage.
-
-    Args:
-        first: Run of a VQ-VAE, or of a recipe such as vqgan.
-
-    Raises:
-        ValueError: If it has no codes.
-    """
-    if "codebook" in first.variables.state:
-        return int(first.variables.state["codebook"].codes.shape[0])
-    if isinstance(first.config, FirstStageConfig):
-        num_codes = make_bottleneck(first.config).num_codes
-        if num_codes is not None:
-            return num_codes
-    raise ValueError(
-        "--first-stage must be a run with codes, of vqvae_cifar or of vqgan (--model.bottleneck vq "
-        f"or fsq), got one of {first.name}"
-    )
 
 
 def code_shape(first: Run) -> tuple[int, int, int]:
