@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check docs notebooks clean
 
 demo: $(VENV)/.core ## train a DDPM on real digits and leave a grid of new ones
 	$(BIN)/python -m experiments.ddpm_digits --run-dir runs/demo
@@ -19,6 +19,13 @@ check: $(VENV)/.test ## lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.docs ## the documentation, as a site that needs no network: site/index.html
+	$(BIN)/python -m mkdocs build --strict
+
+notebooks: $(VENV)/.docs ## execute the tutorials in place, one after another: their outputs are kept
+	for notebook in docs/tutorials/*.ipynb; do \
+		$(BIN)/python -m nbconvert --to notebook --execute --inplace $$notebook || exit 1; done
+
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -e .
@@ -29,5 +36,10 @@ $(VENV)/.test: pyproject.toml
 	$(BIN)/python -m pip install --quiet -e ".[test]"
 	touch $@
 
+$(VENV)/.docs: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -e ".[docs,notebooks]"
+	touch $@
+
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

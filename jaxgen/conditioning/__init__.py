@@ -1,0 +1,1 @@
+"""What a model is told to make: classes, attributes, texts, embeddings."""

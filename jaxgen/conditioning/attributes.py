@@ -33,7 +33,7 @@ def attributes(
         ValueError: `num_attributes` below 1, names of another number, or examples of another width
             or of other values.
 
-    Example:
+    Examples:
         >>> attributes(2).encode(Variables({}), jnp.array([[1, 0]])).vector
         Array([[ 1., -1.]], dtype=float32)
     """

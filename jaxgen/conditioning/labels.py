@@ -18,7 +18,7 @@ def labels(num_classes: int, names: tuple[str, ...] = ()) -> Conditioning:
     Raises:
         ValueError: `num_classes` below 1, or names of another number.
 
-    Example:
+    Examples:
         >>> labels(3).encode(Variables({}), jnp.array([2, 0])).vector
         Array([[0., 0., 1.],
                [1., 0., 0.]], dtype=float32)

@@ -24,7 +24,7 @@ class Joined:
     Raises:
         ValueError: An entry of another length than the source, or numbers that 32 bits cannot hold.
 
-    Example:
+    Examples:
         >>> from jaxgen.data.sources import digits
         >>> joined = Joined(digits("test"), {"embedding": np.zeros((297, 5), np.float32)})
         >>> joined[np.array([0, 1])]["embedding"].shape

@@ -1,6 +1,6 @@
 """Latents of a whole set, computed once: data of a second stage, without calls of the first one.
 
-Example:
+Examples:
     encode = jax.jit(lambda fixed, raw: codec.encode(fixed, prepare(key, raw, False), key)["image"])
     latents = cache_latents(
         lambda raw: encode(codec.fixed, raw), load("cifar10"), "cifar10_codes.npz",

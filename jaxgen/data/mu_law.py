@@ -22,7 +22,7 @@ def mu_law_encode(x: Float[Array, "*dims"], num_values: int = 256) -> Int[Array,
     Raises:
         ValueError: Fewer than 2 values.
 
-    Example:
+    Examples:
         >>> mu_law_encode(jnp.array([-1.0, 0.0, 1.0]))
         Array([  0, 128, 255], dtype=int32)
     """

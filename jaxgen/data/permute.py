@@ -44,7 +44,7 @@ def permute(index: Any, key: Sequence[Any], n: int, xp: ModuleType = np) -> Any:
     Raises:
         ValueError: If n is outside [1, 2**30].
 
-    Example:
+    Examples:
         >>> sorted(permute(np.arange(7), (0, 1), 7).tolist())
         [0, 1, 2, 3, 4, 5, 6]
     """

@@ -47,7 +47,7 @@ class Pipeline:
         ValueError: An empty source, or one of more than 2**30 examples; a batch size below 1 or
             above 2**30; a batch beyond the machine's memory; a seed out of range.
 
-    Example:
+    Examples:
         >>> from jaxgen.data.sources import digits
         >>> pipeline = Pipeline(digits("train"), 128, seed=0)
         >>> pipeline.gather(pipeline.arrays, 10)["image"].shape

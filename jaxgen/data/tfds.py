@@ -223,7 +223,7 @@ def base_name(name: str) -> str:
     """The set's name without configuration and version.
 
     Raises:
-        ValueError: A name that is not of the form set[/config][:version].
+        ValueError: A name that is not of the form `set[/config][:version]`.
     """
     return _parse(name)[0]
 

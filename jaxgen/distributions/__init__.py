@@ -1,0 +1,1 @@
+"""Densities of scalars, and likelihoods: what a decoder's outputs mean."""

@@ -102,7 +102,7 @@ def posterior(
     Raises:
         ValueError: Priors that are not one probability for each class.
 
-    Example:
+    Examples:
         >>> jnp.exp(posterior(jnp.log(jnp.asarray([[0.2, 0.6]])), [0.75, 0.25]))
         Array([[0.5, 0.5]], dtype=float32)
     """

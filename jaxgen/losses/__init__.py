@@ -1,0 +1,1 @@
+"""Training objectives: pure functions, one number an example, in JAX alone."""

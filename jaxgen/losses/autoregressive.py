@@ -27,7 +27,7 @@ def categorical_nll(
     Raises:
         ValueError: Shapes that do not fit together.
 
-    Example:
+    Examples:
         >>> categorical_nll(jnp.zeros((1, 3, 4)), jnp.array([[0, 1, 2]]))  # 3 log 4
         Array([4.158883], dtype=float32)
     """

@@ -30,7 +30,7 @@ def contrastive(
     Returns:
         Loss of each pair, nats.
 
-    Example:
+    Examples:
         >>> contrastive(jnp.eye(2), jnp.eye(2), 0.0)
         Array([0.6931472, 0.6931472], dtype=float32)
     """

@@ -63,7 +63,7 @@ def negative_log_likelihood(
     Raises:
         ValueError: No latents, parts or log-determinants of different numbers of examples.
 
-    Example:
+    Examples:
         >>> negative_log_likelihood(jnp.zeros((1, 2)), jnp.zeros(1))  # log(2 pi)
         Array([1.837877], dtype=float32)
     """

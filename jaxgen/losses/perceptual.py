@@ -46,7 +46,7 @@ def by_features(features: Callable[[PyTree, Image], Any], params: PyTree) -> Per
         features: The network, `(params, images) -> features`, a pytree of arrays [B, ...].
         params: The network's parameters.
 
-    Example:
+    Examples:
         network, params = load_vgg16().at("relu3_3")
         by_features(lambda params, x: network.apply({"params": params}, x), params)
     """
@@ -70,7 +70,7 @@ def by_lpips(
         params: The network's parameters.
         weights: The weight of each channel, by layer.
 
-    Example:
+    Examples:
         vgg = load_vgg16()
         network = vgg.network
         by_lpips(lambda params, x: network.apply({"params": params}, x), vgg.params, vgg.weights)

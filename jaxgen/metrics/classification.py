@@ -50,7 +50,7 @@ def classification_report(
         ValueError: No examples, NaN, rows that are no distributions, labels out of range, or fewer
             bins than one.
 
-    Example:
+    Examples:
         >>> log_probs = np.log(np.asarray([[0.8, 0.2], [0.8, 0.2]]))
         >>> report = classification_report(log_probs, np.asarray([0, 1]))
         >>> report.accuracy, round(report.ece, 6)

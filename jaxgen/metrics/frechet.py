@@ -56,7 +56,7 @@ def moments(features: np.ndarray | Iterable[np.ndarray], *, name: str = "feature
         TypeError: features that are not floating point.
         ValueError: no features, NaN or infinite ones, or batches of different widths.
 
-    Example:
+    Examples:
         >>> moments(np.asarray([[0.0], [2.0]])).covariance
         array([[2.]])
     """
@@ -128,7 +128,7 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         ValueError: widths that differ, fewer than two samples, or moments that are not finite.
         FloatingPointError: moments so large that the distance overflows.
 
-    Example:
+    Examples:
         >>> x = np.random.default_rng(0).normal(size=(1000, 2))
         >>> round(frechet_distance(moments(x), moments(x + np.asarray([3.0, 4.0]))), 6)
         25.0

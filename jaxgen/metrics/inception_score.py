@@ -43,7 +43,7 @@ def inception_score(
         ValueError: another shape, values that are not finite, or fewer samples than parts.
         FloatingPointError: logits so large that their difference overflows.
 
-    Example:
+    Examples:
         >>> inception_score(np.eye(5).repeat(20, 0) * 100, num_splits=1).mean  # 5 sure classes
         5.0
     """

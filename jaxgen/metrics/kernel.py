@@ -55,7 +55,7 @@ def kernel_distance(
             subsets larger than a set.
         FloatingPointError: features so large that the kernel overflows.
 
-    Example:
+    Examples:
         >>> x = np.random.default_rng(0).normal(size=(200, 4))
         >>> kernel_distance(x, x + 1, num_subsets=10, subset_size=100).mean > 1
         True

@@ -55,7 +55,7 @@ def attribute_scores(
         ValueError: Arrays of different shapes, no pictures, another number of names, evidence that
             is not finite, or pictures that were not asked for exactly one of a group.
 
-    Example:
+    Examples:
         >>> evidence, asked = np.array([[2.0, -1.0], [-3.0, -1.0]]), np.array([[1, 0], [0, 1]])
         >>> attribute_scores(evidence, asked, ("hat", "beard")).accuracy
         {'hat': 1.0, 'beard': 0.5}

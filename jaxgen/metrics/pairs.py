@@ -105,7 +105,7 @@ def compare_pairs(
         TypeError, ValueError: As `lpips`; ValueError also for fewer than two pairs.
         FloatingPointError: Images that are equal, of which there is no PSNR.
 
-    Example:
+    Examples:
         >>> result = compare_pairs(rebuilt, images, load_vgg16())
         >>> result.metrics["LPIPS"], result.metrics["LPIPS standard error"]
     """

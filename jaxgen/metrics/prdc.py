@@ -54,7 +54,7 @@ def prdc(samples: np.ndarray, reference: np.ndarray, *, k: int = 5) -> PRDC:
             one less than the size of the smaller set.
         FloatingPointError: features so large that squared distances overflow.
 
-    Example:
+    Examples:
         >>> x = np.random.default_rng(0).normal(size=(500, 2))
         >>> prdc(x, x)[:2]
         (1.0, 1.0)

@@ -75,7 +75,7 @@ def compare_images(
             set, images or numbers that other functions here refuse.
         FloatingPointError: a number that is not finite: features that are too large.
 
-    Example:
+    Examples:
         >>> from jaxgen.data.sources import digits
         >>> from jaxgen.metrics.classifier import train_classifier
         >>> extractor = train_classifier(digits("train"), steps=100)

@@ -75,7 +75,7 @@ class Encoder(nn.Module):
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
 
-    Example:
+    Examples:
         >>> encoder = Encoder(Sizes((1, 2), channels=8), moments=2)
         >>> x = jnp.zeros((2, 8, 8, 3))
         >>> encoder.init_with_output(jax.random.key(0), x)[0].shape
@@ -132,7 +132,7 @@ class Decoder(nn.Module):
             result are float32.
         remat: Whether to compute each block again in the backward pass.
 
-    Example:
+    Examples:
         >>> decoder = Decoder(Sizes((1, 2), channels=8))
         >>> z = jnp.zeros((2, 4, 4, 3))
         >>> decoder.init_with_output(jax.random.key(0), z)[0].shape

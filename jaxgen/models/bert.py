@@ -133,7 +133,7 @@ def load_bert(path: str | Path | None = None, network: Bert | None = None) -> Pr
         ValueError: A file that is broken, or of another network: an array that is missing, too
             many, not finite or of another shape; names it, its shape and the expected one.
 
-    Example:
+    Examples:
         bert = load_bert()
         tokenizer = tokens.parse(read_tokenizer(), length=32)
         ids = jnp.asarray(tokens.encode(tokenizer, ["a red seven"]).ids)

@@ -66,7 +66,7 @@ class Generator(nn.Module):
         dtype: Type of the computation; parameters, statistics, the first and the last layer are
             float32.
 
-    Example:
+    Examples:
         >>> generator = Generator(image_size=8, out_channels=1, channels=8)
         >>> z = jnp.zeros((2, generator.latent_dim))
         >>> variables = generator.init(jax.random.key(0), z, train=False)

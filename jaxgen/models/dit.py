@@ -148,7 +148,7 @@ class DiT(nn.Module):
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
 
-    Example:
+    Examples:
         >>> model = DiT(width=16, depth=1, num_heads=2)
         >>> x, t = jnp.zeros((2, 8, 8, 4)), jnp.array([3, 700])
         >>> params = model.init(jax.random.key(0), x, t, train=False)

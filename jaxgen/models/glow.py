@@ -73,7 +73,7 @@ def glow(
     Raises:
         ValueError: An argument out of its range.
 
-    Example:
+    Examples:
         >>> flow = glow(2, 2, 8)
         >>> x = jax.random.normal(jax.random.key(0), (4, 8, 8, 1))
         >>> (z, log_det), variables = flow.init_with_output(jax.random.key(1), x)

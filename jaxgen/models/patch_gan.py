@@ -32,7 +32,7 @@ class PatchDiscriminator(nn.Module):
         dtype: Type of the computation; parameters, statistics, the first layer and logits are
             float32.
 
-    Example:
+    Examples:
         >>> discriminator = PatchDiscriminator(channels=8)
         >>> x = jnp.zeros((2, 32, 32, 3))
         >>> variables = discriminator.init(jax.random.key(0), x, train=False)

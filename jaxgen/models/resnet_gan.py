@@ -147,7 +147,7 @@ class Generator(nn.Module):
         dtype: Type of the computation; parameters, statistics, the first and the last layer are
             float32.
 
-    Example:
+    Examples:
         >>> generator = Generator(channels=8, latent_dim=4)
         >>> z = jnp.zeros((2, 4))
         >>> variables = generator.init(jax.random.key(0), z, train=False)

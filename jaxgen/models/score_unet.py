@@ -94,7 +94,7 @@ class ScoreUNet(nn.Module):
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
 
-    Example:
+    Examples:
         >>> model = edm_ddpmpp(channels=8, multipliers=(1, 2), num_res_blocks=1)
         >>> x, t = jnp.zeros((2, 8, 8, 1)), jnp.array([-1.2, 0.3])
         >>> params = model.init(jax.random.key(0), x, t, train=False)

@@ -58,7 +58,7 @@ class Generator(nn.Module):
         dtype: Type of the computation; parameters, statistics, the first and the last layer are
             float32.
 
-    Example:
+    Examples:
         >>> generator = Generator(image_size=32, channels=8, latent_dim=4, blocks=1)
         >>> z = jnp.zeros((2, 4))
         >>> variables = generator.init(jax.random.key(0), z, train=False)

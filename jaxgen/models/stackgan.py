@@ -161,7 +161,7 @@ class Generator(nn.Module):
         dtype: Type of the computation; parameters, statistics, the first and the last layer are
             float32.
 
-    Example:
+    Examples:
         >>> generator = Generator(image_size=8, channels=8)
         >>> z, condition = jnp.zeros((2, generator.latent_dim)), Condition(jnp.ones((2, 5)))
         >>> variables = generator.init(jax.random.key(0), z, condition, train=False)

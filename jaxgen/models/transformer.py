@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         dtype: Type of the blocks' computation; embeddings, the last norm and the logits are
             float32.
 
-    Example:
+    Examples:
         >>> network = Transformer(16, 64, *Size(32, 2, 4))
         >>> tokens = jnp.zeros((1, 64), jnp.int32)
         >>> variables = network.init(jax.random.key(0), tokens)

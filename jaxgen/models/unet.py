@@ -73,7 +73,7 @@ class UNet(nn.Module):
         token_width: Width of the one token that the vector of a condition without tokens becomes,
             to be read.
 
-    Example:
+    Examples:
         >>> model = UNet(channels=8, multipliers=(1, 2))
         >>> x, t = jnp.zeros((2, 8, 8, 1)), jnp.array([3, 700])
         >>> params = model.init(jax.random.key(0), x, t, train=False)

@@ -39,7 +39,7 @@ class DenseEncoder(nn.Module):
         stochastic: Whether there is a variance; a plain autoencoder needs none.
         dtype: The type of the computation; parameters, mean and log-variance are float32.
 
-    Example:
+    Examples:
         >>> encoder = DenseEncoder(latent_dim=5)
         >>> x = jnp.zeros((2, 8, 8, 1))
         >>> mean, log_variance = encoder.apply(encoder.init(jax.random.key(0), x), x)

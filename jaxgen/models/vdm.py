@@ -86,7 +86,7 @@ class VDMNetwork(nn.Module):
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
 
-    Example:
+    Examples:
         >>> model = VDMNetwork(channels=8, num_res_blocks=2)
         >>> x, t = jnp.zeros((2, 8, 8, 1)), jnp.array([0.0, 700.0])
         >>> params = model.init(jax.random.key(0), x, t, train=False)

@@ -146,7 +146,7 @@ def load_vgg16(path: str | Path | None = None, *, allow_other_weights: bool = Fa
         ValueError: A file that is truncated, broken or another one, or an array in it that is
             missing, too many, not finite or of another shape; names it.
 
-    Example:
+    Examples:
         vgg = load_vgg16()
         features = vgg.network.apply({"params": vgg.params}, images)
     """

@@ -272,7 +272,7 @@ class FiniteScalars(NamedTuple):
     Attributes:
         levels: L, the number of values of each of a code's numbers, at least 2 each.
 
-    Example:
+    Examples:
         >>> fsq = FiniteScalars((8, 5, 5, 5))
         >>> fsq.num_codes
         1000

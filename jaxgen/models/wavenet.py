@@ -121,7 +121,7 @@ class WaveNet(nn.Module):
             for its own samples.
         dtype: Type of the computation; None for float32, as the first and the last layer are.
 
-    Example:
+    Examples:
         >>> network = WaveNet(num_outputs=256, stacks=2, layers=4, channels=16)
         >>> audio = jnp.zeros((1, 100), jnp.int32)
         >>> variables = network.init(jax.random.key(0), audio)

@@ -1,0 +1,1 @@
+"""Noise levels, processes and chains, what a network predicts, which levels are visited."""

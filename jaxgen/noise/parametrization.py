@@ -261,7 +261,7 @@ def denoiser(network: Network, parametrization: Parametrization) -> Denoise:
         network: `(x, time, condition) -> output`, usually a closure over parameters.
         parametrization: What the network predicts.
 
-    Example:
+    Examples:
         >>> network = lambda x, time, condition: model.apply(params, x, time, condition)
         >>> denoise = denoiser(network, V)
     """

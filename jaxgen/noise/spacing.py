@@ -71,7 +71,7 @@ def trailing(num_timesteps: int, num_steps: NumSteps) -> Int[Array, " num_timest
         ValueError: if an argument is out of range.
         TypeError: if `num_steps` is no integer.
 
-    Example:
+    Examples:
         >>> trailing(1000, 6)[:6]
         Array([166, 332, 499, 666, 832, 999], dtype=int32)
     """
@@ -98,7 +98,7 @@ def quadratic(num_timesteps: int, num_steps: NumSteps) -> Int[Array, " num_times
         ValueError: if an argument is out of range.
         TypeError: if `num_steps` is no integer.
 
-    Example:
+    Examples:
         >>> quadratic(1000, 10)[:10]
         Array([  0,   9,  39,  88, 158, 246, 355, 483, 632, 800], dtype=int32)
     """

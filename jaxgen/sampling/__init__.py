@@ -1,0 +1,1 @@
+"""Samplers: solvers, guidance, editing, and one position at a time."""

@@ -63,7 +63,7 @@ def interpolate(
     Raises:
         ValueError: fewer than 2, shapes that differ, or an unknown path.
 
-    Example:
+    Examples:
         >>> interpolate(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), 3)[1]
         Array([0.7071068, 0.7071068], dtype=float32)
     """

@@ -1,0 +1,1 @@
+"""The step, the loop around it, checkpoints, runs, evaluation and the command line."""

@@ -210,7 +210,7 @@ def reconstruct(snapshots: Sequence[Snapshot], step: int, sigma_rel: float) -> P
     Raises:
         ValueError: If there are no snapshots, or a number is out of range.
 
-    Example:
+    Examples:
         >>> snapshots = [Snapshot(average(step, s), step, s) for step in steps for s in (0.05, 0.1)]
         >>> params = reconstruct(snapshots, steps[-1], 0.13)
     """

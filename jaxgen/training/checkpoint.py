@@ -89,7 +89,7 @@ class Checkpoints:
     shapes, dtypes and fingerprints, the versions of jaxgen and JAX, and the metrics. Damaged steps
     are moved to `<directory>/damaged`, never deleted.
 
-    Example:
+    Examples:
         >>> import tempfile, jax.numpy as jnp
         >>> from jaxgen.training.checkpoint import Checkpoints
         >>> state = {"params": {"w": jnp.arange(3.0)}}

@@ -44,7 +44,7 @@ def grid(
         ValueError: If `images` is empty or of another shape, a number is out of range, or the grid
             is beyond the machine's memory.
 
-    Example:
+    Examples:
         >>> grid(np.zeros((10, 8, 8, 1), np.uint8)).shape
         (104, 138, 3)
     """

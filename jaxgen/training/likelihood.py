@@ -50,7 +50,7 @@ def likelihood(
     Raises:
         ValueError: If there are no examples.
 
-    Example:
+    Examples:
         >>> bound = Bound("exact", num_dims=64, eight_bit=True)
         >>> result = likelihood(
         ...     bound, nats=88.72284, standard_error=1.0, num_examples=9, data="test"

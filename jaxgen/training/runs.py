@@ -75,7 +75,7 @@ def open_run(
             other data than the run was made on.
         CheckpointError: A damaged checkpoint.
 
-    Example:
+    Examples:
         >>> run = open_run("runs/ddpm_digits")
         >>> x = run.family.sample(run.variables, jax.random.key(0), 16)
     """

@@ -87,7 +87,7 @@ class Chain(Bijector):
 def chain(*bijectors: Bijector) -> Bijector:
     """Composes bijectors: `chain(f, g)` maps x to `g(f(x))`.
 
-    Example:
+    Examples:
         >>> flow = chain(ActNorm(), Reverse())
         >>> x = jax.random.normal(jax.random.key(0), (8, 2))
         >>> (y, log_det), variables = flow.init_with_output(jax.random.key(1), x)

@@ -176,7 +176,7 @@ def neural_spline_flow(
     Raises:
         ValueError: An argument out of its range.
 
-    Example:
+    Examples:
         >>> flow = neural_spline_flow(2, (16,))
         >>> x = jax.random.normal(jax.random.key(0), (8, 2))
         >>> (z, log_det), variables = flow.init_with_output(jax.random.key(1), x)

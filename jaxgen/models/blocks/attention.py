@@ -38,7 +38,7 @@ def dot_product_attention(
     Returns:
         For each query the values, weighted.
 
-    Example:
+    Examples:
         >>> x = jnp.ones((2, 16, 4, 8))
         >>> dot_product_attention(x, x, x).shape
         (2, 16, 4, 8)

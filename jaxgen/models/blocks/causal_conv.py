@@ -32,7 +32,7 @@ class CausalConv1D(nn.Module):
         kernel_init: Initializer of the kernel `[k, channels, features]`.
         dtype: Type of the computation; None for the input's.
 
-    Example:
+    Examples:
         >>> layer = CausalConv1D(16, kernel_size=2, dilation=4)
         >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 100, 8)))
         >>> layer.apply(variables, jnp.ones((3, 100, 8))).shape

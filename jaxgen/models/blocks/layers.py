@@ -55,7 +55,7 @@ def timestep_embedding(
     Raises:
         ValueError: If `features` is odd or below 4.
 
-    Example:
+    Examples:
         >>> timestep_embedding(jnp.array([0, 10]), 4).shape
         (2, 4)
     """

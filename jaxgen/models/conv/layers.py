@@ -77,7 +77,7 @@ def conv_general_dilated(
         ValueError: Ranks, channels or groups of `lhs` and `rhs` that do not fit together, or a
             sequence without one entry for each spatial dimension.
 
-    Example:
+    Examples:
         >>> x, w = jnp.ones((2, 8, 8, 3)), jnp.ones((3, 3, 3, 16))
         >>> numbers = ("NHWC", "HWIO", "NHWC")
         >>> conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=numbers).shape
@@ -175,7 +175,7 @@ class Conv(nn.Conv):
 
     With a `mask` it does without Winograd's form, so that masked taps leak nothing at all.
 
-    Example:
+    Examples:
         >>> layer = Conv(features=16, kernel_size=(3, 3))
         >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
         >>> layer.apply(variables, jnp.ones((4, 8, 8, 3))).shape
@@ -204,7 +204,7 @@ class Conv(nn.Conv):
 class ConvTranspose(nn.ConvTranspose):
     """`flax.linen.ConvTranspose` with the same attributes, parameters and results, fast on a CPU.
 
-    Example:
+    Examples:
         >>> layer = ConvTranspose(features=16, kernel_size=(4, 4), strides=(2, 2))
         >>> variables = layer.init(jax.random.key(0), jnp.ones((1, 8, 8, 3)))
         >>> layer.apply(variables, jnp.ones((4, 8, 8, 3))).shape

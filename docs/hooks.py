@@ -1,0 +1,162 @@
+"""What the documentation makes of the code: the recipes' page, the reference, the notebooks' pages.
+
+mkdocs calls the functions `on_...` by their names (`hooks` in mkdocs.yml). jaxgen is read, never
+imported.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+from markdown.extensions.toc import slugify
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).parents[1]
+FAMILIES = {
+    "gan": "GANs",
+    "stackgan": "GANs in two stages",
+    "vae": "Variational autoencoders",
+    "autoencoder": "Autoencoders",
+    "first_stage": "First stages",
+    "vq": "Discrete latents",
+    "vqvae_prior": "Discrete latents",
+    "flow": "Normalizing flows on images",
+    "tabular": "Normalizing flows on rows",
+    "autoregressive": "Autoregressive networks",
+    "wavenet_audio": "Audio",
+    "diffusion": "Diffusion",
+    "score": "Scores, EDM and flow matching",
+    "vdm": "Variational diffusion",
+    "consistency": "Consistency models",
+    "meanflow": "MeanFlow",
+    "latent_diffusion": "Diffusion on latents",
+    "noisy_classifier": "Classifiers for guidance",
+    "dual_encoder": "Measuring instruments",
+}
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Replaces each line of the navigation that ends in `*` by the pages that no line names."""
+    named = set(re.findall(r"[\w./-]+\.(?:md|ipynb)", str(config.nav)))
+    docs = Path(config.docs_dir)
+
+    def pages(folder: str) -> list[str]:
+        if folder == "reference/":
+            return [f"{folder}{package}.md" for package in _packages()]
+        found = (path for end in ("md", "ipynb") for path in (docs / folder).glob(f"*.{end}"))
+        return sorted({str(path.relative_to(docs)) for path in found} - named)
+
+    def expand(entry: object) -> list:
+        if isinstance(entry, dict):
+            ((title, value),) = entry.items()
+            inner = [each for item in value for each in expand(item)]
+            return [{title: inner if isinstance(value, list) else value}]
+        return pages(entry[:-1]) if str(entry).endswith("*") else [entry]
+
+    config.nav = _as_pages([each for entry in config.nav for each in expand(entry)])
+    return config
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds the pages that are made; notebooks stay beside theirs, to be downloaded."""
+    made: dict[str, str | bytes] = {"recipes.md": recipes_page()}
+    made |= {f"reference/{package}.md": reference_page(package) for package in _packages()}
+    for path in Path(config.docs_dir).glob("tutorials/*.ipynb"):
+        made |= notebook_pages(path)
+    for uri, content in made.items():
+        files.append(File.generated(config, uri, content=content))
+    return files
+
+
+def notebook_pages(path: Path) -> dict[str, str | bytes]:
+    """A notebook as Markdown, with its pictures: the name of each file -> its content."""
+    notebook = nbformat.read(path, as_version=4)
+    text, resources = MarkdownExporter().from_notebook_node(notebook)
+    folder, name = path.parent.name, path.stem
+    download = f"[Download this notebook]({name}.ipynb){{ .md-button download }}\n"
+    title, _, rest = text.partition("\n\n")
+    pages: dict[str, str | bytes] = {f"{folder}/{name}.md": f"{title}\n\n{download}\n{rest}"}
+    for output, content in resources["outputs"].items():
+        pages[f"{folder}/{name}/{output}"] = content
+    return pages
+
+
+def recipes_page() -> str:
+    """Every recipe by family: a line each, then what its module says of it."""
+    families: dict[str, dict[str, str]] = {title: {} for title in FAMILIES.values()}
+    for path in sorted((ROOT / "experiments").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        if any(_assigns_recipe(node) for node in tree.body):
+            families[FAMILIES[_family(path.stem, tree)]][path.stem] = ast.get_docstring(tree) or ""
+    results = _sections((ROOT / "docs/results.md").read_text())
+    lines = [
+        "# Recipes\n",
+        "A recipe is a paper's table of settings as a value. `jaxgen train NAME` runs it, and "
+        "`--help` lists its flags. What the papers report stands in each description; the column "
+        "*measured* leads to what this code has reached.\n",
+    ]
+    for title, recipes in families.items():
+        lines += [f"\n## {title}\n", "| recipe | what it is | measured |", "| --- | --- | --- |"]
+        for name, doc in recipes.items():
+            sections = results.get(name, ())
+            links = ", ".join(f"[{each}](results.md#{slugify(each, '-')})" for each in sections)
+            lines.append(f"| [`{name}`](#{name}) | {doc.splitlines()[0]} | {links} |")
+        for name, doc in recipes.items():
+            _, _, body = doc.partition("\n")
+            lines += [f"\n### `{name}` {{ #{name} }}\n", f"**{doc.splitlines()[0]}**\n", body]
+    return "\n".join(lines)
+
+
+def reference_page(package: str) -> str:
+    """The reference of a package: a directive for each of its modules that has public names."""
+    folder = ROOT.joinpath(*package.split("."))
+    paths = folder.glob("*.py") if package == "jaxgen" else folder.rglob("*.py")
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted(paths)
+        if path.stem not in ("__init__", "__main__")
+    ]
+    summary = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    directives = "\n\n".join(f"::: {module}" for module in modules)
+    return f"# {package}\n\n{summary}\n\n{directives}\n"
+
+
+def _packages() -> list[str]:
+    folders = sorted(path.parent.name for path in (ROOT / "jaxgen").glob("*/__init__.py"))
+    return ["jaxgen", *(f"jaxgen.{name}" for name in folders)]
+
+
+def _as_pages(nav: list) -> list:
+    """The navigation with each notebook's page in the place of the notebook."""
+    if isinstance(nav, list):
+        return [_as_pages(entry) for entry in nav]
+    if isinstance(nav, dict):
+        return {title: _as_pages(value) for title, value in nav.items()}
+    return nav.removesuffix(".ipynb") + ".md" if nav.endswith(".ipynb") else nav
+
+
+def _assigns_recipe(node: ast.stmt) -> bool:
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets)
+
+
+def _family(name: str, tree: ast.Module) -> str:
+    """The module of `experiments.recipes` that a recipe's `build` is of; else the recipe's own."""
+    for node in tree.body:
+        module = (isinstance(node, ast.ImportFrom) and node.module) or ""
+        if module.startswith("recipes.") and any(a.name.startswith("build") for a in node.names):
+            return module.removeprefix("recipes.")
+    return name
+
+
+def _sections(text: str) -> dict[str, list[str]]:
+    """Recipe -> the titles of the sections of the results that name it."""
+    named: dict[str, list[str]] = {}
+    for section in re.split(r"^(?=##+ )", text, flags=re.MULTILINE)[1:]:
+        title = section.splitlines()[0].lstrip("# ")
+        for name in set(re.findall(r"`(?:experiments\.)?(\w+)[ `]", section)):
+            named.setdefault(name, []).append(title)
+    return named
