@@ -1,6 +1,6 @@
 """Text to image in two stages on captioned digits: 16x16 pixels in colour, two CPU cores.
 
-The second stage: a small transformer (DiT) by EDM's method on the 4x4x4 latents of
+The second stage: a small transformer (DiT) by EDM's method on the 8x8x4 latents of
 `autoencoder_kl_digits`, told the sentence by the frozen text half of `dual_encoder`, by classifier-
 free guidance. With `--text.encoder trained` its positions read the words by a transformer that is
 trained with it. A fifth of all combinations of digit, colour and ground is in no training picture:
@@ -28,7 +28,7 @@ recipe = Recipe(
     ScoreConfig(
         run_dir="runs/text_to_image_digits",
         first_stage="runs/autoencoder_kl_digits",
-        steps=4000,
+        steps=5000,
         batch_size=64,
         sample_every=1000,
         checkpoint_every=1000,
@@ -36,15 +36,20 @@ recipe = Recipe(
         model=ScoreModelConfig(
             network="dit",
             condition="text",
-            dit=DiTConfig(width=96, depth=4, num_heads=4, patch_size=1),
+            dit=DiTConfig(width=128, depth=4, num_heads=4, patch_size=2),
         ),
         text=TextConfig(encoder="runs/dual_encoder", width=64),
         # Latents have a deviation of 1; digit and place are decided at more noise than strokes.
         process=ProcessConfig(
-            name="edm", prediction="edm", times="log_normal", sigma_data=1.0, times_mean=-0.2
+            name="edm",
+            prediction="edm",
+            times="log_normal",
+            sigma_data=1.0,
+            times_mean=0.0,
+            times_std=1.5,
         ),
         sampler=SamplerConfig(solver="dpm", num_steps=20, grid="karras", guidance_scale=2.0),
-        optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=4000, clip_norm=1.0),
+        optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=5000, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
 )
