@@ -1,9 +1,11 @@
 """VQGAN for small images and two CPU cores: 32x32 pixels to 8x8 codes of 512.
 
-The method of Esser et al. 2021 (absolute errors, LPIPS, a discriminator of patches with an adaptive
-weight) with networks of a quarter of the width and one residual block a level. `--model.bottleneck
-kl --model.latent-channels 4` is latent diffusion's autoencoder of the same size, `fsq` rounds
-numbers one by one. The second stage is `vqvae_prior`. What it has measured is in docs/results.md.
+The method of Esser et al. 2021 (a discriminator of patches with an adaptive weight beside absolute
+errors) with networks of a quarter of the width and one residual block a level. LPIPS, without which
+the paper's would blur, is left to `--perceptual.distance lpips`: on a core VGG16 takes most of an
+hour for some hundred steps. `--model.bottleneck kl --model.latent-channels 4` is latent diffusion's
+autoencoder of the same size, `fsq` rounds numbers one by one. The second stage is `vqvae_prior`.
+What it has measured is in docs/results.md.
 
     python -m experiments.vqgan_cifar --data.dir DIR                        trains, or resumes
     python -m experiments.vqgan_cifar sample --picture reconstructions --out rebuilt.png
@@ -16,7 +18,6 @@ from jaxgen.training.config import DataConfig
 from jaxgen.training.recipe import Recipe
 
 from .recipes.first_stage import Config, GameConfig, ModelConfig, build
-from .recipes.perceptual import PerceptualConfig
 from .recipes.shared import AdamConfig
 
 recipe = Recipe(
@@ -36,7 +37,6 @@ recipe = Recipe(
             latent_channels=8,
             num_codes=512,
         ),
-        perceptual=PerceptualConfig(distance="lpips"),
         game=GameConfig(weight=0.5, start=1500, channels=32, num_layers=2),
         optimizer=AdamConfig(
             learning_rate=5e-4, b1=0.5, b2=0.9, warmup_steps=100, decay_steps=3000

@@ -76,7 +76,7 @@ def test_text_to_image(tmp_path, capsys):
     run = open_run(tmp_path / "second")
     raw = jax.tree.map(jnp.asarray, run.experiment.held_out[np.arange(2)])
     batch = run.experiment.prepare(jax.random.key(0), raw, False)
-    assert batch["latents"].shape == (2, 4, 4, 4)
+    assert batch["latents"].shape == (2, 8, 8, 4)
     again = (*flags, "--steps=3")
     message = fails(capsys, text_to_image_digits, *again, "--data.name=digits")
     assert "data.name" in message

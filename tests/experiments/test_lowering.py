@@ -42,7 +42,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
     if name in ("edm_captioned_digits", "edm_captions", "text_to_image_digits"):
         text = recipes()[name].recipe.config.text
         changes["text"] = dataclasses.replace(text, encoder="trained")
-    if name in ("perceptual_vae", "autoencoder_kl", "vqgan", "vqgan_cifar"):
+    if name in ("perceptual_vae", "autoencoder_kl", "vqgan"):
         monkeypatch.setattr(perceptual, "load_vgg16", vgg_of_that_shape)
     if name == "vqvae_prior":
         first = str(tmp_path / "first")
