@@ -75,7 +75,7 @@ def parquet(
 def _files(path: Path, split: str | None) -> tuple[Path, list[Path], str | None]:
     """The root, its parquet files of a split, and which part of their rows where it is one."""
     if path.is_file():
-        return path.parent, [path], named_split(set(), split, str(path))[1]
+        return path, [path], named_split(set(), split, str(path))[1]
     if not path.is_dir():
         raise FileNotFoundError(f"there is no parquet file or folder of some {path}")
     if split is not None and (path / split).is_dir():

@@ -52,13 +52,16 @@ def test_held_out_classes_are_the_training_ones(tmp_path):
 
 
 def test_moving_files_changes_nothing(tmp_path):
-    """Neither digest nor split."""
-    sources = []
-    for place in ("a", "b/c"):
-        _write(tmp_path / place / "x.parquet", *range(30))
-        sources.append(parquet(tmp_path / place, "test", held_out=0.3))
-    assert sources[0].protocol == sources[1].protocol
-    assert _values(sources[0]) == _values(sources[1])
+    """Neither digest nor split; nor does another name of a file that is named by itself."""
+    pairs = [("a", "b/c"), ("x.parquet", "y.parquet")]
+    for places in pairs:
+        sources = []
+        for place in places:
+            path = tmp_path / place
+            _write(path if path.suffix else path / "x.parquet", *range(30))
+            sources.append(parquet(path, "test", held_out=0.3))
+        assert sources[0].protocol == sources[1].protocol
+        assert _values(sources[0]) == _values(sources[1])
 
 
 def test_bad_files(tmp_path, monkeypatch):
