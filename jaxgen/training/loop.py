@@ -140,6 +140,7 @@ class _Loop:
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)
         self.pace = Pace(MOST_STEPS if self.resident else 1)
         self.warned: list[str] = []
+        self.compiled_asides: set[str] = set()
         self._remember(int(state.step))
 
     def _remember(self, step: int) -> None:
@@ -340,6 +341,11 @@ class _Loop:
     def _aside(self, what: str, work: Callable[[], T]) -> T:
         """Do work beside training, which a signal ends, and say where it takes longer than that."""
         trained = time.monotonic() - self.looked
+        if what in self.compiled_asides:
+            self.writers.busy(what, plainly=False)
+        else:
+            self.writers.busy(f"compiling, then {what}")
+        self.compiled_asides.add(what)
 
         def late() -> None:
             self.writers.note(

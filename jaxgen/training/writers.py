@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,16 @@ from typing import Any
 import jax
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
-from rich.progress import Progress as RichProgress
 
 import jaxgen
 from jaxgen.files import drop_half_line, naming, open_atomically
 from jaxgen.training.experiment import Medium
 from jaxgen.training.images import is_whole_png, save_png
+from jaxgen.training.progress import Progress
 from jaxgen.training.tables import CsvWriter
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
-_PLAIN_SECONDS = 10.0  # between progress lines where the output is not a terminal
 
 
 def write_json(path: str | Path, obj: Any) -> None:
@@ -160,91 +157,6 @@ class TensorBoardWriter:
             self._file.close()
 
 
-class Progress:
-    """The progress of training: a live line on a terminal, otherwise a line at intervals.
-
-    Args:
-        num_steps: Number of steps in the whole run.
-        unit: Name of an example, in the plural.
-        console: Console to print on; standard output by default.
-        plain_seconds: Least time in seconds between lines where the output is not a terminal.
-    """
-
-    def __init__(
-        self,
-        num_steps: int,
-        *,
-        unit: str = "examples",
-        console: Console | None = None,
-        plain_seconds: float = _PLAIN_SECONDS,
-    ):
-        self.num_steps = num_steps
-        self.unit = unit
-        self._console = console or Console()
-        self._plain_seconds = plain_seconds
-        self._printed = -math.inf
-        self._bar: RichProgress | None = None
-        if self._console.is_terminal:
-            columns = BarColumn(bar_width=20), TextColumn("{task.description}", markup=False)
-            self._bar = RichProgress(*columns, console=self._console, refresh_per_second=4)
-            self._task = self._bar.add_task("starting", total=num_steps)
-
-    def __enter__(self) -> "Progress":
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def update(
-        self,
-        step: int,
-        metrics: Mapping[str, float],
-        steps_per_second: float,
-        examples_per_second: float,
-    ) -> None:
-        """Shows the steps done, the losses, the rates (0 where unknown) and the time left."""
-        line = _progress_line(
-            step, self.num_steps, metrics, steps_per_second, examples_per_second, self.unit
-        )
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=line)
-        elif step == self.num_steps or time.monotonic() - self._printed >= self._plain_seconds:
-            self._printed = time.monotonic()
-            self.note(line)
-
-    def busy(self, doing: str) -> None:
-        """Says what is done before there is progress: on the live line, otherwise as a line."""
-        if self._bar is not None:
-            self._bar.update(self._task, description=doing)
-        else:
-            self.note(doing)
-
-    def note(self, message: str) -> None:
-        """Prints a message that stays, above the live line."""
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-
-def _progress_line(
-    step: int,
-    num_steps: int,
-    metrics: Mapping[str, float],
-    steps_rate: float,
-    rate: float,
-    unit: str,
-) -> str:
-    parts = [f"step {step:,}/{num_steps:,}"]
-    if steps_rate > 0:
-        parts += [f"{steps_rate:,.4g} steps/s", f"{rate:,.4g} {unit}/s"]
-    losses = [name for name in metrics if name.endswith("loss")] or list(metrics)[:1]
-    parts += [f"{name} {metrics[name]:.4g}" for name in losses]
-    if steps_rate > 0:
-        parts.append(f"{timedelta(seconds=round((num_steps - step) / steps_rate))} left")
-    return ", ".join(parts)
-
-
 class Writers:
     """All output of a training run, in one place.
 
@@ -334,10 +246,10 @@ class Writers:
         if self.enabled:
             self._progress.update(step, metrics, steps_per_second, examples_per_second)
 
-    def busy(self, doing: str) -> None:
-        """Says what takes time before there is progress; nothing is kept."""
+    def busy(self, doing: str, *, plainly: bool = True) -> None:
+        """Says what takes time beside the steps (`Progress.busy`); nothing is kept."""
         if self.enabled:
-            self._progress.busy(doing)
+            self._progress.busy(doing, plainly=plainly)
 
     def note(self, message: str) -> None:
         """Prints a message."""

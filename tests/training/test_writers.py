@@ -19,7 +19,6 @@ from jaxgen.training.experiment import IMAGES
 from jaxgen.training.images import grid
 from jaxgen.training.tables import CsvWriter
 from jaxgen.training.writers import (
-    Progress,
     TensorBoardWriter,
     Writers,
     append_json_line,
@@ -201,49 +200,8 @@ def test_tensorboard_images(tmp_path):
     assert np.array_equal(np.asarray(stored), image)
 
 
-# Progress
-
-
 def console(terminal):
     return Console(file=io.StringIO(), force_terminal=terminal, width=100)
-
-
-def test_plain_progress_prints_whole_lines_now_and_then():
-    out = console(False)
-    with Progress(1000, unit="images", console=out, plain_seconds=3600.0) as progress:
-        for step in range(100, 1100, 100):
-            progress.update(step, {"x": 1.0, "d/loss": 0.25, "g/loss": 2.0}, 12.3456, 1580.25)
-        progress.note("a [note] " + "that is long " * 20)
-    lines = out.file.getvalue().splitlines()
-    assert lines[0] == (
-        "step 100/1,000, 12.35 steps/s, 1,580 images/s, d/loss 0.25, g/loss 2, 0:01:13 left"
-    )
-    assert lines[1].startswith("step 1,000/1,000")
-    assert lines[2] == "a [note] " + "that is long " * 20
-    assert len(lines) == 3
-
-
-def test_plain_progress_without_a_rate_or_a_loss():
-    out = console(False)
-    progress = Progress(10, console=out, plain_seconds=0.0)
-    progress.update(1, {}, 0.0, 0.0)
-    progress.update(2, {"accuracy": 0.5}, 0.0, 0.0)
-    assert out.file.getvalue().splitlines() == ["step 1/10", "step 2/10, accuracy 0.5"]
-
-
-def test_live_progress_on_a_terminal():
-    out = console(True)
-    with Progress(1000, unit="images", console=out) as progress:
-        progress.busy("compiling the step")
-        (bar,) = progress._bar.tasks
-        assert bar.description == "compiling the step"
-        progress.update(500, {"loss": 0.5}, 10.0, 80.0)
-        assert bar.percentage == 50
-        progress.note("resumed at 500")  # in one piece: no colours for numbers
-    text = out.file.getvalue()
-    assert "step 500/1,000, 10 steps/s, 80 images/s, loss 0.5, 0:00:50 left" in text
-    assert "resumed at 500" in text
-    assert "\x1b[?25h" in text  # the cursor is back
 
 
 # All together
