@@ -1,12 +1,12 @@
 """What beta trades: one `beta_vae` for each beta, and a plot of reconstruction against KL.
 
-Each run is an ordinary run directory `OUT/beta_B` of `experiments.beta_vae`, trained or resumed by
-the command that anyone would give; the flags after `--` go to it. `OUT/sweep.csv` and
-`OUT/sweep.png` hold the two terms of the bound on the held-out split, in nats an example: their sum
+Each run is an ordinary run directory `DIR/beta_B` of `experiments.beta_vae`, trained or resumed by
+the command that anyone would give; the flags after `--` go to it. `DIR/sweep.csv` and
+`DIR/sweep.png` hold the two terms of the bound on the held-out split, in nats an example: their sum
 is least near beta = 1, whose objective it is.
 
-    python -m experiments.beta_sweep --out runs/beta_sweep -- --data.dir DIR
-    python -m experiments.beta_sweep --betas 1 4 --out runs/short -- --data.name digits --steps 500
+    python -m experiments.beta_sweep --run-dir runs/beta_sweep -- --data.dir DIR
+    python -m experiments.beta_sweep --betas 1 4 --run-dir runs/short -- --data.name digits
 """
 
 import argparse
@@ -35,10 +35,9 @@ def run_one(beta: float, run_dir: Path, flags: list[str]) -> dict[str, float]:
     program = [sys.executable, "-m", f"{__package__}.beta_vae"]
     where = ["--run-dir", str(run_dir)]
     subprocess.run([*program, *where, "--objective.beta", str(beta), *flags], check=True)
-    done = subprocess.run(
-        [*program, "evaluate", *where], check=True, stdout=subprocess.PIPE, text=True
-    )
-    result = json.loads(done.stdout.splitlines()[-1])
+    subprocess.run([*program, "evaluate", *where], check=True, stdout=subprocess.DEVNULL)
+    *_, last = (run_dir / "evaluations.jsonl").read_text().splitlines()
+    result = json.loads(last)
     return {"beta": beta, **{name: result[name] for name in COLUMNS[1:]}}
 
 
@@ -69,13 +68,22 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     split = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m experiments.beta_sweep",
+        usage="%(prog)s [-h] [--betas BETA ...] [--run-dir DIR] [-- FLAGS of beta_vae]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--betas", type=float, nargs="+", default=BETAS, help="Weights of the KL, one run each."
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/beta_sweep"), help="Directory of the sweep."
+        "--run-dir",
+        "--out",
+        dest="out",
+        type=Path,
+        metavar="DIR",
+        default=Path("runs/beta_sweep"),
+        help="Directory of the sweep, of its runs too (%(default)s).",
     )
     options = parser.parse_args(given[:split])
     if min(options.betas) < 0 or len(set(options.betas)) < len(options.betas):

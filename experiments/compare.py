@@ -7,8 +7,8 @@ distance and its floor, precision and recall, cost, speed, inversion, memorizati
 
     python -m experiments.compare                          the embedded digits, some ten minutes
     python -m experiments.compare --families gan vae --budget-seconds 30
-    python -m experiments.compare --data mnist --data.dir DIR --data.resize 16
-    python -m experiments.compare --run-dirs runs/vae_digits runs/ddpm_digits --out runs/two
+    python -m experiments.compare --data.name mnist --data.dir DIR --data.resize 16
+    python -m experiments.compare runs/vae_digits runs/ddpm_digits --run-dir runs/two
 
 The same command goes on where it was stopped: a finished run is not trained again, and what was
 measured is kept; the three files are made anew from it. Other data are trained by the same recipes,
@@ -21,10 +21,11 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -50,6 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
     def action() -> None:
         given = vars(parser(__doc__ or "").parse_args(args))
+        given["run_dirs"] = given.pop("named_runs") or given["run_dirs"] or None
         compare(Path(given.pop("out")), {k: v for k, v in given.items() if v is not None})
 
     return run_command(action)
@@ -72,14 +74,19 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
     if options["run_dirs"]:
         named = _open_all(options["run_dirs"])
         train, held_out = _images_of(named.values())
-        runs: Iterable[tuple[str, Run]] = named.items()
+        names = list(named)
+        runs: Iterator[Run] = iter(named.values())
     else:
         chosen = options["families"]
         data_dir, resize = options["data_dir"], options["resize"]
         train, held_out = load_pair(options["data"], ("train", "test"), data_dir, resize=resize)
         for name in chosen:  # refuses what does not fit before anything is trained
             _plan_run(out, plan, name, plan["steps"].get(name, 100), train)
-        runs = ((name, _trained(out, plan, name, train)) for name in chosen)  # one after the other
+        names = list(chosen)
+        runs = (  # one after the other
+            _trained(out, plan, name, train, _Told(index, len(names), name))
+            for index, name in enumerate(names)
+        )
     count = options["num_samples"] or min(MOST_SAMPLES, max(LEAST_SAMPLES, len(held_out)))
     reference = make_reference(
         train,
@@ -90,10 +97,12 @@ def compare(out: Path, given: dict[str, Any], *, classifier_steps: int = 600) ->
         classifier_steps=classifier_steps,
     )
     write_json(out / "compare.json", plan)
+    print("measuring the real images", flush=True)
     real = _kept(out, "real", reference, 0, partial(measure_real, reference))
     results = []
-    for name, run in runs:
-        measured = partial(measure, name, run, reference)
+    for index, (name, run) in enumerate(zip(names, runs, strict=True)):
+        say = _Told(index, len(names), name)
+        measured = partial(measure, name, run, reference, say)
         results.append(_kept(out, name, reference, run.step, measured))
         jax.clear_caches()
     path = _write(out, real, results, _about(options))
@@ -112,13 +121,11 @@ def _open_all(run_dirs: Sequence[str]) -> dict[str, Run]:
     """
     names = [Path(run_dir).name for run_dir in run_dirs]
     if len(set(names)) < len(names) or "real" in names:
-        raise ValueError(f"--run-dirs must have different last names (not 'real'), got {names}")
+        raise ValueError(f"runs must have different last names (not 'real'), got {names}")
     runs = {name: open_run(run_dir) for name, run_dir in zip(names, run_dirs, strict=True)}
     for run in runs.values():
         if run.experiment.medium.unit != "images":
-            raise ValueError(
-                f"--run-dirs {run.config.run_dir} is a run of {run.name}, not on images"
-            )
+            raise ValueError(f"{run.config.run_dir} is a run of {run.name}, not on images")
     return runs
 
 
@@ -138,7 +145,7 @@ def _images_of(runs: Iterable[Run]) -> tuple[Source, Source]:
         for one, two in zip(pair, other, strict=True):
             if (one.digest, one.spec) != (two.digest, two.spec):
                 raise ValueError(
-                    f"--run-dirs must be of the same data: {one.protocol} in {first}, "
+                    f"runs must be of the same data: {one.protocol} in {first}, "
                     f"{two.protocol} in {run_dir}"
                 )
     return pair
@@ -157,10 +164,27 @@ def _fields(plan: dict[str, Any], name: str, steps: int, train: Source) -> dict[
     return families.settings(name, steps, size, labels=labels, seed=options["seed"], data=data)
 
 
-def _trained(out: Path, plan: dict[str, Any], name: str, train: Source) -> Run:
+class _Told(NamedTuple):
+    """What is told of a family: its place among all, its name and what is done.
+
+    Attributes:
+        index: Number of the families before it.
+        count: Number of all families.
+        name: What the comparison calls it.
+    """
+
+    index: int
+    count: int
+    name: str
+
+    def __call__(self, doing: str) -> None:
+        print(f"{self.index + 1} of {self.count}, {self.name}: {doing}", flush=True)
+
+
+def _trained(out: Path, plan: dict[str, Any], name: str, train: Source, say: _Told) -> Run:
     """A family's finished run: trained, or trained on, where it is not."""
     if name not in plan["steps"]:
-        _budget(out, plan, name, train)
+        _budget(out, plan, name, train, say)
     planned = _plan_run(out, plan, name, plan["steps"][name], train)
     run_dir, steps = planned.config.run_dir, planned.config.steps
     try:
@@ -169,10 +193,20 @@ def _trained(out: Path, plan: dict[str, Any], name: str, train: Source) -> Run:
         run = None
     if run is None or run.step < steps:
         start = time.perf_counter()
-        print(f"training {name}: {steps} steps in {run_dir}", flush=True)
+        say(f"training, {steps} steps in {run_dir}{_about_seconds(plan, name, steps)}")
         run = _train(planned)
-        print(f"{name}: {time.perf_counter() - start:.0f} s with compilation", flush=True)
+        say(f"trained in {_duration(time.perf_counter() - start)} with compilation")
     return run
+
+
+def _about_seconds(plan: dict[str, Any], name: str, steps: int) -> str:
+    """How long steps take by the calibration, in words; nothing where there was none."""
+    rate = plan["calibrated"].get(name, {}).get("steps_per_second")
+    return f", about {_duration(steps / rate)}" if rate else ""
+
+
+def _duration(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _train(planned: Planned) -> Run:
@@ -188,12 +222,12 @@ def _train(planned: Planned) -> Run:
     return run
 
 
-def _budget(out: Path, plan: dict[str, Any], name: str, train: Source) -> None:
+def _budget(out: Path, plan: dict[str, Any], name: str, train: Source, say: _Told) -> None:
     """Decide a family's steps, once: they are kept in the plan, so that a run can be resumed."""
     seconds, steps = plan["options"]["budget_seconds"], plan["options"]["budget_steps"]
     if steps is None:
         many = ENTRANTS[name].calibration_steps
-        print(f"timing {many} steps of {name}", flush=True)
+        say(f"timing {many} steps")
         # The second half alone: the loop first finds out how many steps to dispatch at once.
         every = {"log_every": many // 2, "checkpoint_every": many}
         fields = {**_fields(plan, name, many, train), **every}
@@ -233,7 +267,6 @@ def _kept(out: Path, name: str, reference: Reference, step: int, make: Callable[
             raise ValueError(f"{path} cannot be read as measured, remove it: {error!r}") from error
         if stored == protocol:
             return results, read_npz(pictures_path)
-    print(f"measuring {name}", flush=True)
     results, pictures = make()
     with open_atomically(pictures_path) as handle:
         np.savez(handle, **pictures)

@@ -1,7 +1,7 @@
 """How the distances behave on real images: real against real, corrupted, and some classes only.
 
     python -m experiments.distances                                    the embedded digits, seconds
-    python -m experiments.distances --data cifar10 --data.dir DIR --extractor lite0
+    python -m experiments.distances --data.name cifar10 --data.dir DIR --extractor lite0
 
 Every row compares so many training images, unchanged or spoiled, with test images. The first row
 is the floor: what two sets of real images are apart. Each series below it must move away from the
@@ -67,7 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--data", default="digits", help="labelled set of images (%(default)s)")
+    add(
+        "--data.name",
+        "--data",
+        dest="data",
+        default="digits",
+        help="labelled set of images (%(default)s)",
+    )
     add("--data.dir", dest="data_dir", type=Path, help="directory of that set")
     add(
         "--extractor",
@@ -92,7 +98,7 @@ def measure(args: argparse.Namespace) -> dict[tuple[str, str], Result]:
         )
     train, test = load_pair(args.data, ("train", "test"), args.data_dir)
     if train.num_classes is None or train.num_classes < 4:
-        raise ValueError(f"--data must have at least 4 classes, {args.data} has none or fewer")
+        raise ValueError(f"--data.name must have at least 4 classes, {args.data} has none or fewer")
     extractor = load_extractor(
         args.extractor, weights=args.weights, train_on=args.data, data_dir=args.data_dir
     )

@@ -32,7 +32,7 @@ from jaxgen.metrics.statistics import image_statistics
 from jaxgen.noise.process import Level
 from jaxgen.sampling.guidance import classifier_guided
 from jaxgen.sampling.solvers import solve
-from jaxgen.training.images import check_output, grid, save_png
+from jaxgen.training.images import check_output, labelled_grid, save_png
 from jaxgen.training.runs import Run, open_run
 
 from .commands import run_command
@@ -112,7 +112,9 @@ def guide(args: argparse.Namespace) -> dict[float, float]:
         print(f"| {scale:g} | {shares[scale]:.1%} | {distance:.4g} |", flush=True)
         shown.append(images[:classes])
     if args.out is not None:
-        save_png(args.out, grid(np.concatenate(shown), classes))
+        rows = [f"scale {scale:g}" for scale in args.scales]
+        names = train.class_names or tuple(map(str, range(classes)))
+        save_png(args.out, labelled_grid(np.concatenate(shown), classes, rows=rows, heads=names))
         print(f"grid: {args.out}")
     return shares
 

@@ -42,7 +42,7 @@ from jaxgen.metrics.obedience import (
     shuffled,
 )
 from jaxgen.training.evaluation import make_sample
-from jaxgen.training.images import captioned_grid, check_output, save_png
+from jaxgen.training.images import check_output, labelled_grid, save_png
 from jaxgen.training.runs import Run, open_run
 from jaxgen.training.strategies import make_strategy
 from jaxgen.training.writers import append_json_line
@@ -373,7 +373,7 @@ def picture(run: Run, asked: Asked, seed: int) -> np.ndarray:
     rows = _conditions(run, asked.source)[:ROWS]
     sample = make_sample(run.experiment, make_strategy("jit"), conditions=rows)
     samples = sample(run.variables, jax.random.key(seed + 1), len(rows) * COLUMNS)
-    return captioned_grid(samples, asked.descriptions[: len(rows)])
+    return labelled_grid(samples, COLUMNS, rows=asked.descriptions[: len(rows)])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from jaxgen.metrics.extractors import EXTRACTORS, load_extractor
 from jaxgen.metrics.pairs import compare_pairs
 from jaxgen.metrics.report import Result, compare_images
 from jaxgen.models.vgg import Pretrained, load_vgg16
-from jaxgen.training.images import captioned_grid, check_output, save_png
+from jaxgen.training.images import check_output, labelled_grid, save_png
 from jaxgen.training.runs import Run, open_run
 from jaxgen.training.writers import append_json_line
 
@@ -106,8 +106,8 @@ def measure(args: argparse.Namespace) -> list[Result]:
         append_json_line(run_dir / "reconstructions.jsonl", {**kept, **held_out})
     print(table(args.run_dirs, results))
     if args.out is not None:
-        captions = ["held-out images", *map(str, args.run_dirs)]
-        save_png(args.out, captioned_grid(np.concatenate(shown), captions))
+        rows = ["held-out images", *map(str, args.run_dirs)]
+        save_png(args.out, labelled_grid(np.concatenate(shown), len(shown[0]), rows=rows))
         print(f"picture: {args.out}")
     return results
 

@@ -40,7 +40,7 @@ FORBIDDEN = {
 # Each of these has one module, or package, that imports it.
 ONE_PLACE = {
     "orbax": ("jaxgen/training/checkpoint.py",),
-    "tyro": ("jaxgen/training/cli.py",),
+    "tyro": ("jaxgen/training/cli.py", "jaxgen/training/short_help.py"),
     "tensorflow_datasets": ("jaxgen/data/tfds.py",),
     "tensorboardX": ("jaxgen/training/writers.py",),
 }

@@ -97,13 +97,19 @@ def _plain_classifier(reference: Reference) -> ClassificationReport:
     return classification_report(jax.nn.log_softmax(outputs["logits"]), labels)
 
 
-def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Pictures]:
+def measure(
+    name: str,
+    run: Run,
+    reference: Reference,
+    say: Callable[[str], object] = lambda doing: None,
+) -> tuple[Results, Pictures]:
     """Every number of a trained run, and its pictures (uint8 [N, H, W, C] by name).
 
     Args:
         name: What the comparison calls the run.
         run: The run.
         reference: What to measure against.
+        say: Function that is told what is measured next.
 
     Returns:
         The numbers as JSON has them, None where the family has none or one is not finite, with the
@@ -116,6 +122,7 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
     def attempt(entry: str, compute: Callable[[Run, Reference], Any], *others: str) -> Any:
         if entry in why:
             return None
+        say(f"measuring, {entry.replace('_', ' ')}")
         try:
             return compute(run, reference)
         except FloatingPointError as error:
@@ -149,6 +156,7 @@ def measure(name: str, run: Run, reference: Reference) -> tuple[Results, Picture
     if samples is not None:
         measured = quality(reference.extractor, samples, reference.statistics)
         results["quality"] = {**measured, **nearest(samples, reference.train)}
+        say("measuring, seconds of sampling")
         results["sampling"] = _sampling(run, key)
         shown = _some(samples, NEIGHBOURS)
         near = nearest_images(shown, reference.train)

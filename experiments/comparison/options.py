@@ -35,8 +35,23 @@ def parser(description: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     add = options.add_argument
-    add("--out", default="runs/compare", help="directory of the comparison (%(default)s)")
-    add("--data", help="data set: digits (embedded), folder:DIR, parquet:DIR ..., or a TFDS set")
+    add("run_dirs", nargs="*", metavar="RUN_DIR", help="compare these finished runs, train none")
+    add("--run-dirs", nargs="+", dest="named_runs", help=argparse.SUPPRESS)  # as it was called
+    add(
+        "--run-dir",
+        "--out",
+        dest="out",
+        metavar="DIR",
+        default="runs/compare",
+        help="directory of the comparison, of its own runs too (%(default)s)",
+    )
+    add(
+        "--data.name",
+        "--data",
+        dest="data",
+        metavar="NAME",
+        help="data set: digits (embedded), folder:DIR, parquet:DIR ..., or a TFDS set",
+    )
     add("--data.dir", dest="data_dir", help="TFDS data directory, or the place of the images")
     add("--data.resize", dest="resize", type=int, help="pixels a side to crop and resize to")
     add("--families", nargs="+", help=f"which of {', '.join(ENTRANTS)} (all)")
@@ -44,7 +59,6 @@ def parser(description: str) -> argparse.ArgumentParser:
     add("--budget-steps", type=int, help="training steps of each family, instead of seconds")
     add("--unconditional", action="store_const", const=True, help="give no family the labels")
     add("--seed", type=int, help="seed of training, samples and noise (0)")
-    add("--run-dirs", nargs="+", help="compare these finished runs instead of training")
     add(
         "--num-samples",
         type=int,
@@ -52,6 +66,16 @@ def parser(description: str) -> argparse.ArgumentParser:
     )
     add("--num-evaluated", type=int, help="held-out images that likelihoods are measured on (1000)")
     return options
+
+
+def flag(name: str) -> str:
+    """What an option is called on the command line.
+
+    Args:
+        name: A key of `DEFAULTS`.
+    """
+    of_data = {"data": "data.name", "data_dir": "data.dir", "resize": "data.resize"}
+    return "RUN_DIR" if name == "run_dirs" else f"--{of_data.get(name, name.replace('_', '-'))}"
 
 
 def make_plan(out: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -76,12 +100,15 @@ def make_plan(out: Path, given: dict[str, Any]) -> dict[str, Any]:
 def _merged(out: Path, given: dict[str, Any]) -> dict[str, Any]:
     path = out / "compare.json"
     if out.exists() and not path.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"--out {out} exists and is no comparison: name a new directory")
+        raise FileExistsError(
+            f"--run-dir {out} exists and is no comparison: name a new directory (finished runs are "
+            "compared without a flag: compare RUN_DIR RUN_DIR)"
+        )
     if "budget_seconds" in given and "budget_steps" in given:
         raise ValueError("--budget-seconds and --budget-steps exclude each other")
     if "run_dirs" in given and (odd := sorted(set(given) & set(TRAINING) - {"seed"})):
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in odd)
-        raise ValueError(f"--run-dirs compares finished runs: it goes without {flags}")
+        flags = ", ".join(map(flag, odd))
+        raise ValueError(f"RUN_DIR compares finished runs: it goes without {flags}")
     if not path.exists():
         options = {**DEFAULTS, **given}
         if "budget_steps" in given:
@@ -97,8 +124,8 @@ def _merged(out: Path, given: dict[str, Any]) -> dict[str, Any]:
     for name in given:
         if name in fixed and given[name] != options[name]:
             raise ValueError(
-                f"--out {out} was made with another --{name.replace('_', '-')}: {options[name]}, "
-                f"not {given[name]}; name another --out"
+                f"--run-dir {out} was made with another {flag(name)}: {options[name]}, "
+                f"not {given[name]}; name another --run-dir"
             )
     options.update(given)
     return plan
@@ -116,7 +143,6 @@ def _check(options: dict[str, Any]) -> None:
     for name, least in (("budget_steps", 1), ("num_samples", LEAST_SAMPLES), ("num_evaluated", 2)):
         value = options[name]
         if value is not None and value < least:
-            flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} must be at least {least}, got {value}")
+            raise ValueError(f"{flag(name)} must be at least {least}, got {value}")
     if not 0 <= seed < 2**31:
         raise ValueError(f"--seed must be from 0 to 2**31 - 1, got {seed}")

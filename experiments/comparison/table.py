@@ -22,12 +22,14 @@ class Table(NamedTuple):
     Attributes:
         title: Title of the table.
         columns: What each column is, with its unit.
+        names: Short name of each column, of no other table, for programs.
         rows: Name -> cells.
         notes: What a reader must know of the numbers.
     """
 
     title: str
     columns: tuple[str, ...]
+    names: tuple[str, ...]
     rows: dict[str, list[Cell]]
     notes: tuple[str, ...]
 
@@ -74,6 +76,17 @@ def _quality(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> Tabl
             "distance to the training images",
             "copies",
             "images",
+        ),
+        (
+            "condition",
+            "fd_classifier",
+            "precision",
+            "recall",
+            "density",
+            "coverage",
+            "nearest",
+            "copies",
+            "num_images",
         ),
         rows,
         (
@@ -142,6 +155,15 @@ def _likelihood(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> T
             "nats given the label",
             "images",
         ),
+        (
+            "bits_per_dim",
+            "nats",
+            "standard_error",
+            "bound",
+            "dequantization",
+            "nats_given_label",
+            "num_evaluated",
+        ),
         rows,
         (
             "Negative log-likelihood of the 8-bit pixels, of the same held-out images for all. "
@@ -165,6 +187,7 @@ def _classification(real: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) 
     return Table(
         "As a classifier of held-out images",
         ("accuracy", "nats of the right label", "calibration error", "images"),
+        ("accuracy", "label_nats", "calibration_error", "num_classified"),
         rows,
         (
             "p(y | x) by Bayes' rule with equal priors, from a family that is conditional "
@@ -209,6 +232,16 @@ def _sampling(runs: Sequence[Mapping[str, Any]]) -> Table:
             "inverts",
             "round trip, largest error",
             "round trip, mean squared error",
+        ),
+        (
+            "order",
+            "passes",
+            "ms_one",
+            "ms_batch",
+            "images_per_second",
+            "inverts",
+            "round_trip_max",
+            "round_trip_mse",
         ),
         rows,
         (
@@ -256,6 +289,14 @@ def _cost(runs: Sequence[Mapping[str, Any]]) -> Table:
     return Table(
         "Training cost",
         ("parameters", "steps", "batch size", "seconds", "steps/s", "examples/s"),
+        (
+            "parameters",
+            "steps",
+            "batch_size",
+            "seconds",
+            "steps_per_second",
+            "examples_per_second",
+        ),
         rows,
         (
             "Seconds of training steps alone, from the run's own metrics.csv: compilation, "
@@ -275,18 +316,21 @@ def number(value: float | None, why: str = "") -> Cell:
 
 
 def to_csv(all_tables: Sequence[Table]) -> str:
-    """All tables as one: a row a family, the columns' names after their table's."""
-    names = list(dict.fromkeys(name for table in all_tables for name in table.rows))
+    """All tables as one: a row a family, columns by their short names; empty where there is none.
+
+    A column of numbers has nothing but numbers, so that programs read it as such.
+    """
+    families = list(dict.fromkeys(name for table in all_tables for name in table.rows))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        ["family", *(f"{t.title}: {column}" for t in all_tables for column in t.columns)]
-    )
-    for name in names:
+    writer.writerow(["family", *(name for t in all_tables for name in t.names)])
+    for family in families:
         cells = [
-            cell.text for t in all_tables for cell in t.rows.get(name, [Cell("")] * len(t.columns))
+            "" if cell.text == NONE else cell.text
+            for t in all_tables
+            for cell in t.rows.get(family, [Cell("")] * len(t.columns))
         ]
-        writer.writerow([name, *cells])
+        writer.writerow([family, *cells])
     return out.getvalue()
 
 

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from jaxgen.conditioning.base import Conditioning, frozen
 from jaxgen.conditioning.text import Encoder, slowed, text
 from jaxgen.data import tokens
+from jaxgen.data.captions import decode_text
 from jaxgen.data.sources import Source
 from jaxgen.data.tokens import Tokenized, Tokenizer
 from jaxgen.models.bert import Pretrained, load_bert, read_tokenizer
@@ -109,14 +110,17 @@ def text_conditioning(
         raise ValueError(f"this recipe takes no --model.condition text (data: {source.name})")
     tokenizer = source.tokenizer
     captions = source.arrays["text"][:, 0]
-    sweep = captions[np.arange(SHOWN) * len(captions) // SHOWN]
+    rows = np.arange(SHOWN) * len(captions) // SHOWN
+    sweep = captions[rows]
+    names = tuple(first for first, *_ in decode_text(source.source[rows]["text"]))
     if (Path(config.encoder) / CONFIG).is_file():
-        return _of_run(config)._replace(sweep=sweep)
+        return _of_run(config)._replace(sweep=sweep, sweep_names=names)
     return text(
         make_encoder(config, tokenizer.num_tokens),
         tokenizer.length,
         with_tokens=with_tokens,
         sweep=sweep,
+        sweep_names=names,
         tokenize=partial(tokens.encode_known, tokenizer),
         files={FILE: tokens.content_of(tokenizer)},
     )

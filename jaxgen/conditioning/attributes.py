@@ -47,16 +47,19 @@ def attributes(
         return jnp.where(known, 2.0 * values.astype(jnp.float32) - 1.0, jnp.nan)
 
     alone = np.eye(num_attributes, dtype=np.int32)
-    sweep = np.concatenate([np.zeros_like(alone[:1]), alone])
+    sweep, first = np.concatenate([np.zeros_like(alone[:1]), alone]), "none"
     if examples is not None:
         check_width("examples", jnp.asarray(examples), num_attributes)
         check_values("examples", jnp.asarray(examples), 0, 1)
         examples = np.asarray(examples, np.int32)
-        sweep = _each_by_itself(examples)
+        sweep, first = _each_by_itself(examples), "the usual"
     kind = vector_conditioning(
         "attributes", (num_attributes,), num_attributes, encode, sweep=sweep, names=names
     )
-    return kind._replace(num_attributes=num_attributes, examples=examples)
+    each = names or tuple(map(str, range(num_attributes)))
+    return kind._replace(
+        num_attributes=num_attributes, examples=examples, sweep_names=(first, *each)
+    )
 
 
 def _each_by_itself(examples: np.ndarray) -> np.ndarray:

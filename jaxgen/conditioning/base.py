@@ -65,6 +65,7 @@ class Conditioning(NamedTuple):
         num_attributes: The number of attributes, or None for other kinds.
         examples: Conditions that the data has, `[rows, *shape]`, or None where they are not known:
             what a model was trained on together, batch statistics are of.
+        sweep_names: What each row of `sweep` asks for, in words; () where there is no sweep.
     """
 
     key: str
@@ -82,6 +83,7 @@ class Conditioning(NamedTuple):
     files: Mapping[str, bytes] = {}
     num_attributes: int | None = None
     examples: np.ndarray | None = None
+    sweep_names: tuple[str, ...] = ()
 
 
 def vector_conditioning(

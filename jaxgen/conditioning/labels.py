@@ -34,7 +34,7 @@ def labels(num_classes: int, names: tuple[str, ...] = ()) -> Conditioning:
         known = (label >= 0) & (label < num_classes)
         return jnp.where(known[:, None], jax.nn.one_hot(label, num_classes), jnp.nan)
 
-    return vector_conditioning(
+    kind = vector_conditioning(
         "label",
         (),
         num_classes,
@@ -43,3 +43,4 @@ def labels(num_classes: int, names: tuple[str, ...] = ()) -> Conditioning:
         num_classes=num_classes,
         names=names,
     )
+    return kind._replace(sweep_names=names or tuple(map(str, range(num_classes))))

@@ -75,6 +75,7 @@ def text(
     *,
     with_tokens: bool = False,
     sweep: np.ndarray | None = None,
+    sweep_names: tuple[str, ...] = (),
     tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
     files: Mapping[str, bytes] = {},
 ) -> Conditioning:
@@ -88,6 +89,7 @@ def text(
         length: The number of tokens of a row, at least 1.
         with_tokens: Whether networks see the single vectors too, for cross-attention.
         sweep: Captions that show what the model can do, int [rows, length], or None.
+        sweep_names: The same captions as people read them, or ().
         tokenize: Function from captions to their rows, for captions that people ask for.
         files: What a run keeps so that its tokens mean the same ever after, by the file's name.
 
@@ -131,5 +133,6 @@ def text(
         fixed=encoder.fixed,
         tokenize=tokenize,
         files=files,
+        sweep_names=sweep_names,
     )
     return plain if encoder.init is None else plain._replace(init=encoder.init, trained=True)

@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
 import jax
-import numpy as np
 import tyro
 
 from jaxgen.conditioning.asked import asked
 from jaxgen.core import Variables
 from jaxgen.files import held_alone
-from jaxgen.training import evaluation, loop, runs, states
+from jaxgen.training import evaluation, loop, outputs, picture_labels, runs, short_help, states
 from jaxgen.training.checkpoint import CheckpointError, check_directory
 from jaxgen.training.compilation import keep_programs
 from jaxgen.training.config import RunConfig
-from jaxgen.training.experiment import IMAGES, Experiment, Medium
-from jaxgen.training.images import check_empty, check_output, save_each, save_png, save_samples
+from jaxgen.training.experiment import IMAGES, Experiment
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.signals import StopSignals
 from jaxgen.training.strategies import JitStrategy, make_strategy
@@ -72,7 +70,7 @@ class Sample(Generic[C]):
     out: Path | None = None
     """File to write: .png for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C]);
     for audio .wav, with a .png of its spectrograms; of images also a new directory, for a .png of
-    each. By default samples.png, samples.wav or, of vectors, samples.npz."""
+    each. By default a new file in the run's directory: drawn/samples_001.png, samples_002.png..."""
     step: int | None = None
     """Step of the checkpoint to use; the newest by default."""
     average: str | None = None
@@ -153,7 +151,7 @@ class _Invocation:
         They must not differ from it in what makes the trained model.
         """
         default = self.recipe.config
-        flags = self._parse(verb, default)
+        flags = self._parse(verb, default)  # which exits where it is asked for help
         check_directory(states.checkpoint_directory(flags.config))
         saved = runs.load_config(Path(flags.config.run_dir), self.name, default)
         if flags.config.distributed:
@@ -175,14 +173,31 @@ class _Invocation:
         return flags, saved
 
     def _parse(self, verb: type[Any], default: RunConfig) -> Any:
-        word = verb.__name__.lower()
+        word, about, arguments = verb.__name__.lower(), self.doc, self.arguments
+        if asks := short_help.asked(arguments):
+            default, arguments = self._stored(default), ["--help"]
+            if asks == "short":
+                default = short_help.shown(default, word)
+                about = self.doc if verb is Train else self.doc.partition("\n")[0]
+            if verb is Sample:
+                about += f"\n\n{short_help.pictures(self.recipe, default)}"
         return tyro.cli(
             verb[type(default)],
             default=verb(config=default),
-            args=self.arguments,
+            args=arguments,
             prog=f"python -m {self.name} {word}",
-            description=f"{self.doc}\n\nVerbs: {', '.join(VERBS)} (each has its own --help).",
+            description=f"{about}\n\nVerbs: {', '.join(VERBS)} (each has its own --help, and "
+            "--help-all shows every flag).",
         )
+
+    def _stored(self, default: RunConfig) -> RunConfig:
+        """The config of the run that is named, or the default where there is none to be read."""
+        run_dir = short_help.run_dir_of(self.arguments)
+        try:
+            saved = run_dir and runs.load_config(Path(run_dir), self.name, default)
+        except (ValueError, OSError):
+            return default
+        return saved or default
 
 
 def _join_processes() -> None:
@@ -233,62 +248,45 @@ def _sample(invocation: _Invocation) -> int:
     if flags.columns is not None and flags.columns < 1:
         raise ValueError(f"--columns must be at least 1, got {flags.columns}")
     experiment = invocation.recipe.build(flags.config)
+    family, run_dir = experiment.family, Path(flags.config.run_dir)
     strategy = make_strategy("jit", fsdp=flags.config.fsdp)
     is_picture = flags.picture != "samples"
     medium = IMAGES if is_picture else experiment.medium
-    out = _output(flags.out, medium)
-    columns = flags.columns
-    conditions = asked(experiment.family.conditioning, flags.label, flags.attributes, flags.text)
+    outputs.check(flags.out, run_dir, medium)
+    conditions = asked(family.conditioning, flags.label, flags.attributes, flags.text)
     if is_picture and conditions is not None:
         raise ValueError(
             "--label, --attributes and --text are of samples: they do not go with --picture"
         )
     if is_picture:
-        columns = 8 if columns is None else columns
+        columns = 8 if flags.columns is None else flags.columns
         rows = max(1, flags.num // columns)
         picture = evaluation.make_picture(experiment, flags.picture)
+        names, labels = (), picture_labels.of_picture(family, flags.picture, rows, columns)
     else:
+        names = _asked_for(flags) or picture_labels.names_of(family)
+        columns, labels = flags.columns, picture_labels.Labels()
+        if medium.unit == "images":
+            columns = columns or picture_labels.columns_for(names, flags.num)
+            labels = picture_labels.of_samples(names, flags.num, columns)
         sample = evaluation.make_sample(experiment, strategy, conditions=conditions)
-    _, variables = _restore(invocation, experiment, strategy, flags)
+    step, variables = _restore(invocation, experiment, strategy, flags)
     key = jax.random.key(flags.config.seed)
     if is_picture:
         samples = picture(variables, key, rows, columns)
     else:
         samples = sample(variables, key, flags.num)
-    _save(out, samples, columns, medium)
+    title = f"{invocation.name.rpartition('.')[2]}, step {step:,}: {flags.picture}"
+    title += f", {names[0]}" if len(names) == 1 else ""
+    medium = picture_labels.labelled(medium, labels, title)
+    out = outputs.write(flags.out, run_dir, flags.picture, samples, columns, medium)
     print(f"{flags.picture}: {out}")
     return 0
 
 
-def _output(out: Path | None, medium: Medium) -> Path:
-    """The file that samples are written to, after a check that it can be written."""
-    suffix = medium.suffix or (".npz" if medium.picture is None else ".png")
-    out = out or Path(f"samples{suffix}")
-    if _is_directory(out, medium):
-        check_empty(out)
-        return out
-    check_output(out, accepted=tuple(dict.fromkeys((suffix, ".npz"))))
-    if suffix not in (".png", ".npz") and out.suffix.lower() == suffix:
-        check_output(out.with_suffix(".png"))
-    return out
-
-
-def _is_directory(out: Path, medium: Medium) -> bool:
-    """Whether samples go into a directory, one by one: of images, and where no file is named."""
-    return medium.unit == "images" and (not out.suffix or out.is_dir())
-
-
-def _save(out: Path, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
-    """Write samples at rest: as they are, or as the medium shows them."""
-    if _is_directory(out, medium):
-        save_each(out, samples)
-        return
-    if out.suffix.lower() == ".npz" or medium.picture is None:
-        save_samples(out, samples)
-        return
-    if medium.save is not None:
-        medium.save(out, samples)
-    save_png(out.with_suffix(".png"), medium.picture(samples, columns))
+def _asked_for(flags: Sample) -> tuple[str, ...]:
+    """The conditions of the flags in words, in turn; () for those of the model's sweep."""
+    return flags.label or flags.text or ((", ".join(flags.attributes),) if flags.attributes else ())
 
 
 def _evaluate(invocation: _Invocation) -> int:

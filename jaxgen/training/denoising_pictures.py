@@ -67,17 +67,26 @@ def image_to_image(family: Family) -> Picture:
     def draw(variables, batch, key, rows: int, columns: int) -> Array:
         x = batch["image"][:rows]
         encoded = _encoded(family, variables, batch, rows)
-        ratios = jnp.geomspace(_LEAST, _MOST, max(columns - 1, 1))
         levels = parts.levels(parts.num_steps)
 
         def redrawn(ratio: Array) -> Array:
             args = (parts.denoiser(variables), levels, parts.solver, key, x)
             return editing.image_to_image(*args, _steps_to(levels, ratio), condition=encoded)
 
-        drawn = jnp.concatenate([x[None], jax.lax.map(redrawn, ratios)])[:columns]
+        redone = jax.lax.map(redrawn, jnp.asarray(ratios(columns)))
+        drawn = jnp.concatenate([x[None], redone])[:columns]
         return drawn.swapaxes(0, 1).reshape(-1, *parts.shape)
 
     return draw
+
+
+def ratios(columns: int) -> Float[np.ndarray, "ratios"]:
+    """The ratios of noise to signal of `image_to_image`, after the column of examples.
+
+    Args:
+        columns: Number of columns of the picture.
+    """
+    return np.geomspace(_LEAST, _MOST, max(columns - 1, 1), dtype=np.float32)
 
 
 def variations(family: Family) -> Picture:

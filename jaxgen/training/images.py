@@ -1,9 +1,11 @@
 """Image grids and sample files: uint8 in, PNG or NPZ out."""
 
+import functools
 import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -19,12 +21,18 @@ SUFFIXES = {
     ".json": "numbers and their protocol",
     ".md": "a table and its protocol",
 }
-_READABLE = 32  # smaller images are enlarged to at least this many pixels
+_READABLE = 64  # smaller images are enlarged to at least this many pixels
 _BACKGROUND = 255
+_PADDING = 2  # pixels between images
+_LETTERS, _LINE = 14, 20  # heights of letters and of their lines, pixels
+_MARGIN = 150  # pixels of words beside a row; wider ones stand above
 
 
 def grid(
-    images: np.ndarray, columns: int | None = None, padding: int = 2, scale: int | None = None
+    images: np.ndarray,
+    columns: int | None = None,
+    padding: int = _PADDING,
+    scale: int | None = None,
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Lays images out in rows, left to right, on white.
 
@@ -33,7 +41,7 @@ def grid(
         columns: Number of images in a row; by default the grid is about square.
         padding: Number of pixels between the images and around them.
         scale: Factor by which each image is enlarged; by default the least at which the longer side
-            has 32 pixels, so that 8x8 digits are legible.
+            has 64 pixels, so that 8x8 digits are legible.
 
     Returns:
         One RGB image of `rows * (H scale + padding) + padding` by
@@ -46,7 +54,7 @@ def grid(
 
     Examples:
         >>> grid(np.zeros((10, 8, 8, 1), np.uint8)).shape
-        (104, 138, 3)
+        (200, 266, 3)
     """
     _check_images(images)
     count, height, width, _ = images.shape
@@ -72,37 +80,83 @@ def grid(
     return np.pad(canvas, ((padding, 0), (padding, 0), (0, 0)), constant_values=_BACKGROUND)
 
 
-def captioned_grid(
-    images: np.ndarray, captions: Sequence[str], *, size: int = 14
+def labelled_grid(
+    images: np.ndarray,
+    columns: int | None = None,
+    *,
+    rows: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    title: str = "",
 ) -> UInt8[np.ndarray, "height width 3"]:
-    """Rows of images, each below what they were to show, on white.
+    """A grid with words beside its rows, above its columns and at its top, on white.
+
+    Words that are too wide for the margin stand above their rows; what is too wide there too ends
+    in an ellipsis.
 
     Args:
-        images: Images, uint8 [rows * columns, H, W, C], row by row.
-        captions: Text of each row; what is too long for it ends in an ellipsis.
-        size: Height of the letters in pixels.
+        images: Images, uint8 [N, H, W, C], row by row.
+        columns: Number of images in a row; by default the grid is about square.
+        rows: What each row shows, or () for no words; further rows have none.
+        heads: What each column shows, or ().
+        title: What the grid shows, or "".
 
     Raises:
-        ValueError: No captions, or images that do not divide into as many rows; as `grid`.
+        ValueError: As `grid`, or more words than rows or columns.
         TypeError: As `grid`.
+
+    Example:
+        >>> labelled_grid(np.zeros((4, 64, 64, 1), np.uint8), 2, title="Zeros").shape
+        (154, 134, 3)
     """
-    if not captions or len(images) % len(captions):
+    _check_images(images)
+    columns = math.ceil(math.sqrt(len(images))) if columns is None else columns
+    tiles = grid(images, columns)
+    num_rows = math.ceil(len(images) / columns)
+    if len(rows) > num_rows or len(heads) > columns:
         raise ValueError(
-            f"captions must be as many as rows of {len(images)} images, got {captions}"
+            f"rows and heads must be at most {num_rows} and {columns}, got {len(rows)} and "
+            f"{len(heads)}"
         )
-    columns = len(images) // len(captions)
-    font = ImageFont.load_default(size)
-    parts = []
-    for row, caption in enumerate(captions):
-        tiles = grid(images[row * columns : (row + 1) * columns], columns)
-        strip = Image.new("RGB", (tiles.shape[1], size + 6), "white")
-        draw = ImageDraw.Draw(strip)
-        text = caption
-        while draw.textlength(text, font) > strip.width - 4 and len(text) > 1:
-            text = text[:-2].rstrip("…") + "…"
-        draw.text((2, 2), text, fill="black", font=font)
-        parts += [np.asarray(strip), tiles]
-    return np.concatenate(parts)
+    widest = max((_font().getlength(word) for word in rows), default=0)
+    height = (len(tiles) - _PADDING) // num_rows
+    if widest > _MARGIN or height < _LINE:
+        parts = [tiles[:_PADDING]]
+        for index in range(num_rows):
+            begin = _PADDING + index * height
+            word = rows[index] if index < len(rows) else ""
+            parts += [_strip(word, tiles.shape[1]), tiles[begin : begin + height]]
+        canvas, left = np.concatenate(parts), 0
+    else:
+        left = math.ceil(widest) + 2 * _PADDING if rows else 0
+        canvas = np.pad(tiles, ((0, 0), (left, 0), (0, 0)), constant_values=_BACKGROUND)
+        top = _PADDING + (height - _PADDING - _LINE) // 2
+        for index, word in enumerate(rows):
+            begin = top + index * height
+            canvas[begin : begin + _LINE, :left] = _strip(word, left)
+    if heads:
+        width = (tiles.shape[1] - _PADDING) // columns
+        strips = [_strip(word, width, centred=True) for word in heads]
+        strips.append(_strip("", canvas.shape[1] - left - width * len(heads)))
+        canvas = np.concatenate([np.concatenate([_strip("", left), *strips], axis=1), canvas])
+    return np.concatenate([_strip(title, canvas.shape[1]), canvas]) if title else canvas
+
+
+@functools.cache
+def _font() -> Any:
+    return ImageFont.load_default(_LETTERS)
+
+
+def _strip(text: str, width: int, *, centred: bool = False) -> np.ndarray:
+    """A line of text, uint8 [_LINE, width, 3], cut to its width."""
+    if not text or not width:
+        return np.full((_LINE, width, 3), _BACKGROUND, np.uint8)
+    strip = Image.new("RGB", (width, _LINE), "white")
+    room, short = width - 2 * _PADDING, text
+    while _font().getlength(short) > room and len(short) > 1:
+        short = short[:-2].rstrip("…") + "…"
+    left = (width - _font().getlength(short)) // 2 if centred else _PADDING
+    ImageDraw.Draw(strip).text((left, 2), short, fill="black", font=_font())
+    return np.asarray(strip)
 
 
 def save_png(path: str | Path, image: np.ndarray, *, overwrite: bool = False) -> None:

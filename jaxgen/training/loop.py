@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from jaxgen.core import PyTree, State, Variables
 from jaxgen.data.sources import check_alike
-from jaxgen.training import evaluation, states
+from jaxgen.training import evaluation, picture_labels, states
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment
@@ -173,19 +173,25 @@ class _Loop:
             return None
         rows, columns = grid_of(experiment)
         shown = evaluation.shown(experiment)
+        family = experiment.family
         if shown is not None:
             picture = evaluation.make_picture(experiment, shown)
+            labels = picture_labels.of_picture(family, shown, rows, columns)
+            medium = picture_labels.labelled(IMAGES, labels)
             return lambda step, state: self.writers.samples(
-                step, picture(self._variables(state), key, rows, columns), columns, IMAGES
+                step, picture(self._variables(state), key, rows, columns), columns, medium
             )
         if experiment.medium.picture is None:
             return None
         sample = evaluation.make_sample(experiment, self.strategy, preview=True)
+        names = picture_labels.names_of(family)
+        labels = picture_labels.of_samples(names, rows * columns, columns)
+        medium = picture_labels.labelled(experiment.medium, labels)
         return lambda step, state: self.writers.samples(
             step,
             sample(self._variables(state), key, rows * columns),
             columns,
-            experiment.medium,
+            medium,
         )
 
     def _variables(self, state: State) -> Variables:

@@ -32,7 +32,8 @@ from jaxgen.core import Batch, Family, PyTree, Variables
 from jaxgen.training import code_pictures, denoising_pictures
 from jaxgen.training.denoising_pictures import Picture
 
-_LIMIT = 3.0  # standard deviations of the prior that a traversal goes to
+LIMIT = 3.0
+"""Standard deviations of the prior that a traversal goes to."""
 
 
 def of(family: Family) -> Mapping[str, Picture]:
@@ -253,7 +254,7 @@ def between_examples(family: Family) -> Picture:
     return draw
 
 
-def traversal(family: Family, *, limit: float = _LIMIT) -> Picture:
+def traversal(family: Family, *, limit: float = LIMIT) -> Picture:
     """One row a latent of the first example, set to values from -limit to limit, the others kept.
 
     The rows are the latents whose means vary most over the batch, most varied first: as many as
