@@ -1,12 +1,13 @@
 """The command `jaxgen`: every recipe and every tool by one name.
 
-    jaxgen list                           every recipe, a line each
+    jaxgen list [words]                   every recipe, or those with the words, a line each
     jaxgen train RECIPE [flags]           trains, or resumes: jaxgen train ddpm_digits
     jaxgen sample RUN_DIR [flags]         samples and pictures of a trained run
     jaxgen evaluate RUN_DIR [flags]       its figures on held-out examples
     jaxgen obedience RUN_DIR [flags]      whether it makes what it is asked for
     jaxgen samplers RUN_DIR [flags]       a denoiser through every solver
     jaxgen guide RUN_DIR [flags]          a denoiser led by a classifier
+    jaxgen report RUN_DIR [flags]         the run as one page: curves, samples, figures
     jaxgen compare [flags]                the families side by side, as one page
     jaxgen distances [flags]              how distances behave on images with labels
     jaxgen metrics [flags]                distances between two sets of images
@@ -18,6 +19,7 @@ Each has its own --help. `python -m experiments` is the same in a checkout.
 import ast
 import difflib
 import importlib
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +37,7 @@ TOOLS = {
     "samplers": f"{__package__}.samplers",
     "guide": f"{__package__}.guide",
     "compare": f"{__package__}.compare",
+    "report": f"{__package__}.report",
     "distances": f"{__package__}.distances",
     "metrics": "jaxgen.metrics.__main__",
     "data": "jaxgen.data.__main__",
@@ -47,10 +50,14 @@ class Entry(NamedTuple):
 
     Attributes:
         name: Name of its module.
+        data: Data of the recipe in a few words.
+        published: Figure of the paper, or "".
         summary: First line of the module's docstring.
     """
 
     name: str
+    data: str
+    published: str
     summary: str
 
 
@@ -75,19 +82,26 @@ def entries() -> list[Entry]:
     recipes = []
     for path in sorted(PLACE.glob("*.py")):
         tree = ast.parse(path.read_text())
-        if any(_assigns_recipe(node) for node in tree.body):
+        for call in filter(None, map(_recipe_in, tree.body)):
             first, *_ = (ast.get_docstring(tree) or "").splitlines() or [""]
-            recipes.append(Entry(path.stem, first))
+            words = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+            recipes.append(
+                Entry(path.stem, words.get("data", ""), words.get("published", ""), first)
+            )
     return recipes
 
 
-def _assigns_recipe(node: ast.stmt) -> bool:
+def _recipe_in(node: ast.stmt) -> ast.Call | None:
+    """The call of `recipe = Recipe(...)`, or None of another statement."""
     targets = node.targets if isinstance(node, ast.Assign) else []
-    return any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets)
+    is_recipe = any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets)
+    return node.value if is_recipe and isinstance(node.value, ast.Call) else None
 
 
 def show(arguments: Sequence[str]) -> None:
-    """Prints the recipes whose name or summary has every word, a line each.
+    """Prints the recipes that have every word, a line each: data, published figure, summary.
+
+    On a terminal a line ends where the window does.
 
     Args:
         arguments: Words; of none all recipes are shown.
@@ -99,9 +113,12 @@ def show(arguments: Sequence[str]) -> None:
     ]
     if not shown:
         raise ValueError(f"no recipe has the words {' '.join(arguments)!r}: jaxgen list shows all")
-    width = max(len(each.name) for each in shown)
-    for name, summary in shown:
-        print(f"{name:{width}}  {summary}")
+    head = Entry("recipe", "data", "published", "what it is")
+    widths = [max(map(len, column)) for column in zip(head, *shown, strict=True)]
+    room = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for entry in (head, *shown):
+        cells = (f"{cell or '-':{width}}" for cell, width in zip(entry, widths, strict=True))
+        print("  ".join(cells)[:room].rstrip())
 
 
 def train(arguments: Sequence[str]) -> None:

@@ -47,6 +47,7 @@ recipe = Recipe(
         game=GameConfig(penalty="dragan", penalty_weight=0.5, auxiliary_game=None),
         optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
     ),
+    data="folder, attributes",
 )
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ recipe = Recipe(
         perceptual=PerceptualConfig(distance="lpips"),
         optimizer=AdamConfig(learning_rate=24 * 4.5e-6, b1=0.5, b2=0.9),
     ),
+    data="folder of images",
+    published="rFID 0.90, PSNR 24.19 dB (OpenImages)",
 )
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ recipe = Recipe(
         game=GameConfig(weight=0.0, start=500, channels=16, num_layers=1),
         optimizer=AdamConfig(learning_rate=3e-3, b2=0.99, warmup_steps=50, decay_steps=3000),
     ),
+    data="captioned digits",
 )
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ recipe = Recipe(
         objective=ObjectiveConfig(beta=4.0),
         optimizer=OptimizerConfig(learning_rate=5e-4),
     ),
+    data="MNIST",
 )
 
 if __name__ == "__main__":

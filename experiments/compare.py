@@ -44,6 +44,7 @@ from .comparison.families import ENTRANTS, Planned
 from .comparison.measure import VERSION, measure, measure_real
 from .comparison.options import LEAST_SAMPLES, MOST_SAMPLES, make_plan, parser
 from .comparison.quality import Reference, make_reference
+from .pages.tables import to_csv, to_markdown
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -302,8 +303,8 @@ def _write(out: Path, real: Any, results: list[Any], about: dict[str, Any]) -> P
     """The page, and its numbers as CSV and Markdown."""
     tables = table.tables(real[0], [one for one, _ in results])
     files = {
-        "compare.csv": table.to_csv(tables),
-        "compare.md": table.to_markdown(f"{page.HEADING}: {real[0]['data']['train']}", tables),
+        "compare.csv": to_csv(tables),
+        "compare.md": to_markdown(f"{page.HEADING}: {real[0]['data']['train']}", tables),
         "compare.html": page.page(real, results, about),
     }
     for name, text in files.items():

@@ -45,6 +45,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, warmup_steps=100, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ recipe = Recipe(
         model=ModelConfig(latent_dim=20, condition="label"),
         optimizer=OptimizerConfig(learning_rate=1e-3),
     ),
+    data="MNIST",
 )
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ recipe = Recipe(
             condition="label",
         ),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ recipe = Recipe(
         ),
         optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
     ),
+    data="MNIST",
 )
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),
         average=AverageConfig(decay=0.9999),
     ),
+    data="CIFAR-10",
+    published="FID 3.17, 3.75 bits/dim",
 )
 
 if __name__ == "__main__":

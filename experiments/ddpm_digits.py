@@ -43,6 +43,7 @@ recipe = Recipe(
         average=AverageConfig(decay=0.999),
         sampler=SamplerConfig(num_steps=250),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -54,6 +54,8 @@ recipe = Recipe(
         average=AverageConfig(decay=0.9999, warm_up=False),
         evaluation=ScoreEvaluationConfig(tolerance=1e-5, first_time=1e-5),
     ),
+    data="CIFAR-10",
+    published="FID 2.55, 3.16 bits/dim",
 )
 
 if __name__ == "__main__":

@@ -43,6 +43,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=1500, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ recipe = Recipe(
             learning_rate=2e-3, warmup_steps=50, decay_steps=1000, clip_norm=1.0, weight_decay=0.01
         ),
     ),
+    data="captioned digits",
 )
 
 if __name__ == "__main__":

@@ -57,6 +57,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=3e-3, warmup_steps=100, decay_steps=5000, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
+    data="captioned digits",
 )
 
 if __name__ == "__main__":

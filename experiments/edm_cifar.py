@@ -51,6 +51,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, warmup_steps=19_531),
         average=AverageConfig(half_life=500_000, ramp_up=0.05),
     ),
+    data="CIFAR-10",
+    published="FID 1.97",
 )
 
 if __name__ == "__main__":

@@ -50,6 +50,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-4, b2=0.95, weight_decay=0.01),
         average=AverageConfig(decay=0.999),
     ),
+    data="CIFAR-10",
+    published="FID 2.07",
 )
 
 if __name__ == "__main__":

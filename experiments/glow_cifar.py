@@ -70,6 +70,8 @@ recipe = Recipe(
         ),
         average=AverageConfig(decay=0.0),
     ),
+    data="CIFAR-10",
+    published="3.35 bits/dim",
 )
 
 if __name__ == "__main__":

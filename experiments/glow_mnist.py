@@ -24,6 +24,7 @@ recipe = Recipe(
         model=ModelConfig(network="glow", levels=2, steps=16, width=128),
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1000, clip_norm=100.0),
     ),
+    data="MNIST",
 )
 
 if __name__ == "__main__":

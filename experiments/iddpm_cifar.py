@@ -56,6 +56,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-4),
         average=AverageConfig(decay=0.9999),
     ),
+    data="CIFAR-10",
+    published="FID 3.19, 3.17 bits/dim (recalled)",
 )
 
 if __name__ == "__main__":

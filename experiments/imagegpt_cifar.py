@@ -47,6 +47,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=3e-3, b2=0.95, warmup_steps=400, decay_steps=STEPS),
         cosine=True,
     ),
+    data="CIFAR-10",
+    published="2.09 nats a code (ImageNet)",
 )
 
 if __name__ == "__main__":

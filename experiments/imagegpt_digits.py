@@ -40,6 +40,7 @@ recipe = Recipe(
         cosine=True,
         average=AverageConfig(decay=0.99),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

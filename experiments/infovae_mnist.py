@@ -31,6 +31,7 @@ recipe = Recipe(
         objective=ObjectiveConfig(beta=0.0, mmd_weight=1000.0),
         optimizer=OptimizerConfig(learning_rate=1e-3),
     ),
+    data="MNIST",
 )
 
 if __name__ == "__main__":

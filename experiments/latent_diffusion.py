@@ -50,6 +50,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=42 * 2e-6, weight_decay=0.01),
         average=AverageConfig(decay=0.9999),
     ),
+    data="folder of images",
+    published="FID 4.98 (FFHQ)",
 )
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ recipe = Recipe(
         optimizer=OptimizerConfig(learning_rate=1e-4, warmup_steps=0, clip_norm=None, l2=1e-6),
         average=AverageConfig(decay=0.999),
     ),
+    data="GAS",
+    published="9.07 nats (recalled)",
 )
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ recipe = Recipe(
         steps=10_000,
         model=ModelConfig(network="maf", layers=5, hidden=(100, 100)),
     ),
+    data="two moons",
 )
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ recipe = Recipe(
         optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
         average=AverageConfig(decay=0.998),
     ),
+    data="folder, attributes",
 )
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=6e-4, warmup_steps=10_000),
         average=AverageConfig(decay=0.99995),
     ),
+    data="CIFAR-10",
+    published="FID 2.92 (recalled)",
 )
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=2e-4, warmup_steps=5000, clip_norm=1.0),
         average=AverageConfig(decay=0.999, warm_up=False),
     ),
+    data="CIFAR-10",
+    published="FID 2.38",
 )
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ recipe = Recipe(
         data=DataConfig(name="digits"),
         optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, clip_norm=1.0),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

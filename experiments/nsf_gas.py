@@ -41,6 +41,8 @@ recipe = Recipe(
         ),
         average=AverageConfig(decay=0.0),
     ),
+    data="GAS",
+    published="13.09 nats (recalled)",
 )
 
 if __name__ == "__main__":

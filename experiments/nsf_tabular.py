@@ -21,6 +21,7 @@ recipe = Recipe(
         data=VectorDataConfig(name="checkerboard"),
         model=ModelConfig(network="nsf", layers=8, hidden=(64, 64), num_bins=8),
     ),
+    data="checkerboard",
 )
 
 if __name__ == "__main__":

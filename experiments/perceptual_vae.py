@@ -59,6 +59,7 @@ recipe = Recipe(
         optimizer=OptimizerConfig(learning_rate=5e-4),
         average=AverageConfig(decay=0.999),
     ),
+    data="CIFAR-10",
 )
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=2e-3, decay_steps=2000),
         average=AverageConfig(decay=0.99),
     ),
+    data="captioned digits",
 )
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=2e-3, decay_steps=1500),
         average=AverageConfig(decay=0.99),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ recipe = Recipe(
         model=ModelConfig(features=32, layers=12, head_features=64),
         optimizer=AdamConfig(learning_rate=2e-3, decay_steps=STEPS),
     ),
+    data="MNIST",
+    published="81.30 nats (other pixels)",
 )
 
 if __name__ == "__main__":

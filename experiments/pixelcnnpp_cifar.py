@@ -33,6 +33,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=1e-3, b1=0.95, b2=0.9995, decay_rate=0.999995),
         average=AverageConfig(decay=0.9995, warm_up=False),
     ),
+    data="CIFAR-10",
+    published="2.92 bits/dim",
 )
 
 if __name__ == "__main__":

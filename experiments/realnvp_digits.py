@@ -28,6 +28,7 @@ recipe = Recipe(
         optimizer=OptimizerConfig(learning_rate=3e-3, decay_steps=6000),
         temperature=0.75,
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ recipe = Recipe(
         game=GameConfig(loss="hinge", discriminator_repeats=5, fakes_per_real=2),
         optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
     ),
+    data="CIFAR-10",
+    published="IS 8.22 +- 0.05, FID 21.7",
 )
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ recipe = Recipe(
         game=GameConfig(kl_weight=2.0),
         optimizer=OptimizerConfig(_ADAM, _ADAM),
     ),
+    data="captioned digits",
 )
 
 if __name__ == "__main__":

@@ -33,6 +33,8 @@ recipe = Recipe(
         checkpoint_every=2000,
         data=DataConfig(name="folder", resize=64),
     ),
+    data="folder, captions",
+    published="IS 3.70, both stages (recalled)",
 )
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ recipe = Recipe(
         shift=24 / 256,
         optimizer=OptimizerConfig(_ADAM, _ADAM),
     ),
+    data="folder, captions",
+    published="IS 3.70 (recalled)",
 )
 
 if __name__ == "__main__":

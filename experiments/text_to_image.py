@@ -59,6 +59,8 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=5e-5, warmup_steps=10_000, weight_decay=0.01),
         average=AverageConfig(decay=0.9999),
     ),
+    data="folder, captions",
+    published="FID 12.63, guided (recalled)",
 )
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ recipe = Recipe(
         optimizer=OptimizerConfig(learning_rate=2e-3, decay_steps=4000),
         average=AverageConfig(decay=0.999),
     ),
+    data="captioned digits",
 )
 
 if __name__ == "__main__":

@@ -46,6 +46,7 @@ recipe = Recipe(
         optimizer=OptimizerConfig(learning_rate=2e-3, decay_steps=5000),
         average=AverageConfig(decay=0.999),
     ),
+    data="digits",
 )
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ recipe = Recipe(
         game=GameConfig(weight=0.8, start=250_001),
         optimizer=AdamConfig(learning_rate=12 * 4.5e-6, b1=0.5, b2=0.9),
     ),
+    data="folder of images",
+    published="rFID 7.94 (ImageNet)",
 )
 
 if __name__ == "__main__":

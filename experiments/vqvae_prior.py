@@ -149,6 +149,7 @@ recipe = Recipe(
         model=ModelConfig(network="gated", features=128, layers=15, head_features=512),
         optimizer=AdamConfig(learning_rate=3e-4),
     ),
+    data="CIFAR-10",
 )
 
 if __name__ == "__main__":

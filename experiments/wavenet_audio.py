@@ -196,6 +196,7 @@ recipe = Recipe(
         sample_every=5000,
         checkpoint_every=5000,
     ),
+    data="folder of WAV files",
 )
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ recipe = Recipe(
         ),
         optimizer=OptimizerConfig(generator=_ADAM, discriminator=_ADAM),
     ),
+    data="CIFAR-10",
+    published="IS 7.86 +- 0.07",
 )
 
 if __name__ == "__main__":

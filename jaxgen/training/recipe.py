@@ -17,7 +17,7 @@ INSTALLED = "jaxgen."
 class Recipe(Generic[C]):
     """An experiment that can be run; `experiments/NAME.py` has one by the name `recipe`.
 
-        recipe = Recipe(build, Config(run_dir="runs/NAME", steps=50_000))
+        recipe = Recipe(build, Config(run_dir="runs/NAME", steps=50_000), data="MNIST")
 
         if __name__ == "__main__":
             recipe.main()
@@ -27,10 +27,15 @@ class Recipe(Generic[C]):
     Attributes:
         build: Function from a config to its experiment.
         config: Config of the recipe; its fields are the flags of the command line.
+        data: Data of the recipe in a few words, for lists.
+        published: Figure of the paper in a few words, as the module's docstring has it; "" where
+            there is none to compare with.
     """
 
     build: Callable[[C], Experiment]
     config: C
+    data: str = ""
+    published: str = ""
 
     def main(self, args: Sequence[str] | None = None) -> None:
         """Run the recipe from the command line, and exit (`jaxgen.training.cli.main`).

@@ -1,6 +1,8 @@
 """The command `jaxgen`: recipes by name, runs by their directory, errors in a line."""
 
+import ast
 import json
+import re
 import sys
 import types
 
@@ -35,8 +37,28 @@ def test_lists_every_recipe(capsys):
     assert not {"compare", "samplers", "commands", "__main__"} & set(names)
     assert all(len(each.summary) > 20 for each in command.entries())
     assert command.main(["list", "Digits", "ddpm"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith("ddpm_digits  DDPM on the embedded UCI digits")
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split() == ["recipe", "data", "published", "what", "it", "is"]
+    assert line.startswith("ddpm_digits  digits  -          DDPM on the embedded UCI digits")
+
+
+@pytest.mark.parametrize("entry", command.entries(), ids=lambda each: each.name)
+def test_a_recipe_says_its_data_and_no_figure_that_its_docstring_lacks(entry):
+    assert entry.data
+    tree = ast.parse((command.PLACE / f"{entry.name}.py").read_text())
+    numbers = re.findall(r"\d+(?:\.\d+)?", ast.get_docstring(tree))
+    found = re.findall(r"\d+(?:\.\d+)?", entry.published)
+    assert bool(found) == bool(entry.published)
+    assert set(found) <= set(numbers)
+    if re.search(r"recalled|memory|remember", entry.published):
+        assert re.search(r"recalled|memory|remember", ast.get_docstring(tree))
+
+
+def test_figures_that_were_not_seen_are_marked():
+    """What a docstring gives from memory is so in the list."""
+    published = {each.name: each.published for each in command.entries()}
+    for name in ("maf_power", "nsf_gas", "iddpm_cifar", "meanflow_cifar", "text_to_image"):
+        assert "(recalled)" in published[name]
 
 
 def test_trains_by_name(called):

@@ -20,8 +20,9 @@ from recipes import call
 
 from experiments import compare, cvae_mnist
 from experiments.compare import main
-from experiments.comparison import charts, families, measure, table
+from experiments.comparison import families, measure, table
 from experiments.comparison.options import DEFAULTS
+from experiments.pages import charts, tables
 from jaxgen.conditioning.attributes import embeddings
 from jaxgen.core import Variables
 from jaxgen.training.runs import Run
@@ -322,9 +323,9 @@ def test_flags_make_the_run_again():
 
 def test_numbers():
     """Four digits, no exponent where it is short, a dash with its reason."""
-    texts = [table.number(v).text for v in (1.23456, 12345.6, 1.5e-7, 0.0)]
+    texts = [tables.number(v).text for v in (1.23456, 12345.6, 1.5e-7, 0.0)]
     assert texts == ["1.235", "12346", "1.5e-07", "0"]
-    assert table.number(None, "why") == table.Cell("-", "why")
+    assert tables.number(None, "why") == tables.Cell("-", "why")
 
 
 def test_charts():
@@ -382,8 +383,8 @@ def test_all_families(tmp_path):
 def test_names_are_no_markdown():
     """A run may be called anything that a directory may."""
     name = "x | y <img src=a> [z](b) `c` *d*\ne"
-    cells = [table.Cell("1"), table.Cell("-", f"no {name}")]
-    text = table.to_markdown("All", [table.Table("T", ("a", "b"), ("a", "b"), {name: cells}, ())])
+    cells = [tables.Cell("1"), tables.Cell("-", f"no {name}")]
+    text = tables.to_markdown("All", [tables.Table("T", ("a", "b"), ("a", "b"), {name: cells}, ())])
     shown = r"x \| y \<img src=a\> \[z\](b) \`c\` \*d\* e"
     assert f"| {shown} | 1 | - |" in text.splitlines()
     assert f"- {shown}: no b: no {shown}." in text.splitlines()

@@ -2,34 +2,49 @@
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 WIDTH, HEIGHT = 420, 220
 LEFT, RIGHT, TOP, BOTTOM = 58, 20, 24, 36
 COLOURS = ("--a", "--b", "--c", "--d")
 DASHES = ("none", "5 3", "2 2", "8 3 2 3")
+LETTER = 5.6  # mean width of a letter of a name
+LOGARITHMIC = 30.0  # ratio of values beyond which an axis is logarithmic
 
 
 def lines(curves: Mapping[str, Sequence[Sequence[float]]], label: str) -> str:
-    """Curves of (x, y) points by name, in one frame, by linear axes."""
+    """Curves of (x, y) points by name, in one frame.
+
+    The y-axis is logarithmic where the values are positive and go over orders of magnitude.
+    """
     points = [p for curve in curves.values() for p in curve if math.isfinite(p[1])]
     if not points:
         return ""
     xs, ys = [p[0] for p in points], [p[1] for p in points]
-    x_range, y_range = (0.0, max(xs)), _padded(min(ys), max(ys))
-    body = [_frame(_ticks(*x_range), _ticks(*y_range), x_range, y_range, "step", "")]
+    power = min(ys) > 0 and max(ys) / min(ys) > LOGARITHMIC
+    height: Callable[[float], float] = math.log10 if power else float
+    x_range, y_range = (0.0, max(xs)), _padded(height(min(ys)), height(max(ys)))
+    ticks = _ticks(*x_range), _ticks(*y_range)
+    body = [_frame(*ticks, x_range, y_range, "step", "", y_power=power)]
+    at = float(LEFT)
     for index, (name, curve) in enumerate(curves.items()):
         colour, dash = COLOURS[index % 4], DASHES[index % 4]
-        path = " ".join(
-            f"{_x(x, x_range):.1f},{_y(y, y_range):.1f}" for x, y in curve if math.isfinite(y)
-        )
+        drawn = [
+            f"{_x(x, x_range):.1f},{_y(height(y), y_range):.1f}"
+            for x, y in curve
+            if math.isfinite(y)
+        ]
+        path = " ".join(drawn)
         style = f"stroke:var({colour});stroke-dasharray:{dash}"
         body.append(f'<polyline class="line" style="{style}" points="{path}"/>')
-        at = LEFT + index * 170
+        if len(drawn) == 1:  # which a line does not show
+            x, _, y = drawn[0].partition(",")
+            body.append(f'<circle cx="{x}" cy="{y}" r="3" style="fill:var({colour})"/>')
         body.append(
-            f'<line class="line" style="{style}" x1="{at}" y1="10" x2="{at + 22}" y2="10"/>'
+            f'<line class="line" style="{style}" x1="{at:.0f}" y1="10" x2="{at + 22:.0f}" y2="10"/>'
         )
-        body.append(f'<text class="name" x="{at + 28}" y="14">{html.escape(name)}</text>')
+        body.append(f'<text class="name" x="{at + 28:.0f}" y="14">{html.escape(name)}</text>')
+        at += 28 + LETTER * len(name) + 18
     return _svg(label, body)
 
 
@@ -38,7 +53,7 @@ def scatter(points: Mapping[str, tuple[float, float]], x_name: str, y_name: str)
     xs, ys = zip(*points.values(), strict=True)
     x_range, y_range = _decades(xs), _decades(ys)
     x_ticks, y_ticks = (list(range(first, last + 1)) for first, last in (x_range, y_range))
-    body = [_frame(x_ticks, y_ticks, x_range, y_range, x_name, y_name, power=True)]
+    body = [_frame(x_ticks, y_ticks, x_range, y_range, x_name, y_name, x_power=True, y_power=True)]
     for name, (x, y) in points.items():
         px, py = _x(math.log10(x), x_range), _y(math.log10(y), y_range)
         right = px > WIDTH * 0.68
@@ -59,16 +74,18 @@ def _svg(label: str, body: Sequence[str]) -> str:
     )
 
 
-def _frame(x_ticks, y_ticks, x_range, y_range, x_name, y_name, *, power=False) -> str:
+def _frame(
+    x_ticks, y_ticks, x_range, y_range, x_name, y_name, *, x_power=False, y_power=False
+) -> str:
     """The axes, a few values of each, and their names."""
     bottom = HEIGHT - BOTTOM
     parts = [f'<path class="axis" d="M{LEFT},{TOP} V{bottom} H{WIDTH - RIGHT}"/>']
     for tick in x_ticks:
-        text = _short(10**tick if power else tick)
+        text = _short(10**tick if x_power else tick)
         at = f'x="{_x(tick, x_range):.1f}" y="{bottom + 14}"'
         parts.append(f'<text {at} text-anchor="middle">{text}</text>')
     for tick in y_ticks:
-        y, text = _y(tick, y_range), _short(10**tick if power else tick)
+        y, text = _y(tick, y_range), _short(10**tick if y_power else tick)
         parts.append(f'<path class="axis" d="M{LEFT},{y:.1f} H{WIDTH - RIGHT}" opacity=".5"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
     middle = (LEFT + WIDTH - RIGHT) / 2
