@@ -35,7 +35,7 @@ from .pages.tables import NONE, Cell, Table, number
 
 MOST_POINTS = 300  # of a curve
 MOST_GRIDS, SMALL = 8, 480  # grids over time, and pixels a side of each
-HELD_OUT = "held-out "
+HELD_OUT = "held-out"
 SPEED = "per_second"
 Rows = Sequence[Mapping[str, Any]]
 
@@ -138,7 +138,7 @@ def _samples(run_dir: Path) -> str:
     if not grids:
         return ""
     newest = grids[-1]
-    shown = parts.picture_file(newest, _step_of(newest), "the newest")
+    shown = parts.full(parts.picture_file(newest, _step_of(newest), "the newest"))
     sound = newest.with_suffix(".wav")
     if sound.exists():
         shown += parts.sound_file(sound)
@@ -149,7 +149,7 @@ def _samples(run_dir: Path) -> str:
     ]
     if len(grids) == 1:
         return shown
-    return f"{shown}<h3>Over time</h3>{parts.cards(over_time)}"
+    return shown + "<h3>Over time</h3>" + parts.cards(over_time, size="small")
 
 
 def _step_of(path: Path) -> str:
@@ -164,17 +164,19 @@ def _curves(metrics: Rows, held_out: Rows) -> str:
             points = [[row["step"], row[key]] for row in rows if key in row]
             if key == "skipped" and not any(y for _, y in points):
                 continue
-            found.setdefault(key.rpartition("/")[2], {})[prefix + key] = _thinned(points)
+            of, _, kind = key.rpartition("/")
+            name = " ".join(filter(None, (prefix, of))) or "training"
+            found.setdefault(kind, {})[name] = _thinned(points)
 
     def order(kind: str) -> tuple[bool, bool]:
         return kind.endswith(SPEED), not kind.endswith("loss")
 
     figures = []
     for kind in sorted(found, key=order):
-        names = ", ".join(found[kind])
-        if drawn := charts.lines(found[kind], f"{names} by step"):
-            figures.append(parts.figure(drawn, "by step", kind.replace("_", " ")))
-    return parts.cards(figures, wide=True)
+        label = f"{kind} by step: {', '.join(found[kind])}"
+        if drawn := charts.lines(found[kind], label):
+            figures.append(parts.figure(drawn, "", kind.replace("_", " ")))
+    return parts.cards(figures, size="wide")
 
 
 def _thinned(points: list[list[float]]) -> list[list[float]]:
@@ -234,7 +236,7 @@ def _others(run_dir: Path) -> str:
         body += "<h3>Reconstructions</h3>" + parts.entries(rebuilt[-1]["metrics"])
     if is_whole_png(run_dir / "samplers.png"):
         figure = parts.picture_file(run_dir / "samplers.png", "Solvers", "quality against cost")
-        body += f'<div class="full">{figure}</div>'
+        body += parts.full(figure)
     return body
 
 
@@ -247,7 +249,7 @@ def _drawn(run_dir: Path) -> str:
     figures = [
         parts.picture_file(path, name.replace("_", " "), path.name) for name, path in newest.items()
     ]
-    return parts.cards(figures, wide=True)
+    return parts.cards(figures, size="wide")
 
 
 def _configuration(run_dir: Path, recipe: Recipe, config: Any) -> str:

@@ -90,7 +90,7 @@ def _strips(runs: Sequence[tuple[Any, Pictures]]) -> str:
     ]
     absent = [title(one) for one, pictures in runs if not set(STRIPS) & set(pictures)]
     note = f"<p>Without latents to rebuild from or to mix: {parts.text(', '.join(absent))}.</p>"
-    return parts.cards(figures, wide=True) + (note if absent else "")
+    return parts.cards(figures, size="wide") + (note if absent else "")
 
 
 def _neighbours(runs: Sequence[tuple[Any, Pictures]]) -> str:
@@ -115,7 +115,7 @@ def _curves(results: Sequence[Mapping[str, Any]]) -> str:
         for one in results
         if one["training"]["curves"]
     ]
-    return parts.cards(figures, wide=True)
+    return parts.cards(figures, size="wide")
 
 
 def _protocols(

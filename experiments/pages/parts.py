@@ -6,14 +6,14 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
 from jaxgen.training.images import grid
 
-from .tables import Table, reasons
+from .tables import NONE, Table, reasons
 
 STYLE = """
 :root { color-scheme: light dark; --fg: #1c1f23; --muted: #5b6470; --bg: #fff; --line: #d5dae0;
@@ -44,12 +44,14 @@ thead th:first-child { background: var(--soft); }
 tr.real > * { color: var(--muted); font-style: italic; }
 .cards { display: grid; gap: 1.25rem 1rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
+.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 9rem), 1fr)); }
 .wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 figure { margin: 0; }
 figure img { display: block; width: 100%; max-width: 24rem; height: auto;
   image-rendering: pixelated; border: 1px solid var(--line); background: #fff; }
 audio { display: block; width: 100%; max-width: 24rem; margin: .5rem 0; }
-.full figure img { max-width: 100%; image-rendering: auto; }
+figure img.smooth { image-rendering: auto; }
+.full figure img { width: auto; max-width: 100%; }
 figcaption { font-size: .85rem; color: var(--muted); margin-top: .3rem; }
 figcaption b { color: var(--fg); }
 svg { display: block; width: 100%; height: auto; max-width: 34rem; }
@@ -120,14 +122,27 @@ def table(shown: Table) -> str:
 
 def _kind(column: Sequence[str]) -> str:
     """Words are set from the left, numbers from the right."""
-    return ' class="words"' if any(cell[:1].isalpha() for cell in column) else ""
+    return "" if all(map(_is_number, column)) else ' class="words"'
 
 
-def cards(figures: Sequence[str], *, wide: bool = False) -> str:
+def _is_number(cell: str) -> bool:
+    try:
+        float("0" if cell in ("", NONE) else cell)
+    except ValueError:
+        return False
+    return True
+
+
+def cards(figures: Sequence[str], *, size: Literal["small", "", "wide"] = "") -> str:
     """Figures side by side, as many in a row as fit; nothing where there are none."""
     if not figures:
         return ""
-    return f'<div class="cards{" wide" if wide else ""}">{"".join(figures)}</div>'
+    return f'<div class="cards {size}">{"".join(figures)}</div>'
+
+
+def full(shown: str) -> str:
+    """A figure at its own size where the page has the room."""
+    return f'<div class="full">{shown}</div>'
 
 
 def figure(body: str, caption: str, name: str = "") -> str:
@@ -162,7 +177,7 @@ def picture_file(path: Path, name: str, caption: str, *, most: int | None = None
                 small.thumbnail((most, most), Image.Resampling.BOX)
                 small.save(file, format="PNG", optimize=True)
                 content = file.getvalue()
-    return figure(_image(content, f"{name}: {caption}"), caption, name)
+    return figure(_image(content, f"{name}: {caption}", smooth=True), caption, name)
 
 
 def sound_file(path: Path) -> str:
@@ -171,9 +186,9 @@ def sound_file(path: Path) -> str:
     return f'<audio controls src="data:audio/wav;base64,{data}"></audio>'
 
 
-def _image(content: bytes, alt: str) -> str:
-    data = base64.b64encode(content).decode()
-    return f'<img alt="{text(alt)}" src="data:image/png;base64,{data}">'
+def _image(content: bytes, alt: str, *, smooth: bool = False) -> str:
+    data, kind = base64.b64encode(content).decode(), ' class="smooth"' if smooth else ""
+    return f'<img{kind} alt="{text(alt)}" src="data:image/png;base64,{data}">'
 
 
 def details(summary: str, body: str, *, is_open: bool = False) -> str:

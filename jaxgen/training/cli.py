@@ -250,7 +250,7 @@ def _sample(invocation: _Invocation) -> int:
     experiment = invocation.recipe.build(flags.config)
     family, run_dir = experiment.family, Path(flags.config.run_dir)
     strategy = make_strategy("jit", fsdp=flags.config.fsdp)
-    is_picture = flags.picture != "samples"
+    is_picture, names = flags.picture != "samples", tuple[str, ...]()
     medium = IMAGES if is_picture else experiment.medium
     outputs.check(flags.out, run_dir, medium)
     conditions = asked(family.conditioning, flags.label, flags.attributes, flags.text)
@@ -262,7 +262,7 @@ def _sample(invocation: _Invocation) -> int:
         columns = 8 if flags.columns is None else flags.columns
         rows = max(1, flags.num // columns)
         picture = evaluation.make_picture(experiment, flags.picture)
-        names, labels = (), picture_labels.of_picture(family, flags.picture, rows, columns)
+        labels = picture_labels.of_picture(family, flags.picture, rows, columns)
     else:
         names = _asked_for(flags) or picture_labels.names_of(family)
         columns, labels = flags.columns, picture_labels.Labels()
@@ -276,7 +276,8 @@ def _sample(invocation: _Invocation) -> int:
         samples = picture(variables, key, rows, columns)
     else:
         samples = sample(variables, key, flags.num)
-    title = f"{invocation.name.rpartition('.')[2]}, step {step:,}: {flags.picture}"
+    recipe, what = invocation.name.rpartition(".")[2], flags.picture.replace("_", " ")
+    title = f"{recipe}, step {step:,}: {what}"
     title += f", {names[0]}" if len(names) == 1 else ""
     medium = picture_labels.labelled(medium, labels, title)
     out = outputs.write(flags.out, run_dir, flags.picture, samples, columns, medium)

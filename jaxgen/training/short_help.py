@@ -102,7 +102,7 @@ def _hiding(
         fields.append((name, type(value), dataclasses.field(default=value)))
     for name in hidden:
         if name not in kept:
-            marked = Annotated[hints[name], tyro.conf.Suppress]
+            marked = Annotated[hints[name], tyro.conf.Suppress]  # type: ignore[valid-type]
             fields.append((name, marked, dataclasses.field(default=values[name])))
     made = dataclasses.make_dataclass(
         type(config).__name__, fields, bases=(type(config),), frozen=True

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from html_page import Page, check_whole
 from recipes import call
 
 from experiments import compare, cvae_mnist
@@ -34,33 +34,6 @@ OPTIONS: dict[str, Any] = {
     "num_evaluated": 20,
 }
 ROOT = Path(__file__).parents[2]
-VOID = {"meta", "img", "br", "line", "path", "circle", "polyline"}
-
-
-class Page(HTMLParser):
-    """A page's tags, its tables' cells and whatever is not closed or is loaded from elsewhere."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.loaded, self.cells = [], [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attributes):
-        values = dict(attributes)
-        self.tags.append((tag, values))
-        self.loaded += [values[k] for k in ("src", "href", "srcset", "data") if k in values]
-        if tag not in VOID:
-            self.open.append(tag)
-        if tag in ("td", "th"):
-            self.cells.append("")
-
-    def handle_endtag(self, tag):
-        if tag not in VOID:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("td", "th"):
-            self.cells[-1] += data
 
 
 def shrunk(out, given):
@@ -89,20 +62,7 @@ def test_end_to_end(compared):
         assert (compared / "runs" / name / "config.json").exists()
         assert (compared / "runs" / name / "metrics.csv").exists()
     text = (compared / "compare.html").read_text()
-    page = Page(text)
-    assert not page.open
-    assert page.loaded
-    assert all(where.startswith("data:image/png;base64,") for where in page.loaded)
-    assert not re.search(r"https?://|@import|url\(|<script|<link", text)
-    for tag, attributes in page.tags:
-        if tag == "img":
-            assert attributes["alt"]
-        if tag == "th":
-            assert attributes["scope"] in ("row", "col")
-        if tag == "svg":
-            assert attributes["aria-label"]
-    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
-    assert len(set(ids)) == len(ids)
+    check_whole(text)
     for needed in ("prefers-color-scheme: dark", 'name="viewport"', "no prior", "ELBO"):
         assert needed in text
     assert "--model.latent-dim=2" in text  # the command that makes the run again

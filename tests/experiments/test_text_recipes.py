@@ -17,7 +17,6 @@ from jaxgen.core import Variables
 from jaxgen.data import tokens
 from jaxgen.data.captioned_digits import captioned_digits
 from jaxgen.models.bert import Bert, Pretrained
-from jaxgen.training.images import captioned_grid
 from jaxgen.training.runs import open_run
 
 VAE = (
@@ -156,13 +155,3 @@ def test_obedience(trained, tmp_path, capsys):
 def test_what_attributes_are_read_by(shape, seen):
     grey = np.full((2, *shape, 3), 77, np.uint8)
     np.testing.assert_array_equal(obedience._smaller(grey), np.full((2, *seen, 3), 77, np.uint8))
-
-
-def test_rows_below_their_captions():
-    images = np.zeros((6, 4, 4, 3), np.uint8)
-    lines = captioned_grid(images, ["a short one", "a caption that is longer than the row " * 9])
-    assert lines.shape[1:] == (3 * 34 + 2, 3)
-    text = lines[: 14 + 6]
-    assert (text < 128).any()
-    with pytest.raises(ValueError, match="captions must be as many as rows of 6 images"):
-        captioned_grid(images, ["one", "two", "three", "four"])

@@ -417,6 +417,30 @@ def test_help_documents_the_flags(run):
         assert text in out
 
 
+def test_help_of_a_run_is_of_its_verb(run, trained):
+    """With the names of its pictures; what fixes the model is in the whole help alone."""
+    code, out, _ = run("sample", "--run-dir", str(trained), "--help")
+    assert code == 0
+    assert "--width" not in out
+    for text in ("--num", "Pictures (--picture): samples", "--help-all"):
+        assert text in out
+    code, out, _ = run("sample", "--help-all", "--run-dir", str(trained))
+    assert code == 0
+    assert "--width" in out
+    assert run("evaluate", "--run-dir=nowhere", "--nothing-like-this", "--help")[0] == 0
+
+
+def test_samples_are_numbered_in_their_run(run, trained):
+    """The grid has a title; what is drawn twice is kept twice."""
+    drawn = [
+        run("sample", "--num", "4", "--run-dir", str(trained))[1].split(": ")[1].strip()
+        for _ in range(2)
+    ]
+    assert drawn == [str(trained / "drawn" / f"samples_00{n}.png") for n in (1, 2)]
+    sizes = {Image.open(path).size for path in drawn}
+    assert sizes == {(2 * 66 + 2, 20 + 2 * 66 + 2)}
+
+
 def test_traceback_on_request(monkeypatch):
     monkeypatch.setenv("JAXGEN_TRACEBACK", "1")
     with pytest.raises(ValueError, match="--steps must be at least 1"):

@@ -8,6 +8,7 @@ from jaxgen.training.images import (
     check_output,
     grid,
     is_whole_png,
+    labelled_grid,
     save_each,
     save_png,
     save_samples,
@@ -28,7 +29,7 @@ def test_every_image_is_found_again(channels, count, columns, padding, scale):
     batch = images(count, channels=channels)
     canvas = grid(batch, columns, padding, scale)
     columns = columns or int(np.ceil(np.sqrt(count)))
-    scale = scale or 6  # 6 pixels wide: 36 is the first multiple of at least 32
+    scale = scale or 11  # 6 pixels wide: 66 is the first multiple of at least 64
     rows = -(-count // columns)
     expected = np.full(
         (rows * (4 * scale + padding) + padding, columns * (6 * scale + padding) + padding, 3), 255
@@ -48,10 +49,41 @@ def test_a_grid_that_no_machine_holds():
         grid(images(), columns=10**12)
 
 
-@pytest.mark.parametrize(("size", "scale"), [(8, 4), (28, 2), (32, 1), (64, 1)])
+@pytest.mark.parametrize(("size", "scale"), [(8, 8), (28, 3), (32, 2), (64, 1)])
 def test_small_images_are_enlarged(size, scale):
     canvas = grid(np.zeros((1, size, size, 1), np.uint8), padding=0)
     assert canvas.shape == (size * scale, size * scale, 3)
+
+
+def test_words_beside_rows_above_columns_and_on_top():
+    """The tiles are those of the plain grid, the words are where nothing else is."""
+    batch = images(6, 64, 64)
+    tiles = grid(batch, 3)
+    height, width = tiles.shape[:2]
+    assert np.array_equal(labelled_grid(batch, 3), tiles)
+    canvas = labelled_grid(batch, 3, rows=["cat", "dog"], heads=["0", "1"], title="Animals")
+    assert np.array_equal(canvas[-height:, -width:], tiles)
+    title, heads, beside = canvas[:20], canvas[20:40], canvas[40:, :-width]
+    assert all((part < 128).any() for part in (title, heads, beside))
+    middle = beside.shape[0] // 2
+    assert (beside[:middle] < 128).any()
+    assert (beside[middle:] < 128).any()
+    left = canvas.shape[1] - width
+    assert (heads[:, left : left + 66] < 128).any()
+    assert (heads[:, left + 2 * 66 :] == 255).all()  # the third column has no word
+
+
+def test_long_words_stand_above_their_rows():
+    """What is too long for the row too is cut."""
+    batch = images(6, 64, 64)
+    tiles = grid(batch, 3)
+    canvas = labelled_grid(batch, 3, rows=["a caption", "a caption longer than its row " * 9])
+    assert canvas.shape == (tiles.shape[0] + 2 * 20, *tiles.shape[1:])
+    assert (canvas[2:22] < 128).any()
+    assert np.array_equal(canvas[22 : 22 + 66], tiles[2 : 2 + 66])
+    assert np.array_equal(canvas[-66:], tiles[-66:])
+    with pytest.raises(ValueError, match="rows and heads must be at most 2 and 3, got 4 and 0"):
+        labelled_grid(batch, 3, rows=["one", "two", "three", "four"])
 
 
 @pytest.mark.parametrize(
