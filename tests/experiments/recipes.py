@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from quick import xla_flags
 
 from jaxgen.data.sources import digits
@@ -51,6 +52,21 @@ def launch(module, run_dir, *args, wait=True, optimized=False):
     out = process.communicate(timeout=1800)[0]
     assert process.returncode == 0, out
     return process, out
+
+
+def tiles(path, rows, columns, above=0):
+    """The tiles of a grid of small images, [rows, columns, 64, 64, 3], without its words.
+
+    Words stand on top, at the left or, `above` pixels high, above each row.
+    """
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    height, width = rows * (66 + above) + 2, columns * 66 + 2
+    assert pixels.shape[0] - height in (0, 20, 40)
+    assert pixels.shape[1] >= width
+    inside = pixels[-height:, -width:][2:, 2:]
+    return inside.reshape(rows, 66 + above, columns, 66, 3)[:, above : above + 64, :, :64].swapaxes(
+        1, 2
+    )
 
 
 def recognised(classifier, images, least=0.9):

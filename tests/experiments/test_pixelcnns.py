@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
-from recipes import call, fails, share_of_readable_samples
+from recipes import call, fails, share_of_readable_samples, tiles
 
 from experiments import (
     beta_sweep,
@@ -35,9 +35,7 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
     """Train, evaluate as a classifier too, sample a row for each class, complete images."""
     run_dir = ("--run-dir", str(tmp_path / "run"))
     call(capsys, pixelcnn_digits, *run_dir, *TINY, *GATED)
-    # Digits are drawn four times as large: 10 rows of 8.
-    grid = Image.open(tmp_path / "run" / "samples" / "00000002.png")
-    assert grid.size == (8 * 34 + 2, 342)
+    tiles(tmp_path / "run" / "samples" / "00000002.png", 10, 8)
     found = call(capsys, pixelcnn_digits, "evaluate", *run_dir, "--classify")
     result = json.loads(found.splitlines()[-1])
     assert result["bits_per_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
@@ -56,13 +54,10 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
     out = tmp_path / "completed.png"
     options = ("--picture=completions", "--num=12", "--columns=6", f"--out={out}")
     call(capsys, pixelcnn_digits, "sample", *run_dir, *options)
-    pixels = np.asarray(Image.open(out).convert("L"))
-    rows = [pixels[2 + 34 * r : 34 + 34 * r] for r in range(2)]
-    for row in rows:
-        cells = [row[:, 2 + 34 * c : 34 + 34 * c] for c in range(6)]
+    for cells in tiles(out, 2, 6):
         for cell in cells[1:]:
-            np.testing.assert_array_equal(cell[:16], cells[0][:16])  # the given half
-        assert (cells[1][16:] == 0).all()
+            np.testing.assert_array_equal(cell[:32], cells[0][:32])  # the given half
+        assert (cells[1][32:] == 0).all()
 
 
 @pytest.mark.slow
