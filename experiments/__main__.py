@@ -93,9 +93,10 @@ def entries() -> list[Entry]:
 
 def _recipe_in(node: ast.stmt) -> ast.Call | None:
     """The call of `recipe = Recipe(...)`, or None of another statement."""
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    is_recipe = any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets)
-    return node.value if is_recipe and isinstance(node.value, ast.Call) else None
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+        return None
+    names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return node.value if "recipe" in names else None
 
 
 def show(arguments: Sequence[str]) -> None:

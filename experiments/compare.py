@@ -22,10 +22,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -165,7 +166,8 @@ def _fields(plan: dict[str, Any], name: str, steps: int, train: Source) -> dict[
     return families.settings(name, steps, size, labels=labels, seed=options["seed"], data=data)
 
 
-class _Told(NamedTuple):
+@dataclass(frozen=True)
+class _Told:
     """What is told of a family: its place among all, its name and what is done.
 
     Attributes:

@@ -50,6 +50,7 @@ recipe = Recipe(
         optimizer=AdamConfig(learning_rate=2e-3, warmup_steps=100, decay_steps=3000, clip_norm=1.0),
         average=AverageConfig(decay=0.999),
     ),
+    data="folder, captions",
 )
 
 if __name__ == "__main__":

@@ -56,9 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run_dir", type=Path, help="directory of the run")
+    parser.add_argument("run_dir", type=Path, help="Directory of the run.")
     parser.add_argument(
-        "--out", type=Path, help="file of the page, .html; it is replaced (RUN_DIR/report.html)"
+        "--out", type=Path, help="File of the page, .html, which is replaced (RUN_DIR/report.html)."
     )
     return parser
 
@@ -158,7 +158,7 @@ def _step_of(path: Path) -> str:
 
 def _curves(metrics: Rows, held_out: Rows) -> str:
     """One chart for all metrics of a name, whatever they are of, losses first and speed last."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+    kinds: dict[str, dict[str, list[list[float]]]] = {}
     for prefix, rows in (("", metrics), (HELD_OUT, held_out)):
         for key in dict.fromkeys(key for row in rows for key in row if key != "step"):
             points = [[row["step"], row[key]] for row in rows if key in row]
@@ -166,15 +166,15 @@ def _curves(metrics: Rows, held_out: Rows) -> str:
                 continue
             of, _, kind = key.rpartition("/")
             name = " ".join(filter(None, (prefix, of))) or "training"
-            found.setdefault(kind, {})[name] = _thinned(points)
+            kinds.setdefault(kind, {})[name] = _thinned(points)
 
     def order(kind: str) -> tuple[bool, bool]:
         return kind.endswith(SPEED), not kind.endswith("loss")
 
     figures = []
-    for kind in sorted(found, key=order):
-        label = f"{kind} by step: {', '.join(found[kind])}"
-        if drawn := charts.lines(found[kind], label):
+    for kind in sorted(kinds, key=order):
+        label = f"{kind} by step: {', '.join(kinds[kind])}"
+        if drawn := charts.lines(kinds[kind], label):
             figures.append(parts.figure(drawn, "", kind.replace("_", " ")))
     return parts.cards(figures, size="wide")
 

@@ -6,8 +6,9 @@
 
 For each solver and each number of network evaluations: the Frechet distance, precision and recall
 of samples against the training images, and the seconds of 64 images, compiled, median of at least
-five batches. The levels, clipping and guidance are those of the run's sampler. `samplers.csv` and
-`samplers.png` are in the run's directory, or in `--out`; a row that is in the table for the same
+five batches. The levels, clipping and guidance are those of the run's sampler. `samplers.csv`,
+`samplers.png` and `samplers_grid.png`, the same noise through each solver, are in the run's
+directory, or in `--out`; a row that is in the table for the same
 checkpoint and protocol is not computed again. Where samples are not finite, the row says so. Bad
 input ends in one line on stderr and exit code 2.
 """
@@ -36,16 +37,26 @@ from jaxgen.metrics.features import Extractor, weights_checksum
 from jaxgen.metrics.statistics import Statistics, image_statistics
 from jaxgen.noise.levels import padded
 from jaxgen.training import pictures
+from jaxgen.training.images import labelled_grid, save_png
 from jaxgen.training.runs import Run, open_run
 
 from .benchmarks.harness import machine
 from .commands import run_command
 from .comparison.options import LEAST_SAMPLES, MOST_SAMPLES
 from .comparison.quality import MOST_NEIGHBOURS, distance_name, quality
-from .comparison.solvers import BATCH, ENTRANTS, chosen, plan, program
+from .comparison.solvers import (
+    BATCH,
+    ENTRANTS,
+    chosen,
+    plan,
+    program,
+    read_shown,
+    write_shown,
+)
 from .recipes.figures import check_matplotlib, new_figure, png_of
 
 LEAST_BATCHES = 5
+SHOWN = 8  # images of each row in the grid
 EVALUATIONS = (5, 10, 20, 35, 50, 100, 250)
 REAL = "held-out images"
 # What a row is of: those of other checkpoints and protocols stay in the table.
@@ -124,15 +135,25 @@ def compare(args: argparse.Namespace) -> list[Row]:
     count = args.num_samples or min(MOST_SAMPLES, max(LEAST_SAMPLES, len(held_out)))
     protocol = _protocol(run, extractor, count, args.seed)
     against = image_statistics(extractor, train, max_features=MOST_NEIGHBOURS)
-    for row in rows_of(run, extractor, against, protocol, kept, args.solvers, args.evaluations):
+    shown = read_shown(out / "samplers.npz", protocol)
+    parts = (run, extractor, against, protocol, kept, args.solvers, args.evaluations)
+    for row, images in rows_of(*parts):
         kept.append(row)
         write_table(out / "samplers.csv", kept)
+        shown[_name(row)] = images[:SHOWN]
+        write_shown(out / "samplers.npz", protocol, shown)
         print(_line(row), flush=True)
     ours = [row for row in kept if _is_of(row, protocol)]
     title = f"{run.name.rpartition('.')[2]}, step {run.step}, {count} samples; {machine()}"
     with open_atomically(out / "samplers.png") as file:
         file.write(plot(ours, distance_name(extractor), title))
     print(f"table: {out / 'samplers.csv'}\nplot: {out / 'samplers.png'}", flush=True)
+    names = [name for name in map(_name, ours) if name in shown]
+    if names:
+        tiles = np.concatenate([shown[name] for name in names])
+        picture = labelled_grid(tiles, len(tiles) // len(names), rows=names, title=title)
+        save_png(out / "samplers_grid.png", picture, overwrite=True)
+        print(f"grid: {out / 'samplers_grid.png'}", flush=True)
     return ours
 
 
@@ -173,8 +194,8 @@ def rows_of(
     kept: Sequence[Row],
     solvers: Sequence[str] | None = None,
     evaluations: Sequence[int] = EVALUATIONS,
-) -> Iterator[Row]:
-    """The rows that are missing of a checkpoint.
+) -> Iterator[tuple[Row, np.ndarray]]:
+    """The rows that are missing of a checkpoint, and what each was measured on.
 
     Args:
         run: The run, of a family with a `denoising`.
@@ -196,7 +217,7 @@ def rows_of(
     if (REAL, "0") not in known:
         held_out: Source = run.experiment.held_out
         images = held_out[np.arange(min(count, len(held_out)))]["image"]
-        yield _row(protocol, REAL, 0, 0, quality(extractor, images, against))
+        yield _row(protocol, REAL, 0, 0, quality(extractor, images, against)), images
     plans = {name: plan(parts, name, evaluations) for name in chosen(parts, solvers)}
     most = max((s for planned in plans.values() for s in planned.values()), default=1)
     for name, planned in plans.items():
@@ -215,7 +236,8 @@ def rows_of(
             lost = count - int(finite.sum())
             note = f"{lost} of {count} samples are not finite" if lost else ""
             measured = {} if lost else quality(extractor, images, against)
-            yield _row(protocol, name, count_of, steps, measured, seconds=seconds, note=note)
+            row = _row(protocol, name, count_of, steps, measured, seconds=seconds, note=note)
+            yield row, images
 
 
 def _draw(
@@ -265,6 +287,10 @@ def _line(row: Row) -> str:
     return f"{row['solver']}, {row['evaluations']} evaluations: " + ", ".join(
         [*cells, *([row["note"]] if row["note"] else [])]
     )
+
+
+def _name(row: Row) -> str:
+    return REAL if row["solver"] == REAL else f"{row['solver']}, {row['evaluations']}"
 
 
 def read_table(path: Path) -> list[Row]:

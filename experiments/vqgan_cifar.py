@@ -42,6 +42,7 @@ recipe = Recipe(
             learning_rate=5e-4, b1=0.5, b2=0.9, warmup_steps=100, decay_steps=3000
         ),
     ),
+    data="CIFAR-10",
 )
 
 if __name__ == "__main__":

@@ -1,14 +1,19 @@
 """Every solver of the reverse process by name, what it costs, and a model through any of them."""
 
+import json
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxgen.core import Denoising, Variables
 from jaxgen.data.transforms import to_uint8
 from jaxgen.families.denoising import draw
+from jaxgen.files import open_atomically
 from jaxgen.noise.chain import Chain
 from jaxgen.noise.levels import Levels
 from jaxgen.noise.process import Process
@@ -123,3 +128,32 @@ def program(parts: Denoising, solver: Solver) -> Callable[..., tuple[Any, Any]]:
         return to_uint8(x), jnp.isfinite(x).reshape(BATCH, -1).all(axis=1)
 
     return run
+
+
+def read_shown(path: Path, protocol: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Some images of each row by its name; none where there is no sound file of the protocol.
+
+    Args:
+        path: Path of the file.
+        protocol: What every row names.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        return {}
+    same = str(arrays.pop("protocol", "")) == json.dumps(protocol)
+    return arrays if same else {}
+
+
+def write_shown(path: Path, protocol: Mapping[str, str], shown: Mapping[str, np.ndarray]) -> None:
+    """Write some images of each row, replacing the file at once.
+
+    Args:
+        path: Path of the file.
+        protocol: What every row names.
+        shown: Images, uint8 [num, H, W, C], by the row's name.
+    """
+    with open_atomically(path) as file:
+        arrays: dict[str, Any] = {"protocol": np.array(json.dumps(protocol)), **shown}
+        np.savez(file, **arrays)

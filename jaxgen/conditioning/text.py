@@ -89,7 +89,7 @@ def text(
         length: The number of tokens of a row, at least 1.
         with_tokens: Whether networks see the single vectors too, for cross-attention.
         sweep: Captions that show what the model can do, int [rows, length], or None.
-        sweep_names: The same captions as people read them, or ().
+        sweep_names: Captions of the sweep as people read them, or ().
         tokenize: Function from captions to their rows, for captions that people ask for.
         files: What a run keeps so that its tokens mean the same ever after, by the file's name.
 

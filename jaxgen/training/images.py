@@ -104,7 +104,7 @@ def labelled_grid(
         ValueError: As `grid`, or more words than rows or columns.
         TypeError: As `grid`.
 
-    Example:
+    Examples:
         >>> labelled_grid(np.zeros((4, 64, 64, 1), np.uint8), 2, title="Zeros").shape
         (154, 134, 3)
     """

@@ -57,6 +57,7 @@ def of_picture(family: Family, name: str, rows: int, columns: int) -> Labels:
             tuple(f"{a} to {b}" for a, b in itertools.pairwise(turns))
         ),
         "reconstructions": lambda: Labels(("example", "rebuilt") * pairs),
+        "codes": lambda: Labels(("example", "rebuilt", "codes") * max(1, rows // 3)),
         "denoising": lambda: Labels(("sample", "expected") * pairs),
         "completions": lambda: Labels((), ("example", "given")[:columns]),
         "variations": lambda: Labels((), ("example",)),

@@ -104,8 +104,8 @@ def _hiding(
         if name not in kept:
             marked = Annotated[hints[name], tyro.conf.Suppress]  # type: ignore[valid-type]
             fields.append((name, marked, dataclasses.field(default=values[name])))
-    made = dataclasses.make_dataclass(
+    derived = dataclasses.make_dataclass(
         type(config).__name__, fields, bases=(type(config),), frozen=True
     )
-    made.__doc__, made.__module__ = type(config).__doc__, type(config).__module__
-    return made(**{**values, **(replaced or {})})
+    derived.__doc__, derived.__module__ = type(config).__doc__, type(config).__module__
+    return derived(**{**values, **(replaced or {})})

@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from PIL import Image
 
 from experiments import samplers
 from experiments.comparison import solvers
@@ -111,12 +112,16 @@ def test_rows_are_made_once_a_checkpoint(run, tmp_path, capsys):
     assert "FD-pixels" not in rows[0]
     assert "heun, 5 evaluations: FD" in out
     assert (tmp_path / "samplers.png").read_bytes()[:4] == b"\x89PNG"
+    with Image.open(tmp_path / "samplers_grid.png") as grid:
+        assert grid.size[1] == 20 + 5 * 66 + 2  # a title, and a row a row
 
     out = call(capsys, *flags, "--solvers", "dpm", "heun")
     assert "ddim" not in out
     assert "heun" not in out
     assert table(tmp_path)[: len(rows)] == rows
     assert len(table(tmp_path)) == len(rows) + 2
+    with Image.open(tmp_path / "samplers_grid.png") as grid:
+        assert grid.size[1] == 20 + 7 * 66 + 2  # what is not drawn again is kept
     # Of another number of samples nothing is known yet.
     out = call(capsys, *flags[:-1], "--num-samples=21", "--solvers", "heun")
     assert "heun, 3 evaluations" in out
