@@ -20,7 +20,7 @@ check: $(VENV)/.test ## lint and types
 	$(BIN)/mypy
 
 docs: $(VENV)/.docs ## the documentation, as a site that needs no network: site/index.html
-	$(BIN)/python -m mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 notebooks: $(VENV)/.docs ## execute the tutorials in place, one after another: their outputs are kept
 	for notebook in docs/tutorials/*.ipynb; do \

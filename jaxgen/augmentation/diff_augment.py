@@ -34,7 +34,9 @@ def diff_augment(
     Zhao et al. 2020, section 3 (DiffAugment), with their implementation's ranges. Zero is mid-gray.
     Colors may leave [-1, 1]: clipping would stop gradients.
 
-        >>> key_real, key_fake = jax.random.split(key)
+        >>> real = fake = jnp.zeros((2, 8, 8, 1))
+        >>> discriminate = lambda x: x.mean(axis=(1, 2, 3))
+        >>> key_real, key_fake = jax.random.split(jax.random.key(0))
         >>> real_logits = discriminate(diff_augment(key_real, real))
         >>> fake_logits = discriminate(diff_augment(key_fake, fake))
 

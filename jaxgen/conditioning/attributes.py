@@ -34,6 +34,7 @@ def attributes(
             or of other values.
 
     Examples:
+        >>> from jaxgen.core import Variables
         >>> attributes(2).encode(Variables({}), jnp.array([[1, 0]])).vector
         Array([[ 1., -1.]], dtype=float32)
     """

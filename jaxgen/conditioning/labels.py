@@ -19,6 +19,7 @@ def labels(num_classes: int, names: tuple[str, ...] = ()) -> Conditioning:
         ValueError: `num_classes` below 1, or names of another number.
 
     Examples:
+        >>> from jaxgen.core import Variables
         >>> labels(3).encode(Variables({}), jnp.array([2, 0])).vector
         Array([[0., 0., 1.],
                [1., 0., 0.]], dtype=float32)

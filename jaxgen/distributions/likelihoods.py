@@ -69,8 +69,9 @@ def bernoulli() -> Likelihood:
     them; what `log_prob` then gives is a negative cross entropy, not a likelihood.
 
         >>> likelihood = bernoulli()
-        >>> logits = decoder.apply(variables, z)  # [B, H, W, likelihood.num_params(1)]
-        >>> nats = likelihood.log_prob(logits, batch["image"])
+        >>> logits = jnp.zeros((1, 2, 2, likelihood.num_params(1)))  # what a decoder says
+        >>> likelihood.log_prob(logits, jnp.ones((1, 2, 2, 1)))  # 4 log(1/2)
+        Array([-2.7725887], dtype=float32)
 
     Returns:
         The likelihood; its `check` refuses data outside [-1, 1].

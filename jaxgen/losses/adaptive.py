@@ -1,11 +1,13 @@
 """An adversarial term beside a reconstruction: its weight, and verdicts on patches.
 
-weight = adaptive_weight(
-    lambda kernel: distance(pixels(kernel), x),
-    lambda kernel: game.generator(judge(pixels(kernel)), real_logits),
-    last_kernel,
-)
-loss = distance(...) + 0.5 * weight * game.generator(...)
+    weight = adaptive_weight(
+        lambda kernel: distance(pixels(kernel), x),
+        lambda kernel: game.generator(judge(pixels(kernel)), real_logits),
+        last_kernel,
+    )
+    loss = distance(...) + 0.5 * weight * game.generator(...)
+
+The weight is measured anew in every step.
 """
 
 from collections.abc import Callable

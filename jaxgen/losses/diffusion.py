@@ -151,10 +151,15 @@ def denoising_loss(
     The target is what the network should predict; with the defaults this is L_simple (Ho et al.
     2020, eq. 14).
 
-        >>> level = chain.at(jax.random.randint(key_t, (batch,), 0, chain.num_timesteps))
-        >>> eps = jax.random.normal(key_eps, x0.shape)
+        >>> from jaxgen.noise.chain import chain, cosine_betas
+        >>> from jaxgen.noise.parametrization import ask
+        >>> from jaxgen.noise.process import q_sample
+        >>> network = lambda x, time, condition: jnp.zeros_like(x)
+        >>> level = chain(cosine_betas(1000)).at(jnp.array([0, 500]))
+        >>> x0, eps = jnp.zeros((2, 4, 4, 1)), jnp.ones((2, 4, 4, 1))
         >>> output = ask(network, EPS, q_sample(x0, eps, level), level)
-        >>> loss = denoising_loss(output, x0, eps, level)
+        >>> denoising_loss(output, x0, eps, level)
+        Array([1., 1.], dtype=float32)
 
     Args:
         output: The network's output for `q_sample(x0, eps, level)`, of any float type.
@@ -335,9 +340,16 @@ def variational_bound(
     draws one t, weighted by the stratum's size: unbiased, with K calls of the denoiser.
     Pure: call it under `jit`, where it is a single scan.
 
-        >>> bound = jax.jit(lambda params, x0, key: variational_bound(
-        ...     clip_x0(denoiser(lambda x, t, _: model.apply(params, x, t), EPS)), chain, x0, key))
-        >>> nats, terms = bound(params, x0, key)
+        >>> from jaxgen.noise.chain import chain, cosine_betas
+        >>> from jaxgen.noise.parametrization import denoiser
+        >>> from jaxgen.sampling.guidance import clip_x0
+        >>> denoise = clip_x0(denoiser(lambda x, time, condition: 0.1 * x, EPS))
+        >>> bound = jax.jit(
+        ...     lambda x0, key: variational_bound(denoise, chain(cosine_betas(10)), x0, key)
+        ... )
+        >>> nats, terms = bound(jnp.zeros((2, 4, 4, 1)), jax.random.key(0))
+        >>> nats.shape
+        (2,)
 
     Args:
         denoise: The denoiser, usually with its data clipped to their range

@@ -3,10 +3,14 @@
 All are pure and per example. A game is an `Adversarial`, two functions of the discriminator's
 logits (its output before any sigmoid; the critic's score where there is no probability):
 
-    >>> game = adversarial("hinge")
+    >>> discriminate = lambda x: x.sum(axis=1)
+    >>> real, fake = jnp.ones((2, 3)), jnp.zeros((2, 3))
+    >>> game, key = adversarial("hinge"), jax.random.key(0)
     >>> loss_d = game.discriminator(discriminate(real), discriminate(fake))
     >>> loss_d += 10.0 * gradient_penalty(discriminate, real, fake, key)
     >>> loss_g = game.generator(discriminate(fake), discriminate(real))
+    >>> loss_d.shape, loss_g.shape
+    ((2,), (2,))
 
 Everything is computed in float32, whichever float type the logits have. Below, s is the sigmoid,
 r the logit of a real example, f that of a fake one.
@@ -159,7 +163,9 @@ def gradient_penalty(
     Gulrajani et al. 2017, eq. 3; its weight, 10 in the paper, multiplies outside. Where the
     critic's gradient is exactly zero, the norm's derivative is taken as 0.
 
-        >>> penalty = gradient_penalty(lambda x: model.apply(params, x), real, fake, key)
+        >>> critic = lambda x: 2.0 * x[:, 0]  # its gradient's norm is 2
+        >>> gradient_penalty(critic, jnp.ones((1, 3)), jnp.zeros((1, 3)), jax.random.key(0))
+        Array([1.], dtype=float32)
 
     Args:
         critic: Function from images [B, ...] to logits [B], twice differentiable in reverse mode.

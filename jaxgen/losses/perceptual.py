@@ -91,7 +91,9 @@ def perceptual_loss(features_x: Any, features_y: Any) -> Float[Array, " batch"]:
     Squares are summed over each layer's positions and channels, and over the layers; weigh layers
     by scaling their features. A mean over positions and channels is this divided by their number.
 
-        >>> loss = perceptual_loss(network(reconstruction), network(batch["image"]))
+        >>> network = lambda x: [x, x.mean(axis=(1, 2))]  # two layers
+        >>> perceptual_loss(network(jnp.ones((1, 2, 2, 3))), network(jnp.zeros((1, 2, 2, 3))))
+        Array([15.], dtype=float32)
 
     Args:
         features_x: An array [B, ...], or a pytree of them, one per layer.

@@ -47,6 +47,10 @@ def weighted_mean(values: Float[Array, " batch"], weight: _Weight = None) -> Flo
 
     Raises:
         ValueError: Weights that are not one for each value.
+
+    Examples:
+        >>> weighted_mean(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0]))
+        Array(2., dtype=float32)
     """
     total, sum_of_weights = weighted_sum(values, weight)
     return total / jnp.maximum(sum_of_weights, 1)
@@ -64,6 +68,11 @@ def bits_per_dim(nats: Float[Array, "*dims"] | float, num_dims: int) -> Float[Ar
 
     Raises:
         ValueError: if `num_dims` is less than 1.
+
+    Examples:
+        >>> nats = 64 * math.log(256)  # of 64 bytes, each value as probable
+        >>> round(float(bits_per_dim(nats, 64)), 4)
+        8.0
     """
     if num_dims < 1:
         raise ValueError(f"num_dims must be at least 1, got {num_dims}")

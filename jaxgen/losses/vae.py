@@ -39,6 +39,10 @@ def gaussian_kl_to_standard(
 
     Raises:
         ValueError: If mean and log-variance differ in shape.
+
+    Examples:
+        >>> gaussian_kl_to_standard(jnp.array([[0.0, 0.0], [1.0, 2.0]]), jnp.zeros((2, 2)))
+        Array([0. , 2.5], dtype=float32)
     """
     check_same_shape(mean=mean, log_variance=log_variance)
     return _sum(gaussian_kl(mean, log_variance, 0.0, 0.0))
@@ -78,9 +82,11 @@ def negative_elbo(
 
     Only at beta = 1 is it a bound of -log p(x); the term "negative_elbo" is that bound always.
 
-        >>> nats = likelihood.log_prob(decode(z), x)
-        >>> kl = gaussian_kl_to_standard(mean, log_variance)
-        >>> loss, terms = negative_elbo(nats, kl, beta=kl_warmup(step, 10_000))
+        >>> kl = gaussian_kl_to_standard(jnp.ones((1, 2)), jnp.zeros((1, 2)))
+        >>> log_likelihood = jnp.array([-90.0])  # of the pixels, given the latent
+        >>> loss, terms = negative_elbo(log_likelihood, kl, beta=kl_warmup(5_000, 10_000))
+        >>> float(loss[0]), float(terms["negative_elbo"][0])
+        (90.5, 91.0)
 
     Args:
         log_likelihood: `log p(x | z)` with z drawn from q, summed over pixels and channels.
@@ -118,9 +124,10 @@ def free_bits(
     `minimum` and no gradient. Given per example, so that the batch's mean is the formula above;
     under `pmap` the mean is that of a device's share of the batch.
 
-        >>> kl = gaussian_kl(mean, log_variance, 0.0, 0.0)  # [B, latents]
-        >>> _, terms = negative_elbo(nats, kl.sum(axis=1))  # what to report
-        >>> loss = terms["reconstruction"] + free_bits(kl, 0.1)  # what to train
+        >>> kl = jnp.array([[0.01, 2.0]])  # [B, latents]
+        >>> _, terms = negative_elbo(jnp.array([-90.0]), kl.sum(axis=1))  # what to report
+        >>> terms["reconstruction"] + free_bits(kl, 0.1)  # what to train
+        Array([92.1], dtype=float32)
 
     Args:
         kl_per_group: The KL of each latent, or its sum over each group of latents.
@@ -173,6 +180,10 @@ def iwae_bound(log_weights: Float[Array, "num_samples batch"]) -> Float[Array, "
 
     Raises:
         ValueError: If `log_weights` is not [K, B] with K of at least 1.
+
+    Examples:
+        >>> iwae_bound(jnp.log(jnp.array([[0.1], [0.3]])))  # log 0.2
+        Array([-1.609...], dtype=float32)
     """
     if log_weights.ndim != 2 or log_weights.shape[0] < 1:
         raise ValueError(
@@ -258,12 +269,17 @@ def dreg_loss(
     `log_weights` knows the encoder through z alone: inside it, stop the gradients of q's
     parameters (outside, where z is made, leave them).
 
-        >>> z = mean + jnp.exp(0.5 * log_variance) * eps  # [K, B, D] of mean [1, B, D]
+        >>> from jaxgen.distributions.elementwise import gaussian_log_prob
+        >>> mean, log_variance = jnp.zeros((1, 2, 3)), jnp.zeros((1, 2, 3))  # [1, B, D]
+        >>> eps = jax.random.normal(jax.random.key(0), (5, 2, 3))  # [K, B, D]
+        >>> z = mean + jnp.exp(0.5 * log_variance) * eps
         >>> fixed = jax.lax.stop_gradient((mean, log_variance))
         >>> def log_weights(z):
         ...     log_q = gaussian_log_prob(z, *fixed).sum(axis=-1)
-        ...     return log_joint(x, z) - log_q  # [K, B]
-        >>> loss = dreg_loss(log_weights, z)
+        ...     log_joint = -jnp.square(z).sum(axis=-1)  # yours: log p(x, z)
+        ...     return log_joint - log_q  # [K, B]
+        >>> dreg_loss(log_weights, z).shape
+        (2,)
 
     `log_weights` is called twice on equal numbers, which `jit` makes one computation, provided that
     it is pure (dropout must have its key outside).

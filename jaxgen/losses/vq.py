@@ -30,6 +30,10 @@ def vector_quantization_loss(
 
     Raises:
         ValueError: If the shapes differ or there are no positions and dimensions.
+
+    Examples:
+        >>> vector_quantization_loss(jnp.zeros((1, 2, 3)), jnp.ones((1, 2, 3)))
+        Array([3.], dtype=float32)
     """
     return _code_distance(jax.lax.stop_gradient(encoded), quantized)
 

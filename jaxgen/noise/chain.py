@@ -283,6 +283,11 @@ def chain(betas: Any) -> Chain:
     Raises:
         ValueError: if `betas` is not a non-empty vector of such numbers, or if float32 cannot hold
             the chain (the signal underflows).
+
+    Examples:
+        >>> ddpm = chain(linear_betas(1000))
+        >>> ddpm.num_timesteps, ddpm.at(jnp.array([0, 999])).time
+        (1000, Array([  0, 999], dtype=int32))
     """
     betas = np.asarray(betas, dtype=np.float64)
     if betas.ndim != 1 or betas.size == 0:

@@ -75,6 +75,12 @@ def levels_at(
 
     Raises:
         ValueError: if there are fewer than two times, or the number of steps is out of range.
+
+    Examples:
+        >>> from jaxgen.noise.process import rectified
+        >>> from jaxgen.noise.times import uniform_times
+        >>> levels_at(rectified(), uniform_times(4)).level.sigma
+        Array([1.  , 0.75, 0.5 , 0.25, 0.  ], dtype=float32)
     """
     most = times.shape[0] - 1
     if most < 1:

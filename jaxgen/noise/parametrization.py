@@ -262,8 +262,11 @@ def denoiser(network: Network, parametrization: Parametrization) -> Denoise:
         parametrization: What the network predicts.
 
     Examples:
-        >>> network = lambda x, time, condition: model.apply(params, x, time, condition)
+        >>> from jaxgen.noise.process import rectified
+        >>> network = lambda x, time, condition: jnp.zeros_like(x)
         >>> denoise = denoiser(network, V)
+        >>> denoise(jnp.ones((1, 4, 4, 1)), rectified().at(jnp.array([0.25])), None).x0[0, 0, 0]
+        Array([0.75], dtype=float32)
     """
 
     def denoise(x: Float[Array, "batch *dims"], level: Level, condition: Any = None) -> Denoised:

@@ -78,6 +78,11 @@ def q_sample(
 
     Raises:
         ValueError: Data and noise of different shapes, or another number of levels than examples.
+
+    Examples:
+        >>> level = rectified().at(jnp.array([0.0, 0.25, 1.0]))
+        >>> q_sample(jnp.ones((3, 1)), jnp.zeros((3, 1)), level)[:, 0]
+        Array([1.  , 0.75, 0.  ], dtype=float32)
     """
     check_same_shape(x0=x0, eps=eps)
     check_batch(len(x0), alpha=level.alpha, sigma=level.sigma)
@@ -134,6 +139,10 @@ def edm(sigma_max: float = 80.0) -> Process:
 
     Raises:
         ValueError: if it is not positive and finite.
+
+    Examples:
+        >>> edm().at(jnp.array([0.5, 80.0])).sigma
+        Array([ 0.5, 80. ], dtype=float32)
     """
     if not 0 < sigma_max < math.inf:
         raise ValueError(f"sigma_max must be positive and finite, got {sigma_max}")

@@ -35,6 +35,10 @@ def uniform_times(
 
     Raises:
         ValueError: if an argument is out of range.
+
+    Examples:
+        >>> uniform_times(4)
+        Array([1.  , 0.75, 0.5 , 0.25, 0.  ], dtype=float32)
     """
     _check_range(first, last)
     return first + _fractions(num_steps, most) * (last - first)

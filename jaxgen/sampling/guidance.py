@@ -28,6 +28,13 @@ def clip_x0(denoise: Denoise, low: float = -1.0, high: float = 1.0) -> Denoise:
         denoise: The denoiser.
         low: The least value of the data.
         high: The greatest value of the data.
+
+    Examples:
+        >>> from jaxgen.noise.parametrization import X0, denoiser
+        >>> from jaxgen.noise.process import rectified
+        >>> denoise = clip_x0(denoiser(lambda x, time, condition: 3.0 * x, X0))
+        >>> denoise(jnp.ones((1, 1)), rectified().at(jnp.array([0.5])), None).x0
+        Array([[1.]], dtype=float32)
     """
 
     def denoise_clipped(x: Array, level: Level, condition: Any = None) -> Denoised:
@@ -99,6 +106,14 @@ def guided(
 
     Raises:
         ValueError: if the interval is empty or the share out of range.
+
+    Examples:
+        >>> from jaxgen.noise.parametrization import X0, denoiser
+        >>> from jaxgen.noise.process import rectified
+        >>> denoise = denoiser(lambda x, time, condition: x + condition, X0)
+        >>> x, level = jnp.zeros((1, 1)), rectified().at(jnp.array([0.5]))
+        >>> guided(denoise, 0.0, 3.0)(x, level, jnp.ones((1, 1))).x0
+        Array([[3.]], dtype=float32)
     """
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise ValueError(f"interval must be two rising ratios, got {interval}")

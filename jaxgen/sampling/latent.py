@@ -65,7 +65,7 @@ def interpolate(
 
     Examples:
         >>> interpolate(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]), 3)[1]
-        Array([0.7071068, 0.7071068], dtype=float32)
+        Array([0.707..., 0.707...], dtype=float32)
     """
     check_choice("path", path, PATHS)
     if num < 2:

@@ -99,6 +99,16 @@ def solve(
 
     Raises:
         ValueError: if `x` or the condition has the wrong shape, and what the solver raises.
+
+    Examples:
+        >>> from jaxgen.noise.levels import levels_at
+        >>> from jaxgen.noise.parametrization import X0, denoiser
+        >>> from jaxgen.noise.process import rectified
+        >>> from jaxgen.noise.times import uniform_times
+        >>> always_two = denoiser(lambda x, time, condition: jnp.full_like(x, 2.0), X0)
+        >>> levels, x = levels_at(rectified(), uniform_times(4)), jnp.ones((3, 1))
+        >>> solve(always_two, levels, ddim(), jax.random.key(0), x)[:, 0]
+        Array([2., 2., 2.], dtype=float32)
     """
     return solve_with_state(denoise, levels, solver, key, x, condition=condition)[0]
 

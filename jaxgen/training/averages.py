@@ -211,7 +211,9 @@ def reconstruct(snapshots: Sequence[Snapshot], step: int, sigma_rel: float) -> P
         ValueError: If there are no snapshots, or a number is out of range.
 
     Examples:
-        >>> snapshots = [Snapshot(average(step, s), step, s) for step in steps for s in (0.05, 0.1)]
+        >>> average = {"model": {"w": jnp.ones(3)}}  # as a checkpoint has it
+        >>> steps, widths = (1000, 2000), (0.05, 0.1)
+        >>> snapshots = [Snapshot(average, step, width) for step in steps for width in widths]
         >>> params = reconstruct(snapshots, steps[-1], 0.13)
     """
     if not snapshots:

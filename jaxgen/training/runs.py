@@ -76,8 +76,8 @@ def open_run(
         CheckpointError: A damaged checkpoint.
 
     Examples:
-        >>> run = open_run("runs/ddpm_digits")
-        >>> x = run.family.sample(run.variables, jax.random.key(0), 16)
+        >>> run = open_run("runs/ddpm_digits")  # doctest: +SKIP
+        >>> x = run.family.sample(run.variables, jax.random.key(0), 16)  # doctest: +SKIP
     """
     run_dir = Path(run_dir)
     recipe, name = recipe_of(run_dir), _name_of(run_dir)
