@@ -68,6 +68,7 @@ def test_every_cell_of_a_notebook_runs(path, tmp_path):
 
 @pytest.mark.parametrize("path", GUIDES, ids=stem)
 def test_code_of_the_guides_runs(path):
+    """Blocks of `python`; those of `py` need files or packages that a reader has."""
     blocks = re.findall(r"^```python\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
     # Promotion of ranks is an error in the package's tests, not in its users' code.
     with jax.numpy_rank_promotion("allow"):
