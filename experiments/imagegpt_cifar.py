@@ -44,8 +44,9 @@ recipe = Recipe(
             num_heads=S.num_heads,
             dropout=0.1,
         ),
-        optimizer=AdamConfig(learning_rate=3e-3, b2=0.95, warmup_steps=400, decay_steps=STEPS),
-        cosine=True,
+        optimizer=AdamConfig(
+            learning_rate=3e-3, b2=0.95, warmup_steps=400, decay_steps=STEPS, schedule="cosine"
+        ),
     ),
     data="CIFAR-10",
     published="2.09 nats a code (ImageNet)",

@@ -36,8 +36,9 @@ recipe = Recipe(
             dropout=0.1,
             condition="label",
         ),
-        optimizer=AdamConfig(learning_rate=2e-3, b2=0.95, warmup_steps=100, decay_steps=1500),
-        cosine=True,
+        optimizer=AdamConfig(
+            learning_rate=2e-3, b2=0.95, warmup_steps=100, decay_steps=1500, schedule="cosine"
+        ),
         average=AverageConfig(decay=0.99),
     ),
     data="digits",

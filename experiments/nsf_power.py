@@ -37,7 +37,11 @@ recipe = Recipe(
         data=VectorDataConfig(name="power"),
         model=ModelConfig(network="nsf", layers=10, hidden=(256,), blocks=2),
         optimizer=OptimizerConfig(
-            learning_rate=5e-4, warmup_steps=0, decay_steps=400_000, cosine=True, clip_norm=5.0
+            learning_rate=5e-4,
+            warmup_steps=0,
+            decay_steps=400_000,
+            schedule="cosine",
+            clip_norm=5.0,
         ),
         average=AverageConfig(decay=0.0),
     ),

@@ -30,6 +30,7 @@ from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.latent import codes, on_latents
+from jaxgen.metrics.measure import distances_from_training
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.recipe import Recipe
@@ -74,6 +75,7 @@ def build(config: Config) -> Experiment:
         held_out=first.experiment.held_out,
         prepare=first.experiment.prepare,
         averages=make_averages(config.average, config.batch_size),
+        distances=distances_from_training,
         num_evaluated=config.evaluation.num_examples,
         protocol=protocol(
             first.experiment.held_out,

@@ -42,7 +42,10 @@ ONE_PLACE = {
     "orbax": ("jaxgen/training/checkpoint.py",),
     "tyro": ("jaxgen/training/cli.py", "jaxgen/training/short_help.py"),
     "tensorflow_datasets": ("jaxgen/data/tfds.py",),
-    "tensorboardX": ("jaxgen/training/writers.py",),
+    "tensorboardX": ("jaxgen/training/trackers.py",),
+    "wandb": ("jaxgen/training/trackers.py",),
+    "mlflow": ("jaxgen/training/trackers.py",),
+    "trackio": ("jaxgen/training/trackers.py",),
 }
 
 
@@ -121,6 +124,7 @@ def test_what_packages_never_import():
 
 HEAVY = ["flax", "optax", "orbax", "tensorflow_datasets", "grain", "tyro", "rich", "tensorboardX"]
 IO = ["orbax", "tensorflow_datasets", "grain", "tyro"]
+SERVICES = ["tensorboardX", "wandb", "mlflow", "trackio"]
 PROGRAM = """
 import json, sys
 before = set(sys.modules)
@@ -170,6 +174,7 @@ print(json.dumps(sorted(tops)))
         (["jaxgen.metrics.classification"], ["orbax", "tyro", "torch"]),
         (["jaxgen.metrics.inception", "jaxgen.metrics.lite0"], [*IO, "torch"]),
         (["experiments.ddpm_cifar"], ["tensorflow", "tensorflow_datasets", "grain"]),
+        (["jaxgen.training.cli"], SERVICES),
     ],
 )
 def test_importing_brings_along(modules, forbidden):

@@ -5,6 +5,7 @@ The recipes are `pixelcnn_digits`, `pixelcnn_captioned_digits`, `pixelcnn_mnist`
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.families.classify import evaluate_as_classifier
 from jaxgen.families.latent import Codec, on_latents
+from jaxgen.metrics.measure import distances_from_training
 from jaxgen.models.pixelcnn import GatedPixelCNN, PixelCNN
 from jaxgen.models.pixelcnnpp import PixelCNNPP
 from jaxgen.models.transformer import Transformer
@@ -85,8 +87,6 @@ class Config(RunConfig):
     model: ModelConfig = ModelConfig()
     text: TextConfig = TextConfig()
     optimizer: AdamConfig = AdamConfig(learning_rate=1e-3)
-    cosine: bool = False
-    """Let the rate fall to 0 along half a cosine over `decay_steps`, not linearly."""
     average: AverageConfig = AverageConfig()
     temperature: float = operational(1.0)
     """Temperature of samples: below 1 the likely becomes likelier."""
@@ -95,6 +95,15 @@ class Config(RunConfig):
     classify: bool = operational(False)
     """Let `evaluate` also classify, p(y | x) by Bayes' rule (one likelihood a class)."""
     evaluation: EvaluationConfig = operational(EvaluationConfig())
+
+    @staticmethod
+    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags of an older run, which had a `cosine` of its own, by the names of now."""
+        new = dict(values)
+        if "cosine" in new:
+            schedule = "cosine" if new.pop("cosine") else None
+            new["optimizer"] = {**new["optimizer"], "schedule": schedule}
+        return new
 
 
 def build(config: Config) -> Experiment:
@@ -114,6 +123,7 @@ def build(config: Config) -> Experiment:
         held_out=data.held_out,
         prepare=data.prepare,
         averages=make_averages(config.average, config.batch_size),
+        distances=distances_from_training,
         num_evaluated=config.evaluation.num_examples,
         protocol=protocol(
             data.held_out,
@@ -168,7 +178,7 @@ def make_family(config: Config, data: Data, palette: Colours | None = None) -> F
     mixture = config.model.network == "pixelcnnpp"
     family = autoregressive(
         make_network(config.model, image_shape, num_values, config.precision),
-        make_adam(config.optimizer, cosine=config.cosine),
+        make_adam(config.optimizer),
         image_shape=image_shape,
         likelihood="mixture_of_logistics" if mixture else "categorical",
         num_values=num_values,

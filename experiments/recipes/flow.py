@@ -17,6 +17,7 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source
 from jaxgen.data.transforms import prepare_images, to_model_space
 from jaxgen.families.flow import ROUND_TRIP, check_values, flow
+from jaxgen.metrics.measure import distances_from_training
 from jaxgen.models.bijectors.algebra import Logit, chain
 from jaxgen.models.bijectors.skip_resnet import sum_of_squared_scales
 from jaxgen.models.glow import glow
@@ -143,6 +144,7 @@ def build(config: Config) -> Experiment:
         held_out=held_out,
         prepare=prepare_images(flip=config.flip, shift=config.shift),
         averages=make_averages(config.average, config.batch_size),
+        distances=distances_from_training,
         pictures=drawn,
         left_out=left_out,
         num_evaluated=config.evaluation.num_examples,

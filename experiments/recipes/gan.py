@@ -21,6 +21,7 @@ from jaxgen.data.transforms import prepare_images, random_flip
 from jaxgen.families import gan
 from jaxgen.families.gan_players import GENERATOR, Augment
 from jaxgen.losses.gan import dragan_penalty, gradient_penalty, r1_penalty, r2_penalty
+from jaxgen.metrics.measure import distances_from_training
 from jaxgen.models import dcgan, resnet_gan, srresnet_gan
 from jaxgen.sampling.latent import interpolate
 from jaxgen.training import pictures
@@ -203,6 +204,7 @@ def gan_experiment(
         prepare=prepare,
         medium=IMAGES if sweep is None else IMAGES._replace(grid=(len(sweep), 8)),
         averages=make_averages(config.average, config.batch_size, of=(GENERATOR,)),
+        distances=distances_from_training,
         pictures={"interpolation_linear": _linear_interpolation(family)} if known else {},
         protocol=protocol(
             held_out,

@@ -13,6 +13,7 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import Source, decode, load_pair
 from jaxgen.data.transforms import prepare_images
 from jaxgen.distributions.likelihoods import Likelihood
+from jaxgen.metrics.measure import distances_from_training
 from jaxgen.training.experiment import Experiment
 
 from .shared import make_averages, protocol
@@ -77,6 +78,7 @@ def image_experiment(
         held_out=held_out,
         prepare=prepare_images(flip=config.flip),
         averages=make_averages(config.average, config.batch_size),
+        distances=distances_from_training,
         num_evaluated=num_examples,
         protocol=protocol(held_out, num_examples, **entries),
     )

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import optax
 
 from jaxgen.conditioning.attributes import attributes, embeddings
 from jaxgen.conditioning.base import Conditioning
@@ -12,7 +11,7 @@ from jaxgen.conditioning.labels import labels
 from jaxgen.data.sources import Source
 from jaxgen.training import averages
 from jaxgen.training.averages import Average
-from jaxgen.training.optim import adam
+from jaxgen.training.optim import Rated, Schedule, adam
 
 from .text import TextConfig, text_conditioning
 
@@ -34,9 +33,12 @@ class AdamConfig:
     """Number added to the root of the second moment."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly from 0."""
+    schedule: Schedule | None = None
+    """Course of the rate after the warm-up: constant, or falling to 0 at the end of `decay_steps`,
+    linearly or along half a cosine. None for linear where there are `decay_steps`, else constant.
+    """
     decay_steps: int | None = None
-    """Steps at whose end the rate, having fallen linearly since the warm-up, is 0; None for a
-    constant rate."""
+    """Steps at whose end the rate of a linear or cosine schedule is 0."""
     decay_rate: float | None = None
     """Factor of the rate every `decay_every` updates after the warm-up; None for none."""
     decay_every: int = 1
@@ -72,9 +74,7 @@ class EvaluationConfig:
     """Number of held-out examples that are evaluated, from the first on; None for all."""
 
 
-def make_adam(
-    config: AdamConfig, *, repeats: int = 1, cosine: bool = False, infinity: bool = False
-) -> optax.GradientTransformation:
+def make_adam(config: AdamConfig, *, repeats: int = 1, infinity: bool = False) -> Rated:
     """Adam of the flags, or Adamax; `repeats` updates a step are one step of its schedules."""
     decay_steps = None if config.decay_steps is None else config.decay_steps * repeats
     return adam(
@@ -83,8 +83,8 @@ def make_adam(
         b2=config.b2,
         eps=config.eps,
         warmup_steps=config.warmup_steps * repeats,
+        schedule=config.schedule,
         decay_steps=decay_steps,
-        cosine=cosine,
         decay_rate=config.decay_rate,
         decay_every=config.decay_every,
         clip_norm=config.clip_norm,

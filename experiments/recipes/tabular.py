@@ -5,6 +5,7 @@ The recipes are `maf_tabular` and `nsf_tabular`, of any table, and with the pape
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -26,6 +27,7 @@ from jaxgen.models.bijectors.splines import neural_spline_flow
 from jaxgen.models.maf import maf
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import VECTORS, Experiment
+from jaxgen.training.optim import rated
 from jaxgen.training.packing import elementwise
 from jaxgen.training.pictures import Picture
 
@@ -96,10 +98,16 @@ class OptimizerConfig(AdamConfig):
     """Steps over which the rate rises linearly from 0."""
     clip_norm: float | None = 5.0
     """Greatest global norm of the gradient; None for no clipping."""
-    cosine: bool = False
-    """Let the rate fall to 0 along half a cosine over `decay_steps`, not linearly."""
     l2: float = 0.0
     """Weight of half the squares of all parameters in the loss, nats."""
+
+    @staticmethod
+    def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+        """The flags of an older run, whose schedule was called `cosine`, by the names of now."""
+        new = dict(values)
+        if "cosine" in new:
+            new["schedule"] = "cosine" if new.pop("cosine") else None
+        return new
 
 
 @dataclass(frozen=True)
@@ -195,12 +203,13 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
     Raises:
         ValueError: A negative weight of theirs.
     """
-    update = make_adam(config, cosine=config.cosine)
+    update = make_adam(config)
     if not 0 <= config.l2 < math.inf:
         raise ValueError(f"--optimizer.l2 must be at least 0 and finite, got {config.l2}")
     if not config.l2:
         return update
-    return elementwise(optax.chain(optax.add_decayed_weights(config.l2), update))
+    transform = elementwise(optax.chain(optax.add_decayed_weights(config.l2), update))
+    return rated(transform, update.learning_rate)
 
 
 def density(family: Family, train: ArraySource) -> Picture:

@@ -19,12 +19,14 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.distributions import likelihoods
 from jaxgen.distributions.likelihoods import Likelihood
 from jaxgen.families import vae
+from jaxgen.metrics.measure import distances_from_training
 from jaxgen.models import vae as networks
 from jaxgen.models.dcgan import levels
 from jaxgen.models.realnvp import realnvp
 from jaxgen.training import pictures
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.optim import rated
 from jaxgen.training.packing import elementwise
 from jaxgen.training.strategies import AXIS
 
@@ -190,6 +192,7 @@ def build(config: Config) -> Experiment:
         held_out=data.held_out,
         prepare=data.prepare,
         averages=make_averages(config.average, config.batch_size),
+        distances=distances_from_training,
         pictures=drawn,
         left_out=left_out,
         num_evaluated=evaluation.num_examples,
@@ -315,8 +318,9 @@ def make_optimizer(config: OptimizerConfig, steps_per_epoch: float) -> optax.Gra
     # Stage i begins after 1 + 3 + ... + 3^(i - 1) epochs.
     begins = [math.ceil((3**i - 1) / 2 * steps_per_epoch) for i in range(1, config.num_stages)]
     factors = dict.fromkeys(begins, 10 ** (-1 / 7))
-    stages = optax.scale_by_schedule(optax.piecewise_constant_schedule(1, factors))
-    return elementwise(optax.chain(base, stages))
+    stage = optax.piecewise_constant_schedule(1, factors)
+    transform = elementwise(optax.chain(base, optax.scale_by_schedule(stage)))
+    return rated(transform, lambda count: base.learning_rate(count) * stage(count))
 
 
 def attribute_picture(

@@ -1,6 +1,9 @@
 """An extractor for small images that the project trains itself: no download, its own protocol."""
 
+import json
+from collections.abc import Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -10,11 +13,14 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from jaxgen.core import Aux, Batch, Family, Metrics, Optimizer, Phase, PyTree, Variables
+from jaxgen.data.arrays import read_npz
 from jaxgen.data.sources import Source, decode
+from jaxgen.files import open_atomically
 from jaxgen.metrics.features import Extractor, extract, weights_checksum
 from jaxgen.models.classifier import MAX_SIZE, MIN_SIZE, SmallClassifier
 from jaxgen.training.fit import fit
 
+NUM_FEATURES = 64
 _NET = "classifier"
 
 
@@ -25,7 +31,7 @@ def train_classifier(
     steps: int = 600,
     batch_size: int = 128,
     learning_rate: float = 2e-3,
-    num_features: int = 64,
+    num_features: int = NUM_FEATURES,
     seed: int = 0,
     target: Literal["label", "attributes"] = "label",
 ) -> Extractor:
@@ -76,28 +82,18 @@ def train_classifier(
     family = _family(model, steps, learning_rate, target)
     fitted = fit(family, examples, steps, batch_size=batch_size, seed=seed)
     weights = jax.device_get(fitted.variables.params[_NET])  # usable on whatever devices
-    params = {"weights": weights, "scale": np.float32(1)}
-    extractor = Extractor(
-        name=f"small classifier trained on {train.name}",
-        suffix="classifier",
-        apply=_apply_of(model),
-        params=params,
-        outputs=("features", "logits"),
-        resizer="none",
-        checksum=weights_checksum(weights),
-        check=lambda other: _check_shape(other, shape),
-        protocol={
-            "trained on": train.protocol,
-            "steps": steps,
-            "batch size": batch_size,
-            "learning rate": learning_rate,
-            "training seed": seed,
-        },
-    )
+    protocol = {
+        "trained on": train.protocol,
+        "steps": steps,
+        "batch size": batch_size,
+        "learning rate": learning_rate,
+        "training seed": seed,
+    }
+    extractor = _extractor(model, weights, train.name, shape, protocol)
     # In units of their root mean square, so that a kernel's x.y / D is about 1.
     features = extract(extractor, train, batch_size=batch_size)["features"]
     scale = 1 / np.sqrt(np.mean(np.square(features), dtype=np.float64))
-    extractor = extractor._replace(params={**params, "scale": np.float32(scale)})
+    extractor = extractor._replace(params={"weights": weights, "scale": np.float32(scale)})
     if test is None:
         return extractor
     verdicts = extract(extractor, test, outputs=("logits",), batch_size=batch_size)["logits"]
@@ -106,6 +102,67 @@ def train_classifier(
     accuracy = float(np.mean(read == right))
     tested = {"tested on": test.protocol, "test accuracy": accuracy}
     return extractor._replace(protocol={**extractor.protocol, **tested})
+
+
+def _extractor(
+    model: SmallClassifier,
+    weights: PyTree,
+    data: str,
+    shape: tuple[int, ...],
+    protocol: Mapping[str, Any],
+    scale: Any = 1,
+) -> Extractor:
+    return Extractor(
+        name=f"small classifier trained on {data}",
+        suffix="classifier",
+        apply=_apply_of(model),
+        params={"weights": weights, "scale": np.float32(scale)},
+        outputs=("features", "logits"),
+        resizer="none",
+        checksum=weights_checksum(weights),
+        check=lambda other: _check_shape(other, shape),
+        protocol=protocol,
+    )
+
+
+def kept_classifier(path: str | Path, train: Source, test: Source) -> Extractor:
+    """`train_classifier` once: a file keeps its weights, so that it is the same ever after.
+
+    Args:
+        path: Name of a `.npz` file; read if it exists, otherwise written, whole or not at all.
+        train: Labelled images.
+        test: Such images for the accuracy in the protocol.
+
+    Raises:
+        ValueError: A file that cannot be read, or one of a classifier of other images; and as
+            `train_classifier`.
+    """
+    path = Path(path)
+    if not path.exists():
+        extractor = train_classifier(train, test)
+        leaves = {f"leaf {i}": x for i, x in enumerate(jax.tree.leaves(extractor.params))}
+        with open_atomically(path) as file:
+            np.savez(file, protocol=np.asarray(json.dumps(dict(extractor.protocol))), **leaves)
+        return extractor
+    _check_source("train", train, "label")
+    shape = train.spec["image"][0]
+    model = SmallClassifier(int(train.num_classes or 0), NUM_FEATURES)
+    like = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+    form: Any = jax.tree.structure({"weights": like, "scale": 0})
+    try:
+        arrays = read_npz(path)
+        protocol = json.loads(str(arrays["protocol"]))
+        params = form.unflatten([arrays[f"leaf {i}"] for i in range(form.num_leaves)])
+        shapes = (jax.tree.map(np.shape, tree) for tree in (like, params["weights"]))
+        if len({str(each) for each in shapes}) > 1:
+            raise ValueError("its arrays have other shapes")
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read as a classifier: {error!r}") from error
+    if protocol["trained on"] != train.protocol:
+        raise ValueError(
+            f"{path} is a classifier of {protocol['trained on']}, not of {train.protocol}"
+        )
+    return _extractor(model, params["weights"], train.name, shape, protocol, params["scale"])
 
 
 def _family(model: SmallClassifier, steps: int, learning_rate: float, target: str) -> Family:

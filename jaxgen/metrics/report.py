@@ -86,25 +86,31 @@ def compare_images(
     a = _statistics("samples", samples, extractor, batch_size)
     b = _statistics("reference", reference, extractor, batch_size)
     subset_size = min(subset_size, len(a.features), len(b.features))
-    few_a, few_b = (_few(s.features, max_prdc, seed) for s in (a, b))
+    if max_prdc < 1:
+        raise ValueError(f"max_prdc must be at least 1, got {max_prdc}")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        metrics = _frechet(a, b, extractor.suffix)
+        metrics = frechet_distances(a, b, extractor.suffix)
         kernel = kernel_distance(
             a.features, b.features, num_subsets=num_subsets, subset_size=subset_size, seed=seed
         )
-        metrics |= _mean_and_std(_name("KID", "KD", extractor.suffix), kernel)
-        shares = prdc(few_a, few_b, k=k)._asdict()
-        metrics |= {_name(n, n, extractor.suffix): value for n, value in shares.items()}
+        metrics |= _mean_and_std(named("KID", "KD", extractor.suffix), kernel)
+        metrics |= neighbour_shares(
+            a.features, b.features, extractor.suffix, k=k, most=max_prdc, seed=seed
+        )
         if a.logits is not None:
             score = inception_score(a.logits, num_splits=num_splits, seed=seed)
-            metrics |= _mean_and_std(_name("IS", "IS", extractor.suffix), score)
+            metrics |= _mean_and_std(named("IS", "IS", extractor.suffix), score)
     for one in caught:
         warnings.warn(one.message, one.category, stacklevel=2)
     protocol = {
         "samples": dict(a.protocol),
         "reference": dict(b.protocol),
-        "neighbours": {"k": k, "samples": len(few_a), "reference": len(few_b)},
+        "neighbours": {
+            "k": k,
+            "samples": min(len(a.features), max_prdc),
+            "reference": min(len(b.features), max_prdc),
+        },
         "kernel distance": {"subsets": num_subsets, "subset size": subset_size, "degree": 3},
         "score splits": num_splits if a.logits is not None else None,
         "seed": seed,
@@ -131,22 +137,53 @@ def _statistics(
     return images
 
 
-def _frechet(a: Statistics, b: Statistics, suffix: str) -> dict[str, float]:
-    distances = {_name("FID", "FD", suffix): frechet_distance(a.moments, b.moments)}
+def frechet_distances(a: Statistics, b: Statistics, suffix: str) -> dict[str, float]:
+    """The Fréchet distance by name, and that of spatial features where both sets have some.
+
+    Args:
+        a: Statistics of one set.
+        b: Statistics of the other set, by the same extractor.
+        suffix: The extractor's suffix.
+    """
+    distances = {named("FID", "FD", suffix): frechet_distance(a.moments, b.moments)}
     if a.spatial is not None and b.spatial is not None:
-        distances[_name("sFID", "sFD", suffix)] = frechet_distance(a.spatial, b.spatial)
+        distances[named("sFID", "sFD", suffix)] = frechet_distance(a.spatial, b.spatial)
     return distances
 
 
-def _name(known: str, short: str, suffix: str) -> str:
+def neighbour_shares(
+    samples: np.ndarray,
+    reference: np.ndarray,
+    suffix: str,
+    *,
+    k: int = 5,
+    most: int = 10_000,
+    seed: int = 2020,
+) -> dict[str, float]:
+    """Precision, recall, density and coverage by name (`prdc`).
+
+    Args:
+        samples: Features of the samples, [M, D].
+        reference: Features of real images, [N, D].
+        suffix: The extractor's suffix.
+        k: Number of neighbours.
+        most: Greatest number of features of each set, the first of a random order.
+        seed: Seed of that order.
+    """
+    few = (x[np.random.RandomState(seed).permutation(len(x))[:most]] for x in (samples, reference))
+    return {named(n, n, suffix): value for n, value in prdc(*few, k=k)._asdict().items()}
+
+
+def named(known: str, short: str, suffix: str) -> str:
+    """The name of a number: the literature's for the network of FID, else one with the suffix.
+
+    Args:
+        known: Name in the literature, such as "FID".
+        short: Name of such a number by any network, such as "FD".
+        suffix: The extractor's suffix; empty for the network of FID.
+    """
     return f"{short}-{suffix}" if suffix else known
 
 
 def _mean_and_std(name: str, estimate: KernelDistance | InceptionScore) -> dict[str, float]:
     return {f"{name} mean": estimate.mean, f"{name} std": estimate.std}
-
-
-def _few(features: np.ndarray, at_most: int, seed: int) -> np.ndarray:
-    if at_most < 1:
-        raise ValueError(f"max_prdc must be at least 1, got {at_most}")
-    return features[np.random.RandomState(seed).permutation(len(features))[:at_most]]

@@ -268,6 +268,11 @@ class Checkpoints:
         """
         self._note_score(step, metrics)
 
+    def best(self) -> tuple[int, float] | None:
+        """The best step by `best_metric` and its score; None where no step has one."""
+        ranked = self._best.ranked(self.steps())
+        return (ranked[0], self._best.scores[ranked[0]]) if ranked else None
+
     def notes(self, step: int) -> dict[str, Any]:
         """The JSON object that a checkpoint keeps beside its arrays; empty where there is none.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import jax
 import tyro
@@ -26,9 +26,11 @@ from jaxgen.training.experiment import IMAGES, Experiment
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.signals import StopSignals
 from jaxgen.training.strategies import JitStrategy, make_strategy
+from jaxgen.training.summary import print_summary
 from jaxgen.training.writers import (
     append_json_line,
     as_json_line,
+    as_plain,
     describe_environment,
     print_anywhere,
 )
@@ -71,8 +73,9 @@ class Sample(Generic[C]):
     """File to write: .png for a grid, or .npz for the samples (key `samples`, uint8 [N, H, W, C]);
     for audio .wav, with a .png of its spectrograms; of images also a new directory, for a .png of
     each. By default a new file in the run's directory: drawn/samples_001.png, samples_002.png..."""
-    step: int | None = None
-    """Step of the checkpoint to use; the newest by default."""
+    step: int | Literal["best"] | None = None
+    """Step of the checkpoint to use, or `best`: that of the smallest distance that training has
+    measured, else of the smallest held-out loss. The newest by default."""
     average: str | None = None
     """Name of the average of the parameters to use; the first one by default."""
 
@@ -82,10 +85,13 @@ class Evaluate(Generic[C]):
     """Flags of `evaluate`."""
 
     config: Annotated[C, Flat]
-    step: int | None = None
-    """Step of the checkpoint to use; the newest by default."""
+    step: int | Literal["best"] | None = None
+    """Step of the checkpoint to use, or `best`: that of the smallest distance that training has
+    measured, else of the smallest held-out loss. The newest by default."""
     average: str | None = None
     """Name of the average of the parameters to use; the first one by default."""
+    json: bool = False
+    """Print the result as one line of JSON with its whole protocol, for programs."""
 
 
 def main(recipe: Recipe, args: Sequence[str] | None = None) -> None:
@@ -215,7 +221,7 @@ def _train(invocation: _Invocation) -> int:
     flags, saved = invocation.parse(Train, must_exist=False)
     config = flags.config
     experiment = invocation.recipe.build(config)
-    loop.check_batch(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
+    loop.check_flags(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
     run_dir = Path(config.run_dir)
     if saved is not None:
         runs.check_fixed(run_dir, experiment.family.fixed)
@@ -313,13 +319,18 @@ def _evaluate(invocation: _Invocation) -> int:
             "environment": environment,
         },
     }
-    print(as_json_line(result), flush=True)  # first: that it cannot be kept is no loss of it
+    kept = Path(flags.config.run_dir) / "evaluations.jsonl"
+    # Before it is kept: that it cannot be is no loss of it.
+    if flags.json:
+        print(as_json_line(result), flush=True)
+    else:
+        print_summary(as_plain(result), kept=str(kept))
     try:
-        append_json_line(Path(flags.config.run_dir) / "evaluations.jsonl", result)
+        append_json_line(kept, result)
     except OSError as error:
         print(f"warning: the result is printed but not kept: {error}", file=sys.stderr)
     if bad:
-        print(f"error: not finite, so null in the result: {', '.join(bad)}", file=sys.stderr)
+        print(f"error: not finite, so no number in the result: {', '.join(bad)}", file=sys.stderr)
     return 1 if bad else 0
 
 

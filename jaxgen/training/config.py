@@ -75,26 +75,46 @@ class RunConfig:
     """Number of steps between pictures of samples; 0 for none."""
     evaluate_every: int = operational(0)
     """Number of steps between evaluations on the held-out split; 0 for none."""
+    measure_every: int = operational(0)
+    """Number of steps between measurements of samples, their distance from the training images with
+    precision and recall, by which the best checkpoint is kept; 0 for none."""
+    measure_num: int = operational(1000)
+    """Number of samples of a measurement."""
+    measure_extractor: Literal["inception", "lite0", "classifier"] = operational("inception")
+    """Network whose features are compared; only inception makes a FID, classifier is trained on the
+    run's own labelled images."""
     checkpoint_every: int = operational(1000)
     """Number of steps between checkpoints; one is always written at the end and on SIGTERM."""
     keep: int = operational(3)
-    """Number of the newest checkpoints to keep, and the best one where there are evaluations."""
+    """Number of the newest checkpoints to keep, beside the best one: by the distance that is
+    measured, or else by the held-out loss."""
+    writers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow", "trackio"], ...] = operational(
+        ("csv", "tensorboard")
+    )
+    """Where metrics and pictures go: the tables (csv) always, and services whose packages are
+    installed."""
+    profile: tuple[int, int] | None = operational(None)
+    """Steps from START to STOP of which a trace is written into the run's `profile`, for
+    TensorBoard, XProf or Perfetto; None for none."""
     compilation_cache: str = operational("default")
     """Directory in which compiled programs are kept for the next run; `default` for one in the
     user's cache directory, `none` to keep none."""
     max_nonfinite: int = operational(10)
     """Number of steps in a row that are skipped, as not finite, after which the run stops."""
     accept_lost_rows: bool = operational(False)
-    """Whether to resume although rows of metrics.csv or evaluations.csv are lost."""
+    """Whether to resume although rows of metrics.csv or the run's other tables are lost."""
     data: DataConfig = DataConfig()
 
     def __post_init__(self):
         for name in ("steps", "batch_size", "accumulate", "fsdp", "log_every", "keep"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("checkpoint_every", "max_nonfinite"):
+        for name in ("checkpoint_every", "max_nonfinite", "measure_num"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("seed", "sample_every", "evaluate_every"):
+        for name in ("seed", "sample_every", "evaluate_every", "measure_every"):
             _at_least(name, getattr(self, name), 0)
+        if self.profile is not None and not 0 <= self.profile[0] < self.profile[1]:
+            given = " ".join(map(str, self.profile))
+            raise ValueError(f"--profile must be two steps, START before STOP, got {given}")
         _all_finite(self)
         if self.seed >= 2**31:
             raise ValueError(f"--seed must be below 2**31, got {self.seed}")
@@ -124,7 +144,8 @@ def from_dict(default: T, values: dict[str, Any]) -> T:
 
     Args:
         default: Frozen dataclass whose fields all have defaults; it gives the fields that `values`
-            lacks.
+            lacks. Where fields were called otherwise once it has a function `renamed` from such
+            values to those of now.
         values: Name of each field -> its JSON value; nested dataclasses as nested objects, tuples
             as lists.
 
@@ -132,6 +153,8 @@ def from_dict(default: T, values: dict[str, Any]) -> T:
         ValueError: If `values` has a field that the config does not.
     """
     names = [f.name for f in dataclasses.fields(default)]  # type: ignore[arg-type]
+    if hasattr(default, "renamed"):
+        values = default.renamed(values)
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise ValueError(

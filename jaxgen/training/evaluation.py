@@ -1,7 +1,7 @@
 """Samples, pictures and held-out metrics from a model's variables, wherever these are placed."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +14,9 @@ from jaxgen.data.sources import nbytes
 from jaxgen.data.transforms import to_uint8
 from jaxgen.distributions.elementwise import NO_CLASS
 from jaxgen.losses.reduce import weighted_sum
-from jaxgen.training import pictures
+from jaxgen.training import picture_labels, pictures
 from jaxgen.training.averages import Average
-from jaxgen.training.experiment import Experiment
+from jaxgen.training.experiment import IMAGES, Experiment, Medium
 from jaxgen.training.likelihood import HeldOutLikelihood, likelihood
 from jaxgen.training.step import Metrics
 from jaxgen.training.strategies import JitStrategy
@@ -205,6 +205,54 @@ def make_picture(
         return _to_host(images)
 
     return draw
+
+
+def grid_of(experiment: Experiment) -> tuple[int, int]:
+    """The rows and columns that training shows: one row a condition for a conditional family."""
+    rows, columns = experiment.medium.grid
+    conditioning = experiment.family.conditioning
+    if experiment.medium.unit == "images" and conditioning and conditioning.sweep is not None:
+        rows = len(conditioning.sweep)
+    return rows, columns
+
+
+class Shown(NamedTuple):
+    """What training shows at a step.
+
+    Attributes:
+        samples: Samples at rest, or the images of a picture.
+        columns: Number of columns of their grid.
+        medium: Kind of what is shown.
+    """
+
+    samples: np.ndarray
+    columns: int
+    medium: Medium
+
+
+def make_show(
+    experiment: Experiment, strategy: JitStrategy, seed: int
+) -> Callable[[Variables], Shown] | None:
+    """`show(variables)`: the samples or the picture that training shows; None for neither.
+
+    Args:
+        experiment: Experiment that is trained, of which something can be shown.
+        strategy: Strategy whose devices compute.
+        seed: Seed of the noise.
+    """
+    key, (rows, columns) = jax.random.key(seed), grid_of(experiment)
+    family, name = experiment.family, shown(experiment)
+    if name is not None:
+        picture = make_picture(experiment, name)
+        labels = picture_labels.of_picture(family, name, rows, columns)
+        medium = picture_labels.labelled(IMAGES, labels)
+        return lambda variables: Shown(picture(variables, key, rows, columns), columns, medium)
+    if experiment.medium.picture is None:
+        return None
+    sample = make_sample(experiment, strategy, preview=True)
+    labels = picture_labels.of_samples(picture_labels.names_of(family), rows * columns, columns)
+    medium = picture_labels.labelled(experiment.medium, labels)
+    return lambda variables: Shown(sample(variables, key, rows * columns), columns, medium)
 
 
 def evaluate_program(experiment: Experiment, strategy: JitStrategy) -> Callable[..., Metrics]:

@@ -45,6 +45,22 @@ VECTORS = Medium("vectors", lambda x: x, (1, 3))
 """Vectors as they are, without a picture of their own."""
 
 
+class Distances(NamedTuple):
+    """How far images are from real ones: what `--measure-every` asks of samples.
+
+    Attributes:
+        names: Names of the numbers; the first is a distance, by which checkpoints are ranked.
+        of: Function from images uint8 [N, H, W, C] to name -> number.
+        protocol: What the numbers are of, for JSON: extractor, reference, counts.
+        warning: What a reader of the numbers must know, or None.
+    """
+
+    names: tuple[str, ...]
+    of: Callable[[np.ndarray], Mapping[str, float]]
+    protocol: Mapping[str, Any]
+    warning: str | None = None
+
+
 class Experiment(NamedTuple):
     """A model, its data, and what the family cannot know.
 
@@ -72,6 +88,8 @@ class Experiment(NamedTuple):
             preprocessing...
         files: What a run keeps so that its data mean the same ever after, a palette say, by the
             file's name; beside `Conditioning.files`.
+        distances: `(training images, held-out images, config) -> Distances` of samples, for
+            `--measure-every`; None where samples are not measured.
     """
 
     family: Family
@@ -87,3 +105,4 @@ class Experiment(NamedTuple):
     num_evaluated: int | None = None
     protocol: Mapping[str, Any] = {}
     files: Mapping[str, bytes] = {}
+    distances: Callable[[Source, Source, Any], Distances] | None = None

@@ -1,12 +1,12 @@
 """The training loop: dispatch, read the last dispatch's metrics, log, sample, evaluate, save."""
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -14,19 +14,23 @@ from jax.experimental import multihost_utils
 
 from jaxgen.core import PyTree, State, Variables
 from jaxgen.data.sources import check_alike
-from jaxgen.training import evaluation, picture_labels, states
+from jaxgen.training import evaluation, states
+from jaxgen.training.best import SCORE, Best, ranking_table
 from jaxgen.training.checkpoint import Checkpoints
-from jaxgen.training.config import RunConfig
-from jaxgen.training.experiment import IMAGES, Experiment
+from jaxgen.training.config import RunConfig, to_dict
+from jaxgen.training.experiment import Experiment
 from jaxgen.training.guard import guarded_names
+from jaxgen.training.measure import Measure, check_measurable
+from jaxgen.training.optim import learning_rates
 from jaxgen.training.pace import Pace
+from jaxgen.training.profile import Profile
 from jaxgen.training.program import is_resident, make_program
 from jaxgen.training.signals import StoppedError, StopSignals
 from jaxgen.training.step import max_repeats
 from jaxgen.training.strategies import MOST_STEPS, JitStrategy, Report, make_strategy
-from jaxgen.training.tables import read_rows
 from jaxgen.training.tally import Tally
-from jaxgen.training.writers import EVALUATIONS, Writers
+from jaxgen.training.trackers import check_installed
+from jaxgen.training.writers import EVALUATIONS, MEASUREMENTS, Writers
 
 T = TypeVar("T")
 LATE_SECONDS = 30.0  # what is drawn in less is never called late
@@ -58,23 +62,26 @@ def train(
 
     Raises:
         ValueError: If the batch does not fit the devices, the held-out examples are not of the
-            kind of the others, or rows of the run's tables are lost.
+            kind of the others, samples cannot be measured as asked, or rows of the run's tables are
+            lost.
         NonFiniteError: After `config.max_nonfinite` skipped steps in a row; the last finite state
             is saved.
         CheckpointError: If the checkpoints cannot be read or written.
     """
     strategy = make_strategy(config.strategy, devices, fsdp=config.fsdp)
-    check_batch(experiment, config, strategy)
+    check_flags(experiment, config, strategy)
     check_alike(experiment.pipeline.source, experiment.held_out)
     with (
         Checkpoints(
             states.checkpoint_directory(config),
             keep=config.keep,
-            best_metric="loss" if config.evaluate_every else None,
+            best_metric=SCORE if ranking_table(config) else None,
         ) as checkpoints,
         Writers(
             config.run_dir,
             config.steps,
+            names=config.writers,
+            config=to_dict(config),
             unit=experiment.medium.unit,
             enabled=jax.process_index() == 0,
         ) as writers,
@@ -84,16 +91,24 @@ def train(
             writers.note(f"the picture {name!r} is left out: {reason}")
         state = states.start(experiment, config, strategy, checkpoints, writers.note)
         loop = _Loop(experiment, config, strategy, checkpoints, writers, stop, state)
-        return loop.run(state)
+        with loop.profile:
+            return loop.run(state)
 
 
-def grid_of(experiment: Experiment) -> tuple[int, int]:
-    """The rows and columns that training shows: one row a condition for a conditional family."""
-    rows, columns = experiment.medium.grid
-    conditioning = experiment.family.conditioning
-    if experiment.medium.unit == "images" and conditioning and conditioning.sweep is not None:
-        rows = len(conditioning.sweep)
-    return rows, columns
+def check_flags(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> None:
+    """Checks that flags ask for what can be done: the batch, measurements, writers.
+
+    Args:
+        experiment: Experiment that is trained.
+        config: Flags of the run.
+        strategy: Strategy whose devices share the batch.
+
+    Raises:
+        ValueError: If one does not.
+    """
+    check_batch(experiment, config, strategy)
+    check_measurable(experiment, config)
+    check_installed(config.writers)
 
 
 def check_batch(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> None:
@@ -114,6 +129,15 @@ def check_batch(experiment: Experiment, config: RunConfig, strategy: JitStrategy
             f"{config.accumulate} micro-batches x {max_repeats(experiment.family)} updates a "
             f"phase), got {config.batch_size}"
         )
+
+
+class _Dispatch(NamedTuple):
+    """Steps that the device is at: the first, how many, what it will report, and learning rates."""
+
+    begin: int
+    num_steps: int
+    report: Report
+    learning_rates: Mapping[str, jax.Array]
 
 
 class _Loop:
@@ -139,9 +163,13 @@ class _Loop:
         self.show = self._shower()
         self.evaluate = evaluation.make_evaluate(experiment, strategy, config.seed)
         self.pace = Pace(MOST_STEPS if self.resident else 1)
+        self.rates = learning_rates(experiment.family)
+        self.profile = Profile(config, writers.note)
+        self.best = Best(config, checkpoints)
         self.warned: list[str] = []
         self.compiled_asides: set[str] = set()
         self._remember(int(state.step))
+        self.measure = self._measurer()
 
     def _remember(self, step: int) -> None:
         """What the checkpoint of a step keeps beside its arrays, and its best ones' scores."""
@@ -150,8 +178,7 @@ class _Loop:
         self.writers.resume(step, notes.get("rows", {}), accept_lost=self.config.accept_lost_rows)
         self.saved = step
         self.looked = time.monotonic()
-        for row in read_rows(Path(self.config.run_dir) / EVALUATIONS):
-            self.checkpoints.rate(int(row["step"]), row)
+        self.best.remember()
 
     def _data(self, step: int) -> Iterator[PyTree]:
         """The data of each dispatch: the whole set every time, or the next batch."""
@@ -163,36 +190,28 @@ class _Loop:
         )
         return map(strategy.put_batch, stream)
 
-    def _shower(self) -> Callable[[int, State], None] | None:
-        """`show(step, state)`, which writes samples or a picture; None for neither."""
-        experiment, key = self.experiment, jax.random.key(self.config.seed)
+    def _shower(self) -> Callable[[Variables], evaluation.Shown] | None:
+        """What training shows, as a function of the variables; None for nothing."""
         if not self.config.sample_every:
             return None
-        if reason := evaluation.why_nothing_is_shown(experiment):
+        if reason := evaluation.why_nothing_is_shown(self.experiment):
             self.writers.note(f"training shows no samples: {reason}")
             return None
-        rows, columns = grid_of(experiment)
-        shown = evaluation.shown(experiment)
-        family = experiment.family
-        if shown is not None:
-            picture = evaluation.make_picture(experiment, shown)
-            labels = picture_labels.of_picture(family, shown, rows, columns)
-            medium = picture_labels.labelled(IMAGES, labels)
-            return lambda step, state: self.writers.samples(
-                step, picture(self._variables(state), key, rows, columns), columns, medium
-            )
-        if experiment.medium.picture is None:
+        return evaluation.make_show(self.experiment, self.strategy, self.config.seed)
+
+    def _measurer(self) -> Measure | None:
+        """What measures samples, where that is asked for; a signal ends its making."""
+        if not self.config.measure_every:
             return None
-        sample = evaluation.make_sample(experiment, self.strategy, preview=True)
-        names = picture_labels.names_of(family)
-        labels = picture_labels.of_samples(names, rows * columns, columns)
-        medium = picture_labels.labelled(experiment.medium, labels)
-        return lambda step, state: self.writers.samples(
-            step,
-            sample(self._variables(state), key, rows * columns),
-            columns,
-            medium,
-        )
+        self.writers.busy("preparing to measure samples")
+        make = partial(Measure, self.experiment, self.config, self.strategy)
+        try:
+            measure = self.stop.unless_stopped(make, patience=math.inf, late=lambda: None)
+        except StoppedError:
+            return None
+        if measure.distances.warning is not None:
+            self.writers.note(f"--measure-num: {measure.distances.warning}")
+        return measure
 
     def _variables(self, state: State) -> Variables:
         return evaluation.variables_of(state, self.experiment.averages, self.fixed)
@@ -204,17 +223,21 @@ class _Loop:
         is_left = not self._look(step, state)  # what was left when the run stopped at this step
         if step < config.steps:
             self.writers.busy("compiling the training step")
+            self.profile.resume(step)
+            self.profile.begin(step)
         while step < config.steps and not is_left and not self.stop.requested(step):
             num_steps = min(self.pace.num_steps, self._boundary(step) - step)
             state, report = self.compiled(state, self.fixed, next(self.data), num_steps)
             # Read what the device finished before this dispatch, while it works on this one.
             self._read(pending, state)
-            pending = (step, num_steps, report)
+            pending = _Dispatch(step, num_steps, report, self._rates(step + num_steps, state))
             step += num_steps
             if self._is_event(step):
                 self._read(pending, state)
                 pending = None
+                self.profile.end(step)
                 is_left = not self._events(step, state)
+                self.profile.begin(step)
                 self.pace.start(step)
         self._read(pending, state)
         self._save(step, state)
@@ -226,6 +249,10 @@ class _Loop:
             self.writers.note(f"step {step} is saved; the same command draws what is missing")
         return state
 
+    def _rates(self, step: int, state: State) -> Mapping[str, jax.Array]:
+        """The learning rates of a row, computed before the next dispatch takes the state."""
+        return self.rates(state.opt_state) if self._due(step, self.config.log_every) else {}
+
     def _save(self, step: int, state: State) -> None:
         """Save a step that is not yet, after the rows that it makes final."""
         if self.saved != step:
@@ -236,23 +263,27 @@ class _Loop:
     def _boundary(self, step: int) -> int:
         """The next step at which something other than training happens."""
         c = self.config
-        every = (c.log_every, c.sample_every, c.evaluate_every, c.checkpoint_every)
-        return min([c.steps] + [(step // n + 1) * n for n in every if n])
+        every = (c.log_every, *self._looks(), c.checkpoint_every)
+        later = [stop for stop in self.profile.steps if stop > step]
+        return min([c.steps, *later] + [(step // n + 1) * n for n in every if n])
 
     def _is_event(self, step: int) -> bool:
-        c = self.config
-        every = (c.sample_every, c.evaluate_every, c.checkpoint_every)
-        return any(self._due(step, n) for n in every)
+        every = (*self._looks(), self.config.checkpoint_every)
+        return step in self.profile.steps or any(self._due(step, n) for n in every)
+
+    def _looks(self) -> tuple[int, int, int]:
+        """How often samples are shown, held-out examples evaluated and samples measured."""
+        return self.config.sample_every, self.config.evaluate_every, self.config.measure_every
 
     def _due(self, step: int, every: int) -> bool:
         """Whether an event of every so many steps (0: never) is due; the last step has all."""
         return every > 0 and (step % every == 0 or step == self.config.steps)
 
-    def _read(self, pending: tuple[int, int, Report] | None, state: State) -> None:
+    def _read(self, pending: _Dispatch | None, state: State) -> None:
         """Fetch a dispatch's metrics (waiting for it), log them, and stop where training failed."""
         if pending is None:
             return
-        begin, num_steps, report = pending
+        begin, num_steps, report, row_rates = pending
         step = begin + num_steps
         added = self.tally.add(jax.device_get(report), begin, num_steps)
         rate = self.pace.finished(step)
@@ -267,6 +298,7 @@ class _Loop:
         if self._due(step, self.config.log_every):
             rate = self.pace.average()
             rates = {
+                **{name: float(value) for name, value in row_rates.items()},
                 "steps_per_second": rate,
                 f"{self.experiment.medium.unit}_per_second": rate * self.config.batch_size,
             }
@@ -298,17 +330,22 @@ class _Loop:
 
     def _events(self, step: int, state: State) -> bool:
         """Save where it is due, then look; whether all was done that is due."""
-        looks = self._due(step, self.config.sample_every) or self._due(
-            step, self.config.evaluate_every
-        )
-        # Several processes save together, so before one of them may have to leave.
-        if self._due(step, self.config.checkpoint_every) or (looks and jax.process_count() > 1):
+        c = self.config
+        looks = any(self._due(step, n) for n in self._looks())
+        # What is measured may be the best. Several processes save together, so before one of them
+        # may have to leave.
+        if (
+            self._due(step, c.checkpoint_every)
+            or self._due(step, c.measure_every)
+            or (looks and jax.process_count() > 1)
+        ):
             self._save(step, state)
         return self._look(step, state)
 
     def _look(self, step: int, state: State) -> bool:
-        """Sample and evaluate where it is due and not done; False where a signal came first."""
-        shows, evaluates = self._missing(step)
+        """Sample, evaluate and measure where it is due and not done; False where a signal came
+        first."""
+        shows, evaluates, measures = self._missing(step)
         try:
             if shows and self.show is not None:
                 self._show(step, state)
@@ -316,7 +353,11 @@ class _Loop:
                 variables = self._variables(state)
                 metrics = self._aside("evaluating", partial(self.evaluate, variables))
                 self.writers.log_evaluation(step, metrics)
-                self.checkpoints.rate(step, metrics)
+                self.best.rate(EVALUATIONS, step, metrics)
+            if measures and self.measure is not None:
+                distances = self._measured(step, state, self.measure)
+                self.writers.log_measurement(step, distances)
+                self.best.rate(MEASUREMENTS, step, distances)
         except StoppedError:
             return False
         except Exception:
@@ -325,24 +366,34 @@ class _Loop:
             raise
         return True
 
+    def _measured(self, step: int, state: State, measure: Measure) -> dict[str, float]:
+        """The distances of samples; where these are not finite, a row that says so."""
+        try:
+            return self._aside("measuring samples", partial(measure, self._variables(state)))
+        except FloatingPointError as error:
+            self.writers.note(f"step {step}: warning: nothing is measured: {error}")
+            return measure.nothing()
+
     def _show(self, step: int, state: State) -> None:
         """Draw; that it cannot be shown is said, and training goes on: it may recover."""
-        assert self.show is not None
+        show, variables = self.show, self._variables(state)
+        assert show is not None
         try:
-            self._aside("drawing samples", partial(self.show, step, state))
+            self._aside("drawing samples", lambda: self.writers.samples(step, *show(variables)))
         except FloatingPointError as error:
             self.writers.note(f"step {step}: warning: nothing is shown: {error}")
 
-    def _missing(self, step: int) -> tuple[bool, bool]:
-        """Whether a picture and an evaluation are due at a step and not there."""
+    def _missing(self, step: int) -> list[bool]:
+        """Whether a picture, an evaluation and a measurement are due at a step and not there."""
         if step == 0:
-            return False, False
-        done = np.array([self.writers.has_samples(step), self.writers.has_evaluation(step)])
+            return [False, False, False]
+        w = self.writers
+        there = [w.has_samples(step), w.has_evaluation(step), w.has_measurement(step)]
         if jax.process_count() > 1:
-            done = np.asarray(multihost_utils.broadcast_one_to_all(done))
-        shows = self.show is not None and self._due(step, self.config.sample_every)
-        evaluates = self._due(step, self.config.evaluate_every)
-        return shows and not bool(done[0]), evaluates and not bool(done[1])
+            there = np.asarray(multihost_utils.broadcast_one_to_all(np.array(there))).tolist()
+        due = [self._due(step, every) for every in self._looks()]
+        due[0] = due[0] and self.show is not None
+        return [is_due and not is_there for is_due, is_there in zip(due, there, strict=True)]
 
     def _aside(self, what: str, work: Callable[[], T]) -> T:
         """Do work beside training, which a signal ends, and say where it takes longer than that."""

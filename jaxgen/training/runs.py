@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -50,7 +50,7 @@ class Run(NamedTuple):
 def open_run(
     run_dir: str | Path,
     *,
-    step: int | None = None,
+    step: int | Literal["best"] | None = None,
     average: str | None = None,
     strategy: JitStrategy | None = None,
     **changes: Any,
@@ -59,7 +59,8 @@ def open_run(
 
     Args:
         run_dir: Path of the run directory, as given to `--run-dir`.
-        step: Step of the checkpoint; the newest by default.
+        step: Step of the checkpoint, or "best": the one of the smallest distance or held-out loss
+            that training measured; the newest by default.
         average: Name of the average of the parameters to use; the first one by default.
         strategy: Strategy that places the variables on devices; `jit` on all devices by default.
         changes: Fields of the config to replace, such as `data={"dir": ...}` where the data have

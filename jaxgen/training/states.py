@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
 from jaxgen.core import Batch, PyTree, State
+from jaxgen.training.best import best_step
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
@@ -64,7 +65,11 @@ def new_state(experiment: Experiment, config: RunConfig, strategy: JitStrategy) 
 
 
 def restore(
-    experiment: Experiment, config: RunConfig, strategy: JitStrategy, *, step: int | None = None
+    experiment: Experiment,
+    config: RunConfig,
+    strategy: JitStrategy,
+    *,
+    step: int | Literal["best"] | None = None,
 ) -> State:
     """The state of a run's checkpoint without its optimizer, for sampling and evaluation.
 
@@ -72,13 +77,15 @@ def restore(
         experiment: Experiment of the run.
         config: Flags of the run, `run_dir` among them.
         strategy: Strategy that places the state on devices.
-        step: Step of the checkpoint; the newest by default.
+        step: Step of the checkpoint, or "best" (`jaxgen.training.best`); the newest by default.
 
     Raises:
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If the checkpoint is of another model, or its parameters cannot be used.
         CheckpointError: If the checkpoint is damaged.
     """
+    if step == "best":
+        step = best_step(config.run_dir)
     target = abstract_state(experiment, config, strategy)
     directory = checkpoint_directory(config)
     if directory.is_dir():

@@ -1,4 +1,4 @@
-"""The records of a run: versions, metrics (console, CSV, TensorBoard) and sample grids.
+"""The records of a run: versions, metrics (console, CSV and what `trackers` has), sample grids.
 
 A run that was killed replays its steps exactly when it resumes. So the writers here drop what was
 half written and what comes after the checkpoint: nothing is lost and nothing is doubled.
@@ -10,8 +10,7 @@ import math
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -26,20 +25,22 @@ from jaxgen.training.experiment import Medium
 from jaxgen.training.images import is_whole_png, save_png
 from jaxgen.training.progress import Progress
 from jaxgen.training.tables import CsvWriter
+from jaxgen.training.trackers import TensorBoardWriter, Writer, make_writers
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
+MEASUREMENTS = "measurements.csv"
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 def write_json(path: str | Path, obj: Any) -> None:
     """Writes `obj` as indented JSON, replacing the file at once; NaN and infinities become null."""
     with open_atomically(path) as file:
-        file.write((json.dumps(_plain(obj), indent=2, allow_nan=False) + "\n").encode())
+        file.write((json.dumps(as_plain(obj), indent=2, allow_nan=False) + "\n").encode())
 
 
 def as_json_line(obj: Any) -> str:
     """`obj` as one line of JSON; NaN and infinities become null."""
-    return json.dumps(_plain(obj), allow_nan=False)
+    return json.dumps(as_plain(obj), allow_nan=False)
 
 
 def append_json_line(path: str | Path, obj: Any) -> None:
@@ -60,16 +61,17 @@ def print_anywhere() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _plain(obj: Any) -> Any:
-    """`obj` in types of JSON: NumPy and JAX scalars as numbers, paths as text."""
+def as_plain(obj: Any) -> Any:
+    """`obj` in types of JSON: NumPy and JAX scalars as numbers, paths as text; NaN and infinities
+    become None."""
     if isinstance(obj, Mapping):
-        return {str(key): _plain(value) for key, value in obj.items()}
+        return {str(key): as_plain(value) for key, value in obj.items()}
     if isinstance(obj, list | tuple):
-        return [_plain(value) for value in obj]
+        return [as_plain(value) for value in obj]
     if isinstance(obj, Path):
         return str(obj)
     if isinstance(obj, np.generic | np.ndarray | jax.Array):
-        return _plain(np.asarray(obj).tolist())
+        return as_plain(np.asarray(obj).tolist())
     return None if isinstance(obj, float) and not math.isfinite(obj) else obj
 
 
@@ -110,65 +112,24 @@ def _git(source: Path) -> dict[str, Any] | None:
         return None
 
 
-class TensorBoardWriter:
-    """TensorBoard events, on the disk as soon as they are logged.
-
-    It uses tensorboardX's event file itself rather than its `SummaryWriter`, whose queue loses the
-    last points of a killed run.
-
-    Args:
-        directory: Directory of the event file; each writer creates a file of its own.
-    """
-
-    def __init__(self, directory: str | Path):
-        # Slow to import where PyTorch is installed, and only training needs it.
-        from tensorboardX import event_file_writer, summary
-        from tensorboardX.proto import event_pb2
-
-        self._directory = directory
-        self._summary, self._event = summary, event_pb2.Event
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        # The name ends in seconds and the host: two runs within a second would share a file.
-        prefix, suffix = str(Path(directory) / "events"), f".{time.time_ns()}"
-        self._file = event_file_writer.EventsWriter(prefix, suffix)
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds one point to each curve."""
-        for name, value in metrics.items():
-            self._write(step, self._summary.scalar(name, float(value)))
-        self._flush()
-
-    def image(self, step: int, name: str, image: np.ndarray) -> None:
-        """Adds an image, uint8 [H, W, 3]."""
-        self._write(step, self._summary.image(name, image, dataformats="HWC"))
-        self._flush()
-
-    def _flush(self) -> None:
-        with naming(self._directory):
-            self._file.flush()
-
-    def _write(self, step: int, value: Any) -> None:
-        with naming(self._directory):
-            self._file.write_event(self._event(wall_time=time.time(), step=step, summary=value))
-
-    def close(self) -> None:
-        """Closes the event file."""
-        with naming(self._directory):
-            self._file.close()
-
-
 class Writers:
     """All output of a training run, in one place.
 
-    In the run directory: `metrics.csv`, `evaluations.csv`, `tensorboard/` and
-    `samples/<step>.png` (of audio with a `.wav`); on the console, the progress.
+    In the run directory: `metrics.csv`, `evaluations.csv`, `measurements.csv` and
+    `samples/<step>.png` (of audio with a `.wav`); on the console, the progress; and what else is
+    asked for (`trackers`), which is told each row once, when its table takes it.
 
     Args:
         run_dir: Path of the run directory.
         num_steps: Number of steps in the whole run.
+        names: Names of the writers beside the tables.
+        config: Flags of the run, as JSON has them, for these writers.
         unit: Name of an example, in the plural.
         enabled: Whether the methods do anything; False for all processes but the first.
         console: Console to print on; standard output by default.
+
+    Raises:
+        ValueError: If the package of a writer is not installed.
     """
 
     def __init__(
@@ -176,6 +137,8 @@ class Writers:
         run_dir: str | Path,
         num_steps: int,
         *,
+        names: Sequence[str] = ("tensorboard",),
+        config: Mapping[str, Any] | None = None,
         unit: str = "examples",
         enabled: bool = True,
         console: Console | None = None,
@@ -186,8 +149,10 @@ class Writers:
         self._samples = Path(run_dir) / "samples"
         self._metrics = CsvWriter(Path(run_dir) / METRICS)
         self._evaluations = CsvWriter(Path(run_dir) / EVALUATIONS)
-        self._tables = {t.path.name: t for t in (self._metrics, self._evaluations)}
-        self._tensorboard = TensorBoardWriter(Path(run_dir) / "tensorboard")
+        self._measurements = CsvWriter(Path(run_dir) / MEASUREMENTS)
+        tables = (self._metrics, self._evaluations, self._measurements)
+        self._tables = {table.path.name: table for table in tables}
+        self._others = make_writers(names, run_dir, config)
         self._progress = Progress(num_steps, unit=unit, console=console)
 
     def __enter__(self) -> "Writers":
@@ -200,7 +165,7 @@ class Writers:
             return
         self._progress.__exit__(kind, error, trace)
         try:
-            self._tensorboard.close()
+            self._tell(lambda other: other.close())
         except OSError:
             if error is None:  # `error` matters more
                 raise
@@ -259,14 +224,27 @@ class Writers:
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records the metrics of training at `step`."""
         if self.enabled and self._metrics.log(step, metrics):
-            self._tensorboard.log(step, metrics)
+            self._tell(lambda other: other.log(step, metrics))
 
     def log_evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
         """Records and prints metrics on held-out examples."""
         if self.enabled and self._evaluations.log(step, metrics):
-            self._tensorboard.log(step, {f"evaluation/{k}": v for k, v in metrics.items()})
+            points = {f"evaluation/{name}": value for name, value in metrics.items()}
+            self._tell(lambda other: other.log(step, points))
             values = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
             self.note(f"step {step:,}: held-out {values}")
+
+    def log_measurement(self, step: int, distances: Mapping[str, float]) -> None:
+        """Records and prints the distances of samples from real images; the table has also those
+        that are not finite."""
+        if not (self.enabled and self._measurements.log(step, distances)):
+            return
+        finite = {name: value for name, value in distances.items() if math.isfinite(value)}
+        if finite:
+            points = {f"measure/{name}": value for name, value in finite.items()}
+            self._tell(lambda other: other.log(step, points))
+            values = ", ".join(f"{name} {value:.4g}" for name, value in finite.items())
+            self.note(f"step {step:,}: samples {values}")
 
     def has_samples(self, step: int) -> bool:
         """Whether the picture of a step is there, and whole."""
@@ -275,6 +253,10 @@ class Writers:
     def has_evaluation(self, step: int) -> bool:
         """Whether the evaluation of a step is there."""
         return self.enabled and step in self._evaluations.steps
+
+    def has_measurement(self, step: int) -> bool:
+        """Whether the measurement of a step is there."""
+        return self.enabled and step in self._measurements.steps
 
     def samples(self, step: int, samples: np.ndarray, columns: int | None, medium: Medium) -> None:
         """Writes samples at rest: their picture, named so that names sort by step, and the medium's
@@ -286,7 +268,19 @@ class Writers:
             medium.save(path.with_suffix(medium.suffix), samples)
         picture = medium.picture(samples, columns)
         save_png(path, picture, overwrite=True)  # last: it ends the work
-        self._tensorboard.image(step, "samples", picture)
+        self._tell(lambda other: other.image(step, "samples", picture))
+
+    def _tell(self, tell: Callable[[Writer], None]) -> None:
+        """Tells all but the tables. A service that fails is left out from then on, and training
+        goes on: the tables have everything."""
+        for other in list(self._others):
+            try:
+                tell(other)
+            except Exception as error:
+                if isinstance(other, TensorBoardWriter):  # the run's own files
+                    raise
+                self._others.remove(other)
+                self.note(f"warning: {type(other).__name__} is told no more: {error!r}")
 
     def _picture_of(self, step: int) -> Path:
         return self._samples / f"{step:08d}.png"

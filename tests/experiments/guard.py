@@ -155,6 +155,7 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
 }
 # What the state's parts were called, to compare revisions across a renaming.
 OLD_NAMES = {"ema": "averages/ema", "model_state": "state"}
+NO_METRICS = ("per_second", "learning_rate")  # columns that a revision may not have
 GONE = ("state/losses",)  # a counter of warm-ups, which the step has taken over
 
 
@@ -177,11 +178,11 @@ def record(out: Path, repo: Path, names: list[str]) -> None:
                 drawn.unlink(missing_ok=True)
                 run(repo, work, module, "sample", *where, "--num=3", f"--out={drawn}", *sample)
                 arrays["samples"] = np.load(drawn)["samples"]
-            text = run(repo, work, module, "evaluate", *where)
-            result = json.loads(text.splitlines()[-1])
+            run(repo, work, module, "evaluate", *where)
+            result = json.loads((run_dir / "evaluations.jsonl").read_text().splitlines()[-1])
             with (run_dir / "metrics.csv").open() as file:
                 rows = [
-                    {k: float(v) for k, v in row.items() if v and "per_second" not in k}
+                    {k: float(v) for k, v in row.items() if v and not k.endswith(NO_METRICS)}
                     for row in csv.DictReader(file)
                 ]
             evaluated = {k: v for k, v in result.items() if isinstance(v, float)}

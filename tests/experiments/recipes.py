@@ -1,5 +1,6 @@
 """What the tests of recipes share."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,11 @@ def call(capsys, module, *args):
     code, out, err = _run(capsys, module, args)
     assert not code, err
     return out
+
+
+def evaluated(capsys, module, *args):
+    """What `evaluate` finds, as programs read it."""
+    return json.loads(call(capsys, module, "evaluate", "--json", *args).splitlines()[-1])
 
 
 def fails(capsys, module, *args):

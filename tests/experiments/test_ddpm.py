@@ -1,13 +1,12 @@
 """The DDPM recipes, end to end: shrunk here, at their own size in the slow test."""
 
-import json
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails, launch, recognised, sklearn_classifier
+from recipes import call, evaluated, fails, launch, recognised, sklearn_classifier
 
 from experiments import ddpm_cifar, ddpm_digits, iddpm_cifar
 from experiments.recipes import diffusion
@@ -37,7 +36,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
     with np.load(samples) as data:
         assert data["samples"].shape == (3, 8, 8, 1)
 
-    result = json.loads(call(capsys, ddpm_cifar, "evaluate", "--run-dir", run_dir).splitlines()[-1])
+    result = evaluated(capsys, ddpm_cifar, "--run-dir", run_dir)
     assert 0 < result["bits_per_dim"] < 50
     assert result["loss"] == pytest.approx(result["bits_per_dim"] * 64 * np.log(2), rel=1e-5)
     assert result["protocol"]["num_examples"] == 16

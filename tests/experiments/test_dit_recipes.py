@@ -1,12 +1,11 @@
 """The transformer and latent diffusion's U-Net by the flags of chains and processes."""
 
-import json
 from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call
+from recipes import call, evaluated
 
 from experiments import dit_digits
 from experiments.recipes import diffusion, score
@@ -32,7 +31,7 @@ def test_a_text_is_read(tmp_path, capsys, network):
     asked = ("--text=a red seven on a blue ground", "--num=2", f"--out={samples}")
     call(capsys, dit_digits, "sample", *run_dir, *asked)
     assert np.load(samples)["samples"].shape == (2, 16, 16, 3)
-    result = json.loads(call(capsys, dit_digits, "evaluate", *run_dir).splitlines()[-1])
+    result = evaluated(capsys, dit_digits, *run_dir)
     assert np.isfinite(result["loss"])
 
 

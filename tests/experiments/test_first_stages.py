@@ -1,13 +1,12 @@
 """First stages from the command line, shrunk, and the codec that a second stage is given."""
 
-import json
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails
+from recipes import call, evaluated, fails
 
 from experiments import autoencoder_kl, autoencoder_kl_digits, vqgan
 from experiments.recipes.first_stage import (
@@ -72,7 +71,7 @@ def test_recipe_end_to_end(name, tmp_path, capsys):
     metric = "autoencoder/kl" if name == "kl" else "autoencoder/perplexity"
     for column in ("discriminator/loss", "autoencoder/psnr", metric):
         assert column in header
-    result = json.loads(call(capsys, module, "evaluate", *run_dir).splitlines()[-1])
+    result = evaluated(capsys, module, *run_dir)
     assert math.isfinite(result["loss"])
     assert math.isfinite(result["psnr"])
     names = ["reconstructions", "between_examples", *(["codes"] if name != "kl" else [])]

@@ -1,6 +1,5 @@
 """The flow recipes end to end, shrunk; the round trip; what they learn of known densities."""
 
-import json
 from dataclasses import replace
 from functools import partial
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from recipes import call, fails, readable_ratio, tiles
+from recipes import call, evaluated, fails, readable_ratio, tiles
 
 from experiments import (
     glow_cifar,
@@ -33,8 +32,7 @@ SHORT = ("--steps=4", "--log-every=1", "--batch-size=16", "--sample-every=4")
 
 
 def evaluate(capsys, recipe, run_dir, *flags):
-    out = call(capsys, recipe, "evaluate", "--run-dir", run_dir, *flags)
-    return json.loads(out.splitlines()[-1])
+    return evaluated(capsys, recipe, "--run-dir", run_dir, *flags)
 
 
 @pytest.mark.slow
@@ -285,7 +283,7 @@ def test_the_checkerboard_is_learned(tmp_path, capsys):
         (nsf_tabular, ["--model.dropout=0.1"], "--model.dropout needs --model.blocks"),
         (nsf_tabular, ["--model.blocks=1"], "must be one width with --model.blocks, got (64, 64)"),
         (nsf_tabular, ["--model.activation=relu"], "needs --model.network maf"),
-        (nsf_tabular, ["--optimizer.cosine"], "cosine needs decay_steps"),
+        (nsf_tabular, ["--optimizer.schedule=cosine"], "schedule cosine needs decay_steps"),
         (maf_tabular, ["--optimizer.l2=-1"], "--optimizer.l2 must be at least 0 and finite"),
         (maf_power, [], "'power' needs --data.dir"),
         (

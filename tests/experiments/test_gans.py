@@ -1,13 +1,12 @@
 """The GAN recipes end to end, shrunk, and the digits that anyone can read."""
 
 import csv
-import json
 from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails, share_of_readable_samples, tiles
+from recipes import call, evaluated, fails, share_of_readable_samples, tiles
 
 from experiments import (
     acgan_cifar,
@@ -51,7 +50,7 @@ def test_dcgan_end_to_end(tmp_path, capsys):
         assert np.isfinite(float(rows[-1][f"discriminator/{name}"]))
     tiles(tmp_path / "run" / "samples" / "00000003.png", 10, 8)
 
-    result = json.loads(call(capsys, dcgan_digits, "evaluate", "--run-dir", run_dir))
+    result = evaluated(capsys, dcgan_digits, "--run-dir", run_dir)
     assert np.isfinite(result["fake_logit"])
     assert "no measure" in result["protocol"]["loss"]
     for picture, rows in (("conditions", 10), ("interpolation", 2), ("interpolation_linear", 2)):

@@ -1,9 +1,7 @@
 """Guidance by a classifier of noisy images, from the command line: recipe, table, refusals."""
 
-import json
-
 import pytest
-from recipes import call
+from recipes import call, evaluated
 
 from experiments import edm_digits, guide, noisy_classifier_digits, vae_digits
 
@@ -18,8 +16,8 @@ def test_from_runs_to_a_table(tmp_path, capsys):
     call(capsys, edm_digits, "--run-dir", runs["edm"], *MODEL, "--steps=5")
     judge = [*TINY, "--run-dir", runs["judge"], "--steps=5"]
     call(capsys, noisy_classifier_digits, *judge)
-    out = call(capsys, noisy_classifier_digits, "evaluate", "--run-dir", runs["judge"])
-    assert 0 <= json.loads(out.splitlines()[-1])["accuracy"] <= 1
+    result = evaluated(capsys, noisy_classifier_digits, "--run-dir", runs["judge"])
+    assert 0 <= result["accuracy"] <= 1
 
     grid = tmp_path / "grid.png"
     flags = ["--scales", "0", "2", "--num-samples=20", f"--out={grid}"]

@@ -1,12 +1,10 @@
 """Diffusion on latents: the papers' networks by the flags, and two stages from the command line."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails
+from recipes import call, evaluated, fails
 
 from experiments import (
     autoencoder_kl_digits,
@@ -68,8 +66,7 @@ def test_text_to_image(tmp_path, capsys):
         picture = (f"--picture={name}", "--num=4", "--columns=2", f"--out={tmp_path / name}.png")
         call(capsys, text_to_image_digits, "sample", *second, *picture)
         assert (tmp_path / f"{name}.png").exists()
-    result = call(capsys, text_to_image_digits, "evaluate", *second).splitlines()[-1]
-    result = json.loads(result)
+    result = evaluated(capsys, text_to_image_digits, *second)
     assert np.isfinite(result["loss"])
     assert "likelihood" not in result
     assert result["protocol"]["first_stage"] == "experiments.autoencoder_kl_digits, 2 steps"

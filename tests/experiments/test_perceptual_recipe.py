@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from lowering import vgg_of_that_shape
 from PIL import Image
-from recipes import call, fails
+from recipes import call, evaluated, fails
 
 from experiments import perceptual_vae, reconstructions, vae_digits
 from experiments.recipes import perceptual
@@ -85,8 +85,7 @@ def test_end_to_end(tmp_path, capsys, monkeypatch):
     """Train with the distance and without, compare both runs by numbers and as a picture."""
     runs = [str(tmp_path / name) for name in ("with", "without")]
     assert "3 of 3 steps done" in call(capsys, perceptual_vae, "--run-dir", runs[0], *TINY)
-    out = call(capsys, perceptual_vae, "evaluate", "--run-dir", runs[0])
-    assert np.isfinite(json.loads(out.splitlines()[-1])["perceptual"])
+    assert np.isfinite(evaluated(capsys, perceptual_vae, "--run-dir", runs[0])["perceptual"])
     none = ["--perceptual.distance", "none"]
     call(capsys, perceptual_vae, "--run-dir", runs[1], *TINY, *none)
 

@@ -1,7 +1,6 @@
 """The PixelCNN and ImageGPT recipes end to end, shrunk; and digits that anyone can read."""
 
 import dataclasses
-import json
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from PIL import Image
-from recipes import call, fails, share_of_readable_samples, tiles
+from recipes import call, evaluated, fails, share_of_readable_samples, tiles
 
 from experiments import (
     beta_sweep,
@@ -36,8 +35,7 @@ def test_pixelcnn_digits_end_to_end(tmp_path, capsys):
     run_dir = ("--run-dir", str(tmp_path / "run"))
     call(capsys, pixelcnn_digits, *run_dir, *TINY, *GATED)
     tiles(tmp_path / "run" / "samples" / "00000002.png", 10, 8)
-    found = call(capsys, pixelcnn_digits, "evaluate", *run_dir, "--classify")
-    result = json.loads(found.splitlines()[-1])
+    result = evaluated(capsys, pixelcnn_digits, *run_dir, "--classify")
     assert result["bits_per_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
     assert 0 <= result["accuracy"] <= 1
     assert result["label_nats"] > 0
@@ -75,7 +73,7 @@ def test_binary_recipe(tmp_path, capsys):
     out = tmp_path / "binary.npz"
     call(capsys, pixelcnn_mnist, "sample", *run_dir, "--num=4", f"--out={out}")
     assert set(np.unique(np.load(out)["samples"])) == {0, 255}
-    result = json.loads(call(capsys, pixelcnn_mnist, "evaluate", *run_dir).splitlines()[-1])
+    result = evaluated(capsys, pixelcnn_mnist, *run_dir)
     assert result["protocol"]["num_examples"] == 32
 
 
@@ -93,7 +91,7 @@ def test_imagegpt_end_to_end(tmp_path, capsys):
     """CIFAR-10's recipe on digits, in a palette: the run keeps it, and refuses another."""
     run_dir, out = ("--run-dir", str(tmp_path / "run")), tmp_path / "drawn.npz"
     call(capsys, imagegpt_cifar, *run_dir, *TINY, *BLOCKS, "--palette=4")
-    result = json.loads(call(capsys, imagegpt_cifar, "evaluate", *run_dir).splitlines()[-1])
+    result = evaluated(capsys, imagegpt_cifar, *run_dir)
     assert result["bits_per_latent_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
     assert "exact of the 4 colours' codes, not of the bytes" in result["protocol"]["loss"]
     assert result["likelihood"]["bits_per_dim"] is None
@@ -189,8 +187,7 @@ def test_digits_anyone_can_read(tmp_path, capsys):
     """The rule of the other families' digits; and the classifier by Bayes' rule."""
     run_dir, out = tmp_path / "run", tmp_path / "samples.npz"
     share, real, classes, right = share_of_readable_samples(capsys, pixelcnn_digits, run_dir, out)
-    found = call(capsys, pixelcnn_digits, "evaluate", "--run-dir", str(run_dir), "--classify")
-    result = json.loads(found.splitlines()[-1])
+    result = evaluated(capsys, pixelcnn_digits, "--run-dir", str(run_dir), "--classify")
     print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits; {right:.3f}")
     print(f"bits/dim {result['bits_per_dim']:.3f}, accuracy {result['accuracy']:.3f}")
     assert share >= 0.9 * real

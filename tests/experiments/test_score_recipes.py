@@ -1,13 +1,12 @@
 """The recipes of continuous processes: shrunk here, at their own size in the slow tests."""
 
-import json
 from dataclasses import asdict, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails, launch, recognised, sklearn_classifier
+from recipes import call, evaluated, fails, launch, recognised, sklearn_classifier
 
 from experiments import (
     ddpm_digits,
@@ -42,7 +41,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
     with np.load(samples) as data:
         assert data["samples"].shape == (3, 8, 8, 1)
 
-    result = json.loads(call(capsys, edm_digits, "evaluate", "--run-dir", run_dir).splitlines()[-1])
+    result = evaluated(capsys, edm_digits, "--run-dir", run_dir)
     assert result["loss"] == pytest.approx(result["bits_per_dim"] * 64 * np.log(2), rel=1e-5)
     assert result["protocol"]["tolerance"] == 0.1
 

@@ -1,13 +1,12 @@
 """The StackGAN recipes: both stages from the command line, shrunk; what is no first stage."""
 
-import json
 from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from recipes import call, fails, tiles
+from recipes import call, evaluated, fails, tiles
 
 from experiments import dcgan_digits, stackgan_digits, stackgan_stage1, stackgan_stage2
 from experiments.recipes import stackgan
@@ -39,7 +38,7 @@ def test_both_stages(tmp_path, capsys):
     asked = ("--text", "a red seven on a blue ground, top left")
     call(capsys, stackgan_stage2, "sample", *second, "--num=3", *asked, f"--out={samples}")
     assert np.load(samples)["samples"].shape == (3, 16, 16, 3)
-    result = json.loads(call(capsys, stackgan_stage2, "evaluate", *second).splitlines()[-1])
+    result = evaluated(capsys, stackgan_stage2, *second)
     assert np.isfinite(result["wrong_logit"])
     assert result["protocol"]["first_stage"] == "experiments.stackgan_digits, 1 steps"
     run, stage1 = open_run(tmp_path / "second"), open_run(tmp_path / "first")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails
+from recipes import call, evaluated, fails
 
 from experiments import dual_encoder, obedience, vae_digits
 from experiments.recipes import text
@@ -112,8 +112,7 @@ def test_obedience(trained, tmp_path, capsys):
     judge, grid = tmp_path / "judge", tmp_path / "grid.png"
     flags = ["--batch-size=8", "--model.channels=4", "--model.width=8", *TEXT, "--steps=2"]
     call(capsys, dual_encoder, "--run-dir", str(judge), *flags)
-    out = call(capsys, dual_encoder, "evaluate", "--run-dir", str(judge))
-    assert json.loads(out.splitlines()[-1])["loss"] > 0
+    assert evaluated(capsys, dual_encoder, "--run-dir", str(judge))["loss"] > 0
     options = ["--num=24", "--steps=5", f"--out={grid}", "--held-out=unseen"]
     assert obedience.main([str(trained), "--dual-encoder", str(judge), *options]) == 0
     out = capsys.readouterr().out

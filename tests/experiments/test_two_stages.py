@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from recipes import call, fails
+from recipes import call, evaluated, fails
 
 from experiments import vqgan, vqvae_cifar, vqvae_prior
 from jaxgen.training.runs import open_run
@@ -30,7 +30,7 @@ def test_a_prior_over_codes(network, flags, tmp_path, capsys):
     samples = tmp_path / "samples.npz"
     call(capsys, vqvae_prior, "sample", *second, "--num=3", f"--out={samples}")
     assert np.load(samples)["samples"].shape == (3, 8, 8, 1)
-    result = json.loads(call(capsys, vqvae_prior, "evaluate", *second).splitlines()[-1])
+    result = evaluated(capsys, vqvae_prior, *second)
     assert result["loss"] == pytest.approx(result["first_stage"] + result["second_stage"], rel=1e-5)
     assert result["likelihood"]["bound"] == "ELBO"
     assert result["bits_per_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)

@@ -1,6 +1,5 @@
 """The recipes of autoencoders and VAEs, end to end on the embedded digits, shrunk."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -8,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
-from recipes import call, fails, readable_ratio
+from recipes import call, evaluated, fails, readable_ratio
 
 from experiments import (
     autoencoder_mnist,
@@ -85,7 +84,7 @@ def test_recipe_end_to_end(name, tmp_path, capsys):
         assert (tmp_path / "run" / "samples" / "00000003.png").exists()
 
     extra = ["--evaluation.num-importance=3"] if "iwae" in name else []
-    result = json.loads(call(capsys, module, "evaluate", *run_dir, *extra).splitlines()[-1])
+    result = evaluated(capsys, module, *run_dir, *extra)
     assert math.isfinite(result["loss"])
     assert result["protocol"]["num_examples"] == 297
     assert "test" in result["protocol"]["data"]
@@ -200,8 +199,7 @@ def test_digits_anyone_can_read(tmp_path, capsys):
     """Of every class, no copies, and the bound is that of the model which is sampled."""
     run_dir, out = tmp_path / "run", tmp_path / "samples.npz"
     ratio, classes, nearest = readable_ratio(capsys, vae_digits, run_dir, out)
-    evaluated = call(capsys, vae_digits, "evaluate", "--run-dir", str(run_dir)).splitlines()[-1]
-    bits = json.loads(evaluated)["bits_per_dim"]
+    bits = evaluated(capsys, vae_digits, "--run-dir", str(run_dir))["bits_per_dim"]
     print(f"{ratio:.3f} of the held-out digits' share is readable; {nearest:.3f}; {bits:.3f}")
     assert ratio >= 0.8
     assert classes == set(range(10))

@@ -1,12 +1,10 @@
 """The recipe of VDM: its table, its flags, and end to end where it is shrunk to the digits."""
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from recipes import call, fails
+from recipes import call, evaluated, fails
 
 from experiments import vdm_cifar
 from experiments.recipes import vdm
@@ -77,7 +75,7 @@ def test_recipe_end_to_end(tmp_path, capsys):
     with np.load(samples) as data:
         assert data["samples"].shape == (3, 8, 8, 1)
         assert data["samples"].dtype == np.uint8
-    result = json.loads(call(capsys, vdm_cifar, "evaluate", "--run-dir", run_dir).splitlines()[-1])
+    result = evaluated(capsys, vdm_cifar, "--run-dir", run_dir)
     assert result["loss"] == pytest.approx(result["bits_per_dim"] * 64 * np.log(2), rel=1e-5)
     assert (result["protocol"]["noise_levels"], result["protocol"]["draws"]) == ("continuous", 2)
 

@@ -1,11 +1,9 @@
 """The WaveNet recipe end to end, shrunk, on tones made here."""
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
-from recipes import call, fails
+from recipes import call, evaluated, fails
 from scipy.io import wavfile
 
 from experiments import wavenet_audio
@@ -50,7 +48,7 @@ def test_end_to_end(folder, tmp_path, capsys):
     assert len(audio) == 4 * 120 + 3 * 500  # four samples, three pauses
     assert call(capsys, wavenet_audio, "--run-dir", str(run_dir))
 
-    result = json.loads(call(capsys, wavenet_audio, "evaluate", *flags[:2]).splitlines()[-1])
+    result = evaluated(capsys, wavenet_audio, *flags[:2])
     assert result["bits_per_sample"] == pytest.approx(result["loss"] / 100 / np.log(2), rel=1e-5)
     assert 0 < result["bits_per_sample"] < 9
     assert result["protocol"]["sample_rate"] == RATE
@@ -82,8 +80,7 @@ def test_logistics_of_sixteen_bits(folder, tmp_path, capsys):
     options = (f"--data.dir={folder}", "--audio.sample-rate=1000", "--audio.resample")
     context = ("--model.full-context", "--sample-every=0")
     call(capsys, wavenet_audio, "--run-dir", run_dir, *SMALL, *SHORT, *flags, *options, *context)
-    out = call(capsys, wavenet_audio, "evaluate", "--run-dir", run_dir)
-    result = json.loads(out.splitlines()[-1])
+    result = evaluated(capsys, wavenet_audio, "--run-dir", run_dir)
     expected = result["loss"] / (100 - 8) / np.log(2)  # seven positions and the one before
     assert result["bits_per_sample"] == pytest.approx(expected, rel=1e-5)
     assert result["protocol"]["sample_rate"] == 1000

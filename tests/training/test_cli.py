@@ -1,5 +1,6 @@
 """The command line: verbs, flags, run directories, and one-line errors."""
 
+import importlib.util
 import io
 import json
 import logging
@@ -23,6 +24,7 @@ from jaxgen.files import held_alone
 from jaxgen.training import cli, loop
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.recipe import Recipe
+from jaxgen.training.runs import open_run
 
 
 @dataclass(frozen=True)
@@ -196,11 +198,29 @@ def test_a_result_that_is_not_finite_is_null_and_a_failure(run, trained, monkeyp
     nan = float("nan")
     metrics = {"loss": nan, "error": 0.5, "standard_error": nan}
     monkeypatch.setattr(cli.evaluation, "make_evaluate", lambda *_: lambda _: metrics)
-    code, out, err = run("evaluate", "--run-dir", str(trained))
+    code, out, err = run("evaluate", "--json", "--run-dir", str(trained))
     assert code == 1
-    assert "not finite, so null in the result: loss, standard_error" in err
+    assert "not finite, so no number in the result: loss, standard_error" in err
     result = json.loads(out.strip().splitlines()[-1])
     assert (result["loss"], result["error"]) == (None, 0.5)
+
+
+def test_the_best_checkpoint_by_its_name(run, tmp_path):
+    """It is that of the smallest held-out loss here, and not the newest."""
+    directory = ("--run-dir", str(tmp_path / "r"))
+    code, _, err = run("--evaluate-every", "2", "--checkpoint-every", "2", *directory)
+    assert code == 0, err
+    best = json.loads((tmp_path / "r" / "best.json").read_text())
+    assert (best["step"], best["metric"]) == (4, "loss")
+    (tmp_path / "r" / "best.json").write_text(json.dumps({**best, "step": 2}))
+    code, out, _ = run("evaluate", "--step", "best", "--json", *directory)
+    assert (code, json.loads(out)["step"]) == (0, 2)
+    assert open_run(tmp_path / "r", step="best").step == 2
+    (tmp_path / "r" / "best.json").unlink()
+    code, _, err = run("sample", "--step", "best", "--out", str(tmp_path / "x.png"), *directory)
+    assert code == 2
+    assert "has no best checkpoint: --measure-every or --evaluate-every finds it" in err
+    assert "--step" in run("sample", "--step", "worst", *directory)[1] + err
 
 
 def test_samples_that_are_not_finite_are_a_failure(run, trained, tmp_path, monkeypatch):
@@ -215,8 +235,18 @@ def test_samples_that_are_not_finite_are_a_failure(run, trained, tmp_path, monke
     assert not out.exists()
 
 
-def test_evaluate_prints_and_keeps_one_json_line(run, trained):
+def test_evaluate_prints_a_table_for_people(run, trained):
     code, out, _ = run("evaluate", "--run-dir", str(trained))
+    assert code == 0
+    result = json.loads((trained / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert f"step {result['step']}, average 'ema'; digits, test" in out
+    assert "bits per dimension" in out
+    assert "-log p(x)" in out
+    assert "{" not in out
+
+
+def test_evaluate_prints_and_keeps_one_json_line(run, trained):
+    code, out, _ = run("evaluate", "--json", "--run-dir", str(trained))
     assert code == 0
     result = json.loads(out.strip().splitlines()[-1])
     assert result["loss"] > 0
@@ -241,7 +271,7 @@ def test_a_result_that_cannot_be_kept_is_printed(run, trained, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr(cli, "append_json_line", full)
-    code, out, err = run("evaluate", "--run-dir", str(trained))
+    code, out, err = run("evaluate", "--json", "--run-dir", str(trained))
     assert code == 0
     assert json.loads(out.strip().splitlines()[-1])["loss"] > 0
     assert err.startswith("warning: the result is printed but not kept: [Errno 28]")
@@ -355,12 +385,19 @@ def test_what_cannot_be_drawn_is_left_out_and_said(run, tmp_path, monkeypatch):
         (["--stepz", "3"], "--steps"),  # the near flag is suggested
         (["--data.nmae", "x"], "--data.name"),
         (["--strategy", "tpu"], "invalid choice"),
+        (["--measure-every", "2"], "--measure-every needs distances, and this recipe names none"),
+        (["--writers", "trackio"], "pip install 'jaxgen[trackio]'"),
+        (["--profile", "4", "2"], "--profile must be two steps, START before STOP, got 4 2"),
         (["sample", "--out", "grid.jpg"], "is no run of"),
         (["sample", "--step", "3"], "is no run of"),
         (["evaluate"], "is no run of"),
     ],
 )
-def test_bad_input_is_one_line(run, tmp_path, args, message):
+def test_bad_input_is_one_line(run, tmp_path, monkeypatch, args, message):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "trackio" else find(name)
+    )
     code, out, err = run(*args, "--run-dir", str(tmp_path / "new"))
     assert code == 2
     assert message in out + err

@@ -49,6 +49,26 @@ def test_missing_fields_take_the_default_and_unknown_ones_are_refused():
         from_dict(Config(), {"net": {"width": 1}})
 
 
+@dataclass(frozen=True)
+class Renamed:
+    """What was `rate` is `speed` now."""
+
+    speed: float = 1.0
+
+    @staticmethod
+    def renamed(values):
+        new = dict(values)
+        if "rate" in new:
+            new["speed"] = new.pop("rate")
+        return new
+
+
+def test_what_older_runs_called_otherwise_is_read():
+    assert from_dict(Renamed(), {"rate": 2.0}) == from_dict(Renamed(), {"speed": 2.0})
+    with pytest.raises(ValueError, match=r"unknown fields \['size'\]"):
+        from_dict(Renamed(), {"rate": 2.0, "size": 1})
+
+
 def test_only_mathematics_makes_a_difference():
     old = Config()
     same = dataclasses.replace(

@@ -16,11 +16,13 @@ import pytest
 from jax.experimental import multihost_utils
 from toys import experiment
 
+from jaxgen.core import Optimizer
 from jaxgen.data.transforms import to_uint8
 from jaxgen.training import loop, states
 from jaxgen.training.checkpoint import CheckpointWarning
 from jaxgen.training.config import DataConfig, RunConfig
 from jaxgen.training.experiment import IMAGES
+from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
 
 
@@ -161,6 +163,17 @@ def test_checkpoints_without_notes_resume(uninterrupted, tmp_path, monkeypatch):
     (tmp_path / "metrics.csv").unlink()
     assert_equal(run(tmp_path), uninterrupted[1])
     assert [row["step"] for row in rows(tmp_path)] == ["30", "40"]
+
+
+def test_the_learning_rate_is_in_the_rows(tmp_path):
+    """That of the last update, as the optimizer counts them: skipped ones are none."""
+    flags = config(tmp_path, steps=20, sample_every=0)
+    built = experiment(flags)
+    optimizers = {"fit": Optimizer(("net",), adam(1e-2, warmup_steps=20))}
+    built = built._replace(family=built.family._replace(optimizers=optimizers))
+    loop.train(built, flags, jax.devices()[:1])
+    written = [float(row["learning_rate"]) for row in rows(tmp_path)]
+    np.testing.assert_allclose(written, [1e-2 * 9 / 20, 1e-2 * 19 / 20], rtol=1e-5)
 
 
 def test_streamed_equals_resident(uninterrupted, tmp_path):

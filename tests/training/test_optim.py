@@ -5,7 +5,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxgen.training.optim import adam
+from jaxgen.core import Family, Optimizer
+from jaxgen.training.optim import Rated, adam, learning_rates, rated
 from jaxgen.training.packing import Elementwise
 
 
@@ -26,13 +27,48 @@ def rates(optimizer, num):
         ({"warmup_steps": 4}, [0, 0.25, 0.5, 0.75, 1, 1]),
         ({"decay_steps": 4}, [1, 0.75, 0.5, 0.25, 0, 0]),
         ({"warmup_steps": 2, "decay_steps": 4}, [0, 0.5, 1, 0.5, 0, 0]),
-        ({"decay_steps": 4, "cosine": True}, [1, 0.853553, 0.5, 0.146447, 0, 0]),
+        ({"decay_steps": 4, "schedule": "linear"}, [1, 0.75, 0.5, 0.25, 0, 0]),
+        ({"decay_steps": 4, "schedule": "cosine"}, [1, 0.853553, 0.5, 0.146447, 0, 0]),
+        ({"decay_steps": 4, "schedule": "constant"}, [1, 1, 1, 1, 1, 1]),
+        ({"decay_steps": 4, "schedule": "constant", "warmup_steps": 2}, [0, 0.5, 1, 1, 1, 1]),
         ({"decay_rate": 0.5}, [1, 0.5, 0.25, 0.125, 0.0625, 0.03125]),
         ({"decay_rate": 0.5, "decay_every": 2}, [1, 1, 0.5, 0.5, 0.25, 0.25]),
     ],
 )
 def test_schedules(options, expected):
-    np.testing.assert_allclose(rates(adam(0.1, **options), 6), 0.1 * np.array(expected), atol=1e-6)
+    optimizer = adam(0.1, **options)
+    np.testing.assert_allclose(rates(optimizer, 6), 0.1 * np.array(expected), atol=1e-6)
+    known = [float(optimizer.learning_rate(jnp.int32(count))) for count in range(6)]
+    np.testing.assert_allclose(known, 0.1 * np.array(expected), atol=1e-6)
+
+
+def test_learning_rates_are_read_from_the_optimizers():
+    """By their own counts: of what was skipped there was no update; those unknown are left out."""
+    family = Family(
+        None,
+        {
+            "generator": Optimizer(("g",), adam(0.1, warmup_steps=4, clip_norm=1.0)),
+            "critic": Optimizer(("c",), adam(0.5, weight_decay=0.1)),
+            "other": Optimizer(("o",), optax.sgd(1.0)),
+        },
+        (),
+        None,
+    )
+    params = {"w": jnp.ones(1)}
+    states = {name: o.transform.init(params) for name, o in family.optimizers.items()}
+    for _ in range(3):
+        for name in ("generator", "critic"):
+            transform = family.optimizers[name].transform
+            _, states[name] = transform.update({"w": jnp.ones(1)}, states[name], params)
+    found = {name: float(rate) for name, rate in learning_rates(family)(states).items()}
+    assert found == {
+        "generator/learning_rate": pytest.approx(0.05),  # the third update's
+        "critic/learning_rate": pytest.approx(0.5),
+    }
+    alone = family._replace(optimizers={"generator": family.optimizers["generator"]})
+    assert list(learning_rates(alone)(states)) == ["learning_rate"]
+    unknown = family._replace(optimizers={"other": family.optimizers["other"]})
+    assert learning_rates(unknown)(states) == {}
 
 
 def test_adamax():
@@ -58,6 +94,9 @@ def test_weight_decay_takes_a_share_of_all_but_biases():
     np.testing.assert_allclose(updates["layer"]["bias"], [-0.1], rtol=1e-5)
     assert not isinstance(optimizer, Elementwise)
     assert isinstance(adam(0.1), Elementwise)
+    plain = rated(optax.sgd(0.1), optax.constant_schedule(0.1))
+    assert isinstance(plain, Rated)
+    assert not isinstance(plain, Elementwise)
 
 
 def test_clipping():
@@ -80,7 +119,8 @@ def test_clipping():
         ({"decay_rate": 0.9, "decay_steps": 5}, "without decay_steps"),
         ({"decay_rate": 0.9, "decay_every": 0}, "decay_every must be at least 1, .* got 0"),
         ({"decay_every": 2}, "1 without decay_rate, got 2"),
-        ({"cosine": True}, "cosine needs decay_steps"),
+        ({"schedule": "cosine"}, "schedule cosine needs decay_steps"),
+        ({"schedule": "linear"}, "schedule linear needs decay_steps"),
         ({"clip_norm": 0.0}, "clip_norm must be positive"),
         ({"clip_norm": float("nan")}, "clip_norm must be positive and finite, got nan"),
         ({"learning_rate": float("inf")}, "learning_rate must be positive and finite, got inf"),

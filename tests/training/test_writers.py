@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import struct
 import subprocess
 from pathlib import Path
 
@@ -12,14 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from tensorboardX.proto.event_pb2 import Event
+from tensorboard_files import events
 
-from jaxgen.training import writers
+from jaxgen.training import trackers, writers
 from jaxgen.training.experiment import IMAGES
 from jaxgen.training.images import grid
 from jaxgen.training.tables import CsvWriter
 from jaxgen.training.writers import (
-    TensorBoardWriter,
     Writers,
     append_json_line,
     describe_environment,
@@ -162,44 +160,6 @@ def test_csv_leaves_other_files_alone(tmp_path, text):
     assert path.read_bytes() == text.encode("latin-1")
 
 
-# TensorBoard
-
-
-def events(directory):
-    """(step, tag, value) of every complete record in every event file, as TensorBoard reads it."""
-    found = []
-    for path in sorted(directory.glob("events.out.tfevents.*")):
-        data, offset = path.read_bytes(), 0
-        while offset + 12 <= len(data):
-            (length,) = struct.unpack_from("<Q", data, offset)
-            event = Event.FromString(data[offset + 12 : offset + 12 + length])
-            found += [(event.step, value.tag, value) for value in event.summary.value]
-            offset += 16 + length
-    return found
-
-
-def test_tensorboard_points_are_on_the_disk_at_once(tmp_path):
-    writer = TensorBoardWriter(tmp_path / "tb")
-    writer.log(1, {"loss": 0.5, "b": np.float64(2)})
-    second = TensorBoardWriter(tmp_path / "tb")  # within the same second: its own file
-    second.log(2, {"loss": 0.25})
-    points = [(step, tag, value.simple_value) for step, tag, value in events(tmp_path / "tb")]
-    assert sorted(points) == [(1, "b", 2.0), (1, "loss", 0.5), (2, "loss", 0.25)]
-    writer.close()
-    second.close()
-
-
-def test_tensorboard_images(tmp_path):
-    image = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
-    writer = TensorBoardWriter(tmp_path)
-    writer.image(3, "samples", image)
-    writer.close()
-    ((step, tag, value),) = events(tmp_path)
-    assert (step, tag) == (3, "samples")
-    stored = Image.open(io.BytesIO(value.image.encoded_image_string))
-    assert np.array_equal(np.asarray(stored), image)
-
-
 def console(terminal):
     return Console(file=io.StringIO(), force_terminal=terminal, width=100)
 
@@ -260,12 +220,76 @@ def test_what_cannot_be_closed_is_named_and_hides_no_other_error(tmp_path, monke
 
     out = console(False)
     with Writers(tmp_path, 10, console=out) as both:
-        monkeypatch.setattr(type(both._tensorboard._file), "close", full)
+        monkeypatch.setattr(type(both._others[0]._file), "close", full)
         both.note("x")
         with pytest.raises(OSError, match="tensorboard"):
             both.__exit__(None, None, None)
         both.__exit__(None, KeyError("what matters"), None)
         monkeypatch.undo()
+
+
+class Service:
+    """A writer that keeps what it is told, and fails from a step on."""
+
+    def __init__(self, run_dir, config):
+        self.config, self.points, self.fails_at = config, [], 10**9
+
+    def log(self, step, metrics):
+        if step >= self.fails_at:
+            raise ConnectionError("no route to host")
+        self.points.append((step, *metrics))
+
+    def image(self, step, name, image):
+        self.points.append((step, name, image.shape))
+
+    def close(self):
+        self.points.append("closed")
+
+
+def test_a_service_that_fails_is_said_and_left_out(tmp_path, monkeypatch):
+    """Training goes on, the tables have everything."""
+    monkeypatch.setitem(trackers.MAKERS, "wandb", Service)
+    monkeypatch.setattr(trackers, "check_installed", lambda names: None)
+    out = console(False)
+    options = {"names": ("csv", "wandb"), "config": {"steps": 10}, "console": out}
+    with Writers(tmp_path, 10, **options) as both:
+        (service,) = both._others
+        service.fails_at = 3
+        for step in (1, 2, 3, 4):
+            both.log(step, {"loss": 1.0})
+        both.log_measurement(4, {"FID": 2.0})
+    assert service.config == {"steps": 10}
+    assert service.points == [(1, "loss"), (2, "loss")]
+    said = [line for line in out.file.getvalue().splitlines() if "warning" in line]
+    assert said == ["warning: Service is told no more: ConnectionError('no route to host')"]
+    assert [row["step"] for row in rows(tmp_path / "metrics.csv")] == ["1", "2", "3", "4"]
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_a_service_is_told_each_row_once(tmp_path, monkeypatch):
+    """Also by a run that goes back to its checkpoint, and of what was measured."""
+    monkeypatch.setitem(trackers.MAKERS, "wandb", Service)
+    monkeypatch.setattr(trackers, "check_installed", lambda names: None)
+    services = []
+    for first in (1, 2):
+        with Writers(tmp_path, 10, names=("wandb",), console=console(False)) as both:
+            both.resume(first, {})
+            for step in range(first, 4):
+                both.log(step, {"loss": float(step)})
+            both.log_evaluation(3, {"loss": 1.0})
+            both.log_measurement(3, {"FID": 1.0})
+            both.samples(3, images(0), None, IMAGES)
+            services += both._others
+    assert [point for service in services for point in service.points] == [
+        (1, "loss"),
+        (2, "loss"),
+        (3, "loss"),
+        (3, "evaluation/loss"),
+        (3, "measure/FID"),
+        (3, "samples", grid(images(0)).shape),
+        "closed",
+        "closed",  # by the second call, which was told nothing: all was there
+    ]
 
 
 def test_disabled_writers_touch_nothing(tmp_path):
