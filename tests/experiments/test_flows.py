@@ -24,15 +24,11 @@ from experiments import (
 )
 from experiments.recipes import tabular
 from experiments.recipes.flow import build, make_model, make_penalty
-from jaxgen.training.config import DataConfig
+from jaxgen.training.config import DataConfig, from_dict, to_dict
 
 X = jnp.zeros((2, 32, 32, 3))
 SMALL = ("--model.width=4", "--model.levels=1", "--model.blocks=1")
 SHORT = ("--steps=4", "--log-every=1", "--batch-size=16", "--sample-every=4")
-
-
-def evaluate(capsys, recipe, run_dir, *flags):
-    return evaluated(capsys, recipe, "--run-dir", run_dir, *flags)
 
 
 @pytest.mark.slow
@@ -41,7 +37,7 @@ def test_realnvp_end_to_end(tmp_path, capsys):
     run_dir = str(tmp_path / "run")
     call(capsys, realnvp_digits, "--run-dir", run_dir, *SHORT, *SMALL)
     assert (tmp_path / "run" / "samples" / "00000004.png").exists()
-    result = evaluate(capsys, realnvp_digits, run_dir)
+    result = evaluated(capsys, realnvp_digits, "--run-dir", run_dir)
     terms = ("prior", "volume", "quantization", "dequantization")
     assert result["loss"] == pytest.approx(sum(result[t] for t in terms), rel=1e-5)
     assert result["bits_per_dim"] == pytest.approx(result["loss"] / 64 / np.log(2), rel=1e-5)
@@ -88,7 +84,7 @@ def test_image_recipes(recipe, flags, tmp_path, capsys):
     run_dir = str(tmp_path / "run")
     out = call(capsys, recipe, "--run-dir", run_dir, "--data.name=digits", *SHORT, *flags)
     assert "4 of 4 steps done" in out
-    result = evaluate(capsys, recipe, run_dir, "--evaluation.num-examples=16")
+    result = evaluated(capsys, recipe, "--run-dir", run_dir, "--evaluation.num-examples=16")
     assert 0 < result["bits_per_dim"] < 20
     assert 0 < result["round_trip_error"] < 1e-4
     assert result["protocol"]["num_examples"] == 16
@@ -170,7 +166,7 @@ def test_tabular_recipes(recipe, tmp_path, capsys):
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(500, 3)))
     other = ("--run-dir", str(tmp_path / "other"), "--data.name=file")
     call(capsys, recipe, *flags, *other, f"--data.dir={tmp_path / 'rows.npy'}")
-    assert evaluate(capsys, recipe, str(tmp_path / "other"))["protocol"]["num_examples"] == 50
+    assert evaluated(capsys, recipe, *other[:2])["protocol"]["num_examples"] == 50
 
 
 @pytest.fixture(scope="module")
@@ -264,7 +260,7 @@ def test_the_checkerboard_is_learned(tmp_path, capsys):
     flags = ("--steps=400", "--batch-size=512", "--sample-every=0", "--average.decay=0.95")
     rate = ("--optimizer.learning-rate=3e-3", "--model.layers=4")
     call(capsys, nsf_tabular, "--run-dir", str(tmp_path / "run"), *flags, *rate)
-    nats = evaluate(capsys, nsf_tabular, str(tmp_path / "run"))["loss"]
+    nats = evaluated(capsys, nsf_tabular, "--run-dir", str(tmp_path / "run"))["loss"]
     assert np.log(32) < nats < 4.0
 
 
@@ -296,3 +292,12 @@ def test_the_checkerboard_is_learned(tmp_path, capsys):
 )
 def test_bad_input(recipe, flags, message, tmp_path, capsys):
     assert message in fails(capsys, recipe, "--run-dir", str(tmp_path / "run"), *flags)
+
+
+def test_older_runs_had_a_flag_for_the_cosine():
+    """What they stored is read as the schedule of now."""
+    for recipe, cosine in ((nsf_gas.recipe, True), (maf_power.recipe, False)):
+        stored = to_dict(recipe.config)
+        stored["optimizer"] = {k: v for k, v in stored["optimizer"].items() if k != "schedule"}
+        stored["optimizer"]["cosine"] = cosine
+        assert from_dict(recipe.config, stored) == recipe.config

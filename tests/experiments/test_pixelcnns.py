@@ -23,6 +23,7 @@ from jaxgen.core import Bound, Variables
 from jaxgen.data import palette as palettes
 from jaxgen.families.autoregressive import autoregressive
 from jaxgen.models.transformer import Transformer
+from jaxgen.training.config import from_dict, to_dict
 
 TINY = "--data.name=digits --batch-size=16 --steps=2 --log-every=1 --sample-every=2".split()
 GATED = "--model.features=4 --model.layers=2 --model.head-features=4".split()
@@ -194,3 +195,12 @@ def test_digits_anyone_can_read(tmp_path, capsys):
     assert classes == set(range(10))
     assert right > 0.8
     assert result["accuracy"] > 0.9
+
+
+def test_older_runs_had_a_flag_for_the_cosine():
+    """What they stored is read as the schedule of now."""
+    for recipe, cosine in ((imagegpt_digits.recipe, True), (pixelcnn_digits.recipe, False)):
+        stored = {**to_dict(recipe.config), "cosine": cosine}
+        stored["optimizer"] = {k: v for k, v in stored["optimizer"].items() if k != "schedule"}
+        assert from_dict(recipe.config, stored) == recipe.config
+        assert recipe.config.optimizer.schedule == ("cosine" if cosine else None)

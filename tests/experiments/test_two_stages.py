@@ -67,7 +67,7 @@ def test_a_prior_over_the_codes_of_vqgan(bottleneck, tmp_path, capsys):
     samples = tmp_path / "samples.npz"
     call(capsys, vqvae_prior, "sample", *second, "--num=3", f"--out={samples}")
     assert np.load(samples)["samples"].shape == (3, 8, 8, 1)
-    result = json.loads(call(capsys, vqvae_prior, "evaluate", *second).splitlines()[-1])
+    result = evaluated(capsys, vqvae_prior, *second)
     bits = result["loss"] / 16 / np.log(2)
     assert result["bits_per_latent_dim"] == pytest.approx(bits, rel=1e-5)
     assert 1 < bits < 6
