@@ -175,8 +175,9 @@ def ask(run: Run, num: int, seed: int) -> Asked:
         attribute_names=whole.attribute_names,
     )
     descriptions = describe(held_out, source, rows, run.family.conditioning)
-    sample = make_sample(run.experiment, make_strategy("jit"), conditions=_conditions(run, source))
-    samples = sample(run.variables, jax.random.key(seed), len(rows))
+    sample = make_sample(run.experiment, make_strategy("jit"))
+    conditions = _conditions(run, source)
+    samples = sample(run.variables, jax.random.key(seed), len(rows), conditions)
     return Asked(source, descriptions, samples, shuffled(len(rows), seed))
 
 
@@ -371,8 +372,8 @@ def picture(run: Run, asked: Asked, seed: int) -> np.ndarray:
         seed: Seed of the samples.
     """
     rows = _conditions(run, asked.source)[:ROWS]
-    sample = make_sample(run.experiment, make_strategy("jit"), conditions=rows)
-    samples = sample(run.variables, jax.random.key(seed + 1), len(rows) * COLUMNS)
+    sample = make_sample(run.experiment, make_strategy("jit"))
+    samples = sample(run.variables, jax.random.key(seed + 1), len(rows) * COLUMNS, rows)
     return labelled_grid(samples, COLUMNS, rows=asked.descriptions[: len(rows)])
 
 

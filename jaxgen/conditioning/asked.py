@@ -1,7 +1,8 @@
-"""Conditions by name, as a command line asks for them."""
+"""Conditions by name, as a command line or a notebook asks for them."""
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,67 @@ def asked(
     row = np.zeros((1, *conditioning.shape), np.int32)
     row[0, columns] = 1
     return row
+
+
+def rows_of(conditioning: Conditioning | None, condition: Any) -> np.ndarray | None:
+    """The conditions that one value asks for, [rows, *shape], or None where it is None.
+
+    Args:
+        conditioning: What the model is conditioned on, or None.
+        condition: A class by name or number, or a list of them, each one row; an attribute, or a
+            list of those that all are to have; a caption or a list of captions, each one row; or an
+            array of conditions as the data has them, [rows, *shape] or one without the rows.
+
+    Raises:
+        ValueError: A condition for a model that takes none, one of another kind or shape, or names
+            that the model does not know; says which are near.
+
+    Example:
+        >>> from jaxgen.conditioning.labels import labels
+        >>> rows_of(labels(3, ("cat", "dog", "cow")), ["cow", 0])
+        array([2, 0], dtype=int32)
+    """
+    if condition is None:
+        return None
+    if conditioning is None:
+        raise ValueError(f"condition must be None: the model takes none, got {condition!r}")
+    key, words = conditioning.key, _words(condition)
+    if words is None and key == "label":
+        words = _words(np.asarray(condition).reshape(-1).tolist())
+    if words == []:
+        raise ValueError("condition must not be empty: None stands for all of the sweep")
+    if words is not None:
+        if key == "label":
+            return asked(conditioning, labels=words)
+        if key == "attributes":
+            return asked(conditioning, attributes=words)
+        if conditioning.tokenize is not None:
+            return asked(conditioning, text=words)
+    return _checked(conditioning, np.asarray(condition))
+
+
+def _words(condition: Any) -> list[str] | None:
+    """The names or numbers of a condition; None where it is something else, such as an array."""
+    several = condition if isinstance(condition, list | tuple) else [condition]
+    if all(isinstance(word, str | int | np.integer) for word in several):
+        return [str(word) for word in several]
+    return None
+
+
+def _checked(conditioning: Conditioning, values: np.ndarray) -> np.ndarray:
+    """Conditions as the data has them, [rows, *shape]."""
+    rows = values[None] if values.shape == conditioning.shape else values
+    if rows.shape[1:] != conditioning.shape or not rows.size or rows.dtype.kind not in "buif":
+        shape = ", ".join(map(str, ("rows", *conditioning.shape)))
+        raise ValueError(
+            f"condition must be of {conditioning.key!r}, numbers [{shape}], got "
+            f"{values.dtype}{list(values.shape)}"
+        )
+    if conditioning.num_attributes is not None and not np.isin(rows, (0, 1)).all():
+        raise ValueError(f"condition must be of attributes 0 or 1, got {rows.tolist()}")
+    if rows.dtype.kind == "b" or conditioning.num_attributes is not None:
+        return rows.astype(np.int32)
+    return rows
 
 
 def _index(conditioning: Conditioning, name: str, word: str) -> int:

@@ -275,13 +275,13 @@ def _sample(invocation: _Invocation) -> int:
         if medium.unit == "images":
             columns = columns or picture_labels.columns_for(names, flags.num)
             labels = picture_labels.of_samples(names, flags.num, columns)
-        sample = evaluation.make_sample(experiment, strategy, conditions=conditions)
+        sample = evaluation.make_sample(experiment, strategy)
     step, variables = _restore(invocation, experiment, strategy, flags)
     key = jax.random.key(flags.config.seed)
     if is_picture:
         samples = picture(variables, key, rows, columns)
     else:
-        samples = sample(variables, key, flags.num)
+        samples = sample(variables, key, flags.num, conditions)
     recipe, what = invocation.name.rpartition(".")[2], flags.picture.replace("_", " ")
     title = f"{recipe}, step {step:,}: {what}"
     title += f", {names[0]}" if len(names) == 1 else ""

@@ -73,7 +73,7 @@ def sample_program(
 
     def draw(variables: Variables, key: jax.Array, num: int, condition: Any):
         x = family_sample(variables, key, num, condition=condition)
-        return experiment.medium.at_rest(x), _finite(x)
+        return experiment.medium.at_rest(x), finite(x)
 
     return jax.jit(draw, static_argnums=2, out_shardings=strategy.batched)
 
@@ -84,19 +84,17 @@ def make_sample(
     *,
     batch_size: int = 256,
     preview: bool = False,
-    conditions: np.ndarray | None = None,
-) -> Callable[[Variables, jax.Array, int], np.ndarray]:
-    """`sample(variables, key, num) -> samples at rest`, such as uint8 [num, H, W, C].
+) -> Callable[..., np.ndarray]:
+    """`sample(variables, key, num, conditions=None) -> samples at rest`, as uint8 [num, H, W, C].
 
     Each batch is one compiled call, spread over the devices. The conditions of a conditional family
-    are its sweep, each for an equal number of consecutive samples.
+    are its sweep or those given, [rows, *shape], each for an equal number of consecutive samples.
 
     Args:
         experiment: Experiment whose family is sampled.
         strategy: Strategy whose devices compute.
         batch_size: Greatest number of samples in a batch.
         preview: Whether to use the experiment's quick sampler, where it has one.
-        conditions: Conditions in the place of the sweep's, [rows, *shape], or None.
 
     Raises:
         ValueError: If the family has no prior; by `sample`, if `num` is below 1 or so many samples
@@ -105,7 +103,9 @@ def make_sample(
     """
     compiled = sample_program(experiment, strategy, preview=preview)
 
-    def sample(variables: Variables, key: jax.Array, num: int) -> np.ndarray:
+    def sample(
+        variables: Variables, key: jax.Array, num: int, conditions: np.ndarray | None = None
+    ) -> np.ndarray:
         if num < 1:
             raise ValueError(f"the number of samples must be at least 1, got {num}")
         # Samples at rest are about as large as the examples.
@@ -113,13 +113,13 @@ def make_sample(
         devices = strategy.num_devices
         size = -(-min(num, max(batch_size, devices)) // devices) * devices
         given = pictures.in_turn(experiment.family, num, conditions)
-        samples, finite = [], []
+        samples, all_finite = [], []
         for index, begin in enumerate(range(0, num, size)):
             condition = None if given is None else _filled(given[begin : begin + size], size)
             x, kept = compiled(variables, jax.random.fold_in(key, index), size, condition)
-            samples.append(_to_host(x))
-            finite.append(_to_host(kept))
-        _check_finite(np.concatenate(finite)[:num], "samples")
+            samples.append(to_host(x))
+            all_finite.append(to_host(kept))
+        check_finite(np.concatenate(all_finite)[:num], "samples")
         return np.concatenate(samples)[:num]
 
     return sample
@@ -191,7 +191,7 @@ def make_picture(
         prepare_key, draw_key = jax.random.split(key)
         batch = experiment.prepare(prepare_key, raw, False)
         images = picture(variables, batch, draw_key, rows, columns)
-        return to_uint8(images), _finite(images)
+        return to_uint8(images), finite(images)
 
     compiled = jax.jit(pixels, static_argnums=(3, 4))
 
@@ -200,9 +200,9 @@ def make_picture(
             raise ValueError(f"a picture needs rows and columns, got {rows} and {columns}")
         raw = next(eval_batches(experiment.held_out, rows * columns))
         del raw["weight"]
-        images, finite = compiled(variables, raw, key, rows, columns)
-        _check_finite(_to_host(finite), f"images of the picture {name!r}")
-        return _to_host(images)
+        images, kept = compiled(variables, raw, key, rows, columns)
+        check_finite(to_host(kept), f"images of the picture {name!r}")
+        return to_host(images)
 
     return draw
 
@@ -350,24 +350,41 @@ def held_out_likelihood(
     )
 
 
-def _finite(x: jax.Array) -> jax.Array:
-    """Whether each example is finite, and no class is `NO_CLASS`: bool[N]."""
+def finite(x: jax.Array) -> jax.Array:
+    """Whether each example is finite, and no class is `NO_CLASS`: bool[N].
+
+    Args:
+        x: Examples [N, ...] in model space, inside of a compiled function or not.
+    """
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         x = jnp.where(x == NO_CLASS, jnp.nan, 0.0)
     return jnp.isfinite(x).reshape(len(x), -1).all(axis=1)
 
 
-def _check_finite(finite: np.ndarray, what: str) -> None:
-    lost = len(finite) - int(finite.sum())
+def check_finite(kept: np.ndarray, what: str) -> None:
+    """Checks that all of what a model computed is finite.
+
+    Args:
+        kept: Whether each example is finite, bool[N].
+        what: Name of the examples, in the plural.
+
+    Raises:
+        FloatingPointError: If some are not finite; says how many.
+    """
+    lost = len(kept) - int(kept.sum())
     if lost:
         raise FloatingPointError(
-            f"{lost} of {len(finite)} {what} are not finite: what the model computes from its "
+            f"{lost} of {len(kept)} {what} are not finite: what the model computes from its "
             "parameters is beyond its numbers; none of them is written"
         )
 
 
-def _to_host(x: jax.Array) -> np.ndarray:
-    """A sharded array as NumPy, in every process."""
+def to_host(x: jax.Array) -> np.ndarray:
+    """A sharded array as NumPy, in every process.
+
+    Args:
+        x: Array on any devices.
+    """
     if x.is_fully_addressable:
         return np.asarray(x)
     from jax.experimental import multihost_utils

@@ -6,11 +6,11 @@ import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
 
-from jaxgen.core import Family, PyTree, Variables
+from jaxgen.core import PyTree
 from jaxgen.data.sources import Source, check_alike
 from jaxgen.files import LOCK, is_temporary, open_atomically
 from jaxgen.training import config as configs
@@ -21,30 +21,10 @@ from jaxgen.training.experiment import Experiment
 from jaxgen.training.manifest import fingerprints, named_leaves
 from jaxgen.training.recipe import INSTALLED, Recipe
 from jaxgen.training.strategies import JitStrategy, make_strategy
+from jaxgen.training.trained_run import Run
 from jaxgen.training.writers import write_json
 
 CONFIG = "config.json"
-
-
-class Run(NamedTuple):
-    """A trained run: everything needed to sample it, to measure it and to build on it.
-
-    Attributes:
-        family: Functions of the model.
-        variables: Variables for these functions, with averaged parameters where there is an
-            average.
-        config: Flags of the run.
-        experiment: Experiment that was built from the flags.
-        step: Number of training steps that were done.
-        name: Name of the recipe's module, such as "experiments.ddpm_cifar".
-    """
-
-    family: Family
-    variables: Variables
-    config: Any
-    experiment: Experiment
-    step: int
-    name: str
 
 
 def open_run(
@@ -56,6 +36,8 @@ def open_run(
     **changes: Any,
 ) -> Run:
     """Open a trained run directory: in a notebook, in a comparison, as a first stage.
+
+    It is `jaxgen.open_run` too.
 
     Args:
         run_dir: Path of the run directory, as given to `--run-dir`.
@@ -78,7 +60,7 @@ def open_run(
 
     Examples:
         >>> run = open_run("runs/ddpm_digits")  # doctest: +SKIP
-        >>> x = run.family.sample(run.variables, jax.random.key(0), 16)  # doctest: +SKIP
+        >>> images = run.sample(16, seed=1)  # doctest: +SKIP
     """
     run_dir = Path(run_dir)
     recipe, name = recipe_of(run_dir), _name_of(run_dir)
@@ -95,8 +77,9 @@ def open_run(
     state = states.restore(experiment, new, strategy, step=step)
     fixed = strategy.put_replicated(experiment.family.fixed)
     variables = variables_of(state, experiment.averages, fixed, average)
+    used = next(iter(experiment.averages), None) if average is None else average
     family = experiment.family
-    return Run(family, variables, new, experiment, int(state.step), name)
+    return Run(family, variables, new, experiment, int(state.step), name, used, strategy)
 
 
 def load_config(run_dir: Path, name: str, default: RunConfig) -> Any:

@@ -1,26 +1,75 @@
 """Tables of metrics by step, which survive kills and resumes."""
 
 import csv
+import html
 import io
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+
 from jaxgen.files import drop_half_line, naming, open_atomically
 
+_SHOWN = 5  # rows that a notebook shows of each end of a table
 
-def read_rows(path: Path) -> list[dict[str, float]]:
+
+class Table(list[dict[str, float]]):
+    """Rows of metrics by step, name -> value; a notebook shows the first and the last ones.
+
+    A row has no entry for what was not measured at its step. `pandas.DataFrame(table)` is the same
+    as a data frame.
+
+    Example:
+        >>> table = Table([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "error": 2.0}])
+        >>> table.columns
+        ('step', 'loss', 'error')
+        >>> table.column("error")
+        array([nan,  2.])
+    """
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of all columns, in the order of their first values."""
+        return tuple(dict.fromkeys(name for row in self for name in row))
+
+    def column(self, name: str) -> Float[np.ndarray, " rows"]:
+        """The values of a column, f64[rows], NaN where a row has none.
+
+        Args:
+            name: Name of the column.
+
+        Raises:
+            ValueError: If there is no such column; names those that there are.
+        """
+        if name not in self.columns:
+            raise ValueError(f"name must be one of {', '.join(self.columns)}, got {name!r}")
+        return np.array([row.get(name, np.nan) for row in self], np.float64)
+
+    def _repr_html_(self) -> str:
+        shown = [*self[:_SHOWN], *self[max(_SHOWN, len(self) - _SHOWN) :]]
+        cells = [[f"{row[c]:.6g}" if c in row else "" for c in self.columns] for row in shown]
+        if len(self) > 2 * _SHOWN:
+            cells.insert(_SHOWN, ["…"] * len(self.columns))
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.columns)
+        body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in cells)
+        return f"<table><tr>{head}</tr>{body}</table><p>{len(self)} rows</p>"
+
+
+def read_rows(path: Path) -> Table:
     """The rows of a table by column, without empty cells; none where there is no file.
 
     Args:
-        path: Path of the file, whose rows are whole.
+        path: Path of the file; of a run that goes on, a last row that is not whole is left out.
     """
     if not path.exists():
-        return []
+        return Table()
     with path.open(newline="") as file:
-        table = list(csv.DictReader(file))
-    return [{name: float(cell) for name, cell in row.items() if cell} for row in table]
+        lines = [line for line in file if line.endswith("\n")]
+    table = csv.DictReader(lines)
+    return Table({name: float(cell) for name, cell in row.items() if cell} for row in table)
 
 
 class CsvWriter:

@@ -15,7 +15,9 @@ from experiments.comparison import solvers
 from experiments.comparison.solvers import ENTRANTS, Entrant
 from experiments.recipes.score import SamplerConfig, make_sampler
 from jaxgen.core import Variables
+from jaxgen.data.pipeline import Pipeline
 from jaxgen.data.sources import ArraySource
+from jaxgen.data.transforms import prepare_images
 from jaxgen.families.denoising import NAME
 from jaxgen.families.diffusion import Sampler, diffusion
 from jaxgen.families.score import score_based
@@ -25,6 +27,7 @@ from jaxgen.noise.parametrization import X0
 from jaxgen.noise.process import edm
 from jaxgen.noise.times import log_normal
 from jaxgen.sampling.solvers import ddim
+from jaxgen.training.experiment import Experiment
 from jaxgen.training.runs import Run
 
 SHAPE = (4, 4, 1)
@@ -67,12 +70,7 @@ def outlook():
 def opened(family):
     images = np.random.default_rng(0).integers(0, 256, (40, *SHAPE)).astype(np.uint8)
     source = ArraySource({"image": images, "label": np.arange(40, dtype=np.int32) % 2})
-    experiment = SimpleNamespace(
-        pipeline=SimpleNamespace(source=source),
-        held_out=source,
-        medium=SimpleNamespace(unit="images"),
-        averages={},
-    )
+    experiment = Experiment(family, Pipeline(source, 8, seed=0), source, prepare_images(flip=False))
     config = SimpleNamespace(run_dir="run", sampler=SamplerConfig())
     variables = Variables({NAME: {"scale": jnp.ones(())}})
     return Run(family, variables, config, experiment, 7, "experiments.edm_digits")
