@@ -189,6 +189,15 @@ def test_importing_brings_along(modules, forbidden):
     assert set(json.loads(result.stdout)).isdisjoint(forbidden)
 
 
+def test_the_package_itself_imports_nothing():
+    """What it offers by name is imported when it is asked for (`test_trained_run.py`)."""
+    program = "import sys; before = {*sys.modules}; import jaxgen; print({*sys.modules} - before)"
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert result.stdout == "{'jaxgen'}\n"
+
+
 def test_the_wheel_has_every_package():
     """pyproject.toml names them: the recipes' are elsewhere than where they are installed."""
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]

@@ -98,17 +98,18 @@ def _words(condition: Any) -> list[str] | None:
 def _checked(conditioning: Conditioning, values: np.ndarray) -> np.ndarray:
     """Conditions as the data has them, [rows, *shape]."""
     rows = values[None] if values.shape == conditioning.shape else values
-    if rows.shape[1:] != conditioning.shape or not rows.size or rows.dtype.kind not in "buif":
+    is_class = conditioning.num_classes is not None
+    kinds = "iu" if is_class else "buif"
+    if rows.shape[1:] != conditioning.shape or not rows.size or rows.dtype.kind not in kinds:
         shape = ", ".join(map(str, ("rows", *conditioning.shape)))
         raise ValueError(
             f"condition must be of {conditioning.key!r}, numbers [{shape}], got "
             f"{values.dtype}{list(values.shape)}"
         )
-    if conditioning.num_attributes is not None and not np.isin(rows, (0, 1)).all():
+    binary = conditioning.num_attributes is not None
+    if binary and not np.isin(rows, (0, 1)).all():
         raise ValueError(f"condition must be of attributes 0 or 1, got {rows.tolist()}")
-    if rows.dtype.kind == "b" or conditioning.num_attributes is not None:
-        return rows.astype(np.int32)
-    return rows
+    return rows.astype(np.float32 if rows.dtype.kind == "f" and not binary else np.int32)
 
 
 def _index(conditioning: Conditioning, name: str, word: str) -> int:

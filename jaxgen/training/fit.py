@@ -1,4 +1,7 @@
-"""Training on arrays in memory, without a run directory."""
+"""Training on arrays in memory, without a run directory.
+
+`docs/guides/own-network.md` shows it with networks of Flax Linen, Flax NNX and Equinox.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -77,6 +80,12 @@ def fit(
             cannot hold their numbers.
         TypeError: If an entry of `data` is not of real numbers.
         FloatingPointError: If every step was skipped because it was not finite.
+
+    Example:
+        >>> chain_, adam = chain(cosine_betas(1000)), optax.adam(1e-3)  # doctest: +SKIP
+        >>> family = diffusion(MyNetwork(), chain_, adam, image_shape=(8, 8, 1))
+        >>> variables = fit(family, {"image": images}, 1000, batch_size=64).variables
+        >>> samples = family.sample(variables, jax.random.key(0), 16)
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
