@@ -130,8 +130,8 @@ class Run:
         Args:
             images: Examples at rest, such as uint8 [N, H, W, C]; or a batch of a source, name ->
                 [N, ...], such as `run.experiment.held_out[np.arange(8)]`, with its conditions.
-            condition: Condition of all examples, or one of each; as `sample` takes it. Not with a
-                batch, which has its own.
+            condition: Condition of all examples, or one of each; as `sample` takes it, but of
+                attributes all must be given. Not with a batch, which has its own.
             seed: Seed of the noise, where the bound is drawn.
 
         Raises:
@@ -364,24 +364,22 @@ class Run:
         self, images: np.ndarray | Array | Mapping[str, Any], condition: Any
     ) -> dict[str, Any]:
         """Examples at rest with their conditions, checked."""
-        if isinstance(images, Mapping):
-            if condition is not None:
-                raise ValueError("condition must be None: a batch has its own")
-            arrays = {k: as_stored(np.asarray(v), f"the entry {k!r}") for k, v in images.items()}
-            lengths = {k: len(v) for k, v in arrays.items()}
-            if len(set(lengths.values())) != 1 or not all(lengths.values()):
-                raise ValueError(f"images must have entries of one length, got {lengths}")
-            return {"raw": arrays, "condition": None}
         spec = self.experiment.held_out.spec
         entry = next(name for name in _ENTRIES if name in spec)
-        x, (shape, dtype) = as_stored(np.asarray(images), "images"), spec[entry]
-        if x.dtype != dtype or x.shape[1:] != tuple(shape) or not x.size:
-            expected = ", ".join(map(str, ("N", *shape)))
-            raise ValueError(
-                f"images must be {np.dtype(dtype)} [{expected}], as the data at rest, got "
-                f"{x.dtype} {list(x.shape)}"
-            )
-        return {"raw": {entry: x}, "condition": self._conditions(condition, len(x))}
+        is_batch = isinstance(images, Mapping)
+        if is_batch and condition is not None:
+            raise ValueError("condition must be None: a batch has its own")
+        given = images if isinstance(images, Mapping) else {entry: images}
+        raw = {name: as_stored(np.asarray(x), f"the entry {name!r}") for name, x in given.items()}
+        if entry not in raw:
+            raise ValueError(f"images must have the entry {entry!r}, got {sorted(raw)}")
+        for name, x in raw.items():
+            _check_entry(f"images[{name!r}]" if is_batch else "images", x, spec.get(name))
+        if len({len(x) for x in raw.values()}) != 1:
+            lengths = {name: len(x) for name, x in raw.items()}
+            raise ValueError(f"images must have entries of one length, got {lengths}")
+        rows = None if is_batch else self._conditions(condition, len(raw[entry]))
+        return {"raw": raw, "condition": rows}
 
     def _conditions(self, condition: Any, num: int) -> np.ndarray | None:
         """Conditions of so many examples, or None of a model that takes none."""
@@ -391,15 +389,21 @@ class Run:
             return None
         if rows is None:
             raise ValueError(f"condition must be given: the model is told {conditioning.key!r}")
+        by_name = not hasattr(condition, "shape")
+        if conditioning.num_attributes is not None and by_name and len(rows) > 1:
+            raise ValueError(
+                f"condition must be an array of all {conditioning.num_attributes} attributes here: "
+                f"the data has {len(rows)} rows with {condition!r}"
+            )
         if len(rows) not in (1, num):
             raise ValueError(f"condition must be one, or one of each of {num}, got {len(rows)}")
         return rows if len(rows) == num else rows.repeat(num, axis=0)
 
     def _latents(self, name: str, latents: PyTree) -> PyTree:
         """Latents as NumPy arrays, of the form that the prior has where there is one."""
-        arrays = jax.tree.map(np.asarray, latents)
+        arrays = jax.tree.map(lambda z: as_stored(np.asarray(z), name), latents)
         space, leaves = self.family.latents, jax.tree.leaves(arrays)
-        if not leaves or any(not leaf.size for leaf in leaves) or len({*map(len, leaves)}) != 1:
+        if not all(z.ndim and z.size for z in leaves) or len({len(z) for z in leaves}) != 1:
             raise ValueError(f"{name} must be arrays of one length, at least 1")
         if leaves[0].dtype == np.uint8:
             raise ValueError(f"{name} must be latents, got bytes: encode images first")
@@ -410,3 +414,14 @@ class Run:
             if shapes != given:
                 raise ValueError(f"{name} must have the shapes {shapes}, got {given}")
         return arrays
+
+
+def _check_entry(name: str, x: np.ndarray, expected: tuple[tuple[int, ...], Any] | None) -> None:
+    """Raise ValueError unless an array is of a source's examples, as far as it is known."""
+    shape, dtype = expected or (x.shape[1:], x.dtype)
+    if x.dtype != dtype or x.ndim == 0 or x.shape[1:] != tuple(shape) or not x.size:
+        sides = ", ".join(map(str, ("N", *shape)))
+        raise ValueError(
+            f"{name} must be {np.dtype(dtype)} [{sides}], as the data at rest, got "
+            f"{x.dtype} {list(x.shape)}"
+        )

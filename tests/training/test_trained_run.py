@@ -12,6 +12,7 @@ import pytest
 import toys
 
 import jaxgen
+from jaxgen.conditioning.attributes import attributes
 from jaxgen.conditioning.labels import labels
 from jaxgen.core import Bound
 from jaxgen.data.sources import digits
@@ -231,6 +232,10 @@ def test_bad_arguments(run, batch):
         run.log_prob(batch, condition=3)
     with pytest.raises(ValueError, match="entries of one length"):
         run.log_prob({"image": images, "label": condition[:2]})
+    with pytest.raises(ValueError, match=r"images\['image'\] must be uint8 \[N, 8, 8, 1\], as"):
+        run.encode({"image": images / np.float32(255), "label": condition})
+    with pytest.raises(ValueError, match=r"must have the entry 'image', got \['label'\]"):
+        run.encode({"label": condition})
     with pytest.raises(ValueError, match="got 'eigth'; near are 'eight'"):
         run.sample(2, condition="eigth")
     with pytest.raises(ValueError, match="the number of samples must be at least 1"):
@@ -239,6 +244,8 @@ def test_bad_arguments(run, batch):
         run.decode(np.zeros((2, 63), np.float32), condition=3)
     with pytest.raises(ValueError, match="start must be latents, got bytes: encode images first"):
         run.interpolate(images, images, condition=3)
+    with pytest.raises(ValueError, match="latents must be arrays of one length, at least 1"):
+        run.decode(np.float32(1), condition=3)
     z = np.zeros((2, 64), np.float32)
     with pytest.raises(ValueError, match="start and end must have the same shapes"):
         run.interpolate(z, z[:1], condition=3)
@@ -246,6 +253,15 @@ def test_bad_arguments(run, batch):
         run.interpolate(z, z, 1, condition=3)
     with pytest.raises(ValueError, match="num must be at least 1"):
         run.draw_latents(0)
+
+
+def test_attributes_that_leave_others_open(run):
+    """Of several rows of the data that have them no one is chosen for given latents."""
+    rows = np.array([[1, 0, 1], [1, 1, 0], [0, 1, 0]])
+    kind = attributes(3, ("hat", "glasses", "hair"), rows)
+    asked = dataclasses.replace(run, family=run.family._replace(conditioning=kind))
+    with pytest.raises(ValueError, match="array of all 3 attributes here: the data has 2 rows wi"):
+        asked.decode(np.zeros((2, 64), np.float32), condition="hat")
 
 
 def test_what_is_not_finite_is_no_result(run, batch):
