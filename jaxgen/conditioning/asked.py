@@ -63,7 +63,7 @@ def rows_of(conditioning: Conditioning | None, condition: Any) -> np.ndarray | N
         ValueError: A condition for a model that takes none, one of another kind or shape, or names
             that the model does not know; says which are near.
 
-    Example:
+    Examples:
         >>> from jaxgen.conditioning.labels import labels
         >>> rows_of(labels(3, ("cat", "dog", "cow")), ["cow", 0])
         array([2, 0], dtype=int32)

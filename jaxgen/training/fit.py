@@ -81,11 +81,11 @@ def fit(
         TypeError: If an entry of `data` is not of real numbers.
         FloatingPointError: If every step was skipped because it was not finite.
 
-    Example:
+    Examples:
         >>> chain_, adam = chain(cosine_betas(1000)), optax.adam(1e-3)  # doctest: +SKIP
-        >>> family = diffusion(MyNetwork(), chain_, adam, image_shape=(8, 8, 1))
-        >>> variables = fit(family, {"image": images}, 1000, batch_size=64).variables
-        >>> samples = family.sample(variables, jax.random.key(0), 16)
+        >>> family = diffusion(MyNetwork(), chain_, adam, image_shape=(8, 8, 1))  # doctest: +SKIP
+        >>> fitted = fit(family, {"image": images}, 1000, batch_size=64)  # doctest: +SKIP
+        >>> samples = family.sample(fitted.variables, jax.random.key(0), 16)  # doctest: +SKIP
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")

@@ -22,7 +22,7 @@ class Table(list[dict[str, float]]):
     A row has no entry for what was not measured at its step. `pandas.DataFrame(table)` is the same
     as a data frame.
 
-    Example:
+    Examples:
         >>> table = Table([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25, "error": 2.0}])
         >>> table.columns
         ('step', 'loss', 'error')

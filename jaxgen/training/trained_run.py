@@ -63,11 +63,12 @@ class Run:
         average: Name of the average that the parameters are of; None for those of the last step.
         strategy: Strategy whose devices hold the variables and compute.
 
-    Example:
+    Examples:
         >>> run = jaxgen.open_run("runs/vae_digits")  # doctest: +SKIP
-        >>> images = run.sample(16, condition=3, seed=1)  # uint8 [16, 8, 8, 1]
-        >>> run.log_prob(images).nats.mean()
-        >>> run.interpolate(run.encode(images[:4]), run.encode(images[4:8]), steps=8)
+        >>> images = run.sample(16, seed=1)  # doctest: +SKIP
+        >>> run.log_prob(images).nats.mean()  # doctest: +SKIP
+        >>> z = run.encode(images)  # doctest: +SKIP
+        >>> run.interpolate(z[:4], z[4:8], steps=8)  # doctest: +SKIP
     """
 
     family: Family
