@@ -69,9 +69,8 @@ class Measure:
         self.config = config
         train, held_out = experiment.pipeline.source, experiment.held_out
         self.distances = experiment.distances(train, held_out, config)
-        self.sample = evaluation.make_sample(
-            experiment, strategy, conditions=conditions_like(experiment, config.measure_num)
-        )
+        self.sample = evaluation.make_sample(experiment, strategy)
+        self.conditions = conditions_like(experiment, config.measure_num)
         if jax.process_index() == 0:
             self._keep_protocol()
 
@@ -85,7 +84,8 @@ class Measure:
             FloatingPointError: If a sample is not finite; says how many are not.
         """
         key = jax.random.key(self.config.seed)
-        numbers = self.distances.of(self.sample(variables, key, self.config.measure_num))
+        samples = self.sample(variables, key, self.config.measure_num, self.conditions)
+        numbers = self.distances.of(samples)
         values = np.array([numbers[name] for name in self.distances.names])
         if jax.process_count() > 1:  # one path for all: checkpoints are kept by it
             values = np.asarray(multihost_utils.broadcast_one_to_all(values))

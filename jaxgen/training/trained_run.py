@@ -238,8 +238,8 @@ class Run:
         space = self.family.latents
         assert space is not None
         num = len(jax.tree.leaves(start)[0])
-        ends = (jax.tree.map(jnp.asarray, z) for z in (start, end))
-        path = jax.tree.map(np.asarray, space.interpolate(*ends, steps))
+        start, end = jax.tree.map(jnp.asarray, (start, end))
+        path = jax.tree.map(np.asarray, space.interpolate(start, end, steps))
         ways = jax.tree.map(lambda z: z.swapaxes(0, 1).reshape(-1, *z.shape[2:]), path)
         rows = self._conditions(condition, num)
         each = None if rows is None else rows.repeat(steps, axis=0)
