@@ -289,8 +289,10 @@ def test_what_takes_longer_than_training_says_so(monkeypatch):
     monkeypatch.setattr(loop, "LATE_SECONDS", 0.1)
     said = []
     with loop.StopSignals() as stop:
-        writers = SimpleNamespace(note=said.append)
-        beside = SimpleNamespace(stop=stop, writers=writers, looked=time.monotonic())
+        writers = SimpleNamespace(note=said.append, busy=lambda *doing, **how: None)
+        beside = SimpleNamespace(
+            stop=stop, writers=writers, looked=time.monotonic(), compiled_asides=set()
+        )
         work = lambda: time.sleep(0.5) or 7  # noqa: E731
         assert loop._Loop._aside(beside, "drawing samples", work) == 7
         beside.looked -= 60  # so long did training take
