@@ -8,6 +8,7 @@ import ast
 import html
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 from latex2mathml.converter import convert
@@ -97,29 +98,46 @@ def notebook_pages(path: Path) -> dict[str, str | bytes]:
     return pages
 
 
+class Recipe(NamedTuple):
+    """A recipe as its page shows it: the words of its call, and its module's docstring."""
+
+    name: str
+    data: str
+    published: str
+    summary: str
+    description: str
+
+
 def recipes_page() -> str:
     """Every recipe by family: a line each, then what its module says of it."""
-    families: dict[str, dict[str, str]] = {title: {} for title in FAMILIES.values()}
+    families: dict[str, list[Recipe]] = {title: [] for title in FAMILIES.values()}
     for path in sorted((ROOT / "experiments").glob("*.py")):
         tree = ast.parse(path.read_text())
-        if any(_assigns_recipe(node) for node in tree.body):
-            families[FAMILIES[_family(path.stem, tree)]][path.stem] = ast.get_docstring(tree) or ""
+        for call in filter(None, map(_recipe_in, tree.body)):
+            words = {each.arg: ast.literal_eval(each.value) for each in call.keywords}
+            summary, _, rest = (ast.get_docstring(tree) or "").partition("\n")
+            description = rest.replace("docs/results.md", "[results](results.md)")
+            figures = (words.get("data", ""), words.get("published", ""))
+            recipe = Recipe(path.stem, *figures, summary, description)
+            families[FAMILIES[_family(path.stem, tree)]].append(recipe)
     results = _sections((ROOT / "docs/results.md").read_text())
     lines = [
         "# Recipes\n",
         "A recipe is a paper's table of settings as a value. `jaxgen train NAME` runs it, and "
-        "`--help` lists its flags. What the papers report stands in each description; the column "
-        "*measured* leads to what this code has reached.\n",
+        "`--help` lists its flags. *Published* is the paper's figure, *measured* leads to what "
+        "this code has reached.\n",
     ]
     for title, recipes in families.items():
-        lines += [f"\n## {title}\n", "| recipe | what it is | measured |", "| --- | --- | --- |"]
-        for name, doc in recipes.items():
-            sections = results.get(name, ())
-            links = ", ".join(f"[{each}](results.md#{slugify(each, '-')})" for each in sections)
-            lines.append(f"| [`{name}`](#{name}) | {doc.splitlines()[0]} | {links} |")
-        for name, doc in recipes.items():
-            body = doc.partition("\n")[2].replace("docs/results.md", "[results](results.md)")
-            lines += [f"\n### `{name}` {{ #{name} }}\n", f"**{doc.splitlines()[0]}**\n", body]
+        lines += [f"\n## {title}\n", "| recipe | what it is | data | published | measured |"]
+        lines.append("| --- | --- | --- | --- | --- |")
+        for each in recipes:
+            sections = results.get(each.name, ())
+            links = ", ".join(f"[{where}](results.md#{slugify(where, '-')})" for where in sections)
+            cells = (f"[`{each.name}`](#{each.name})", each.summary, each.data, each.published)
+            lines.append(f"| {' | '.join(cells)} | {links} |")
+        for each in recipes:
+            lines += [f"\n### `{each.name}` {{ #{each.name} }}\n", f"**{each.summary}**\n"]
+            lines.append(each.description)
     return "\n".join(lines)
 
 
@@ -151,9 +169,12 @@ def _as_pages(nav: list) -> list:
     return nav.removesuffix(".ipynb") + ".md" if nav.endswith(".ipynb") else nav
 
 
-def _assigns_recipe(node: ast.stmt) -> bool:
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return any(isinstance(target, ast.Name) and target.id == "recipe" for target in targets)
+def _recipe_in(node: ast.stmt) -> ast.Call | None:
+    """The call of `recipe = Recipe(...)`, or None of another statement."""
+    if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Call):
+        return None
+    names = [target.id for target in node.targets if isinstance(target, ast.Name)]
+    return node.value if "recipe" in names else None
 
 
 def _family(name: str, tree: ast.Module) -> str:
