@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from quick import xla_flags
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -56,8 +57,9 @@ def test_notebooks_keep_no_error_and_no_place_of_a_machine(path):
 def test_every_cell_of_a_notebook_runs(path, tmp_path):
     pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
-    environment = {**os.environ, "JAXGEN_TINY": "1", "PYTHONPATH": str(ROOT)}
-    environment.pop("XLA_FLAGS")  # one device, as a reader has
+    # One device, as a reader has.
+    flags = {"JAXGEN_TINY": "1", "PYTHONPATH": str(ROOT), "XLA_FLAGS": xla_flags(1)}
+    environment = {**os.environ, **flags}
     code = (
         "import nbformat, sys; from nbclient import NotebookClient; "
         "NotebookClient(nbformat.read(sys.argv[1], 4), timeout=600).execute()"
