@@ -4,6 +4,7 @@
     jaxgen train RECIPE [flags]           trains, or resumes: jaxgen train ddpm_digits
     jaxgen sample RUN_DIR [flags]         samples and pictures of a trained run
     jaxgen evaluate RUN_DIR [flags]       its figures on held-out examples
+    jaxgen export RUN_DIR [flags]         its weights as one file, by which others sample it
     jaxgen obedience RUN_DIR [flags]      whether it makes what it is asked for
     jaxgen samplers RUN_DIR [flags]       a denoiser through every solver
     jaxgen guide RUN_DIR [flags]          a denoiser led by a classifier
@@ -33,6 +34,7 @@ from .commands import run_command
 PLACE = Path(__file__).parent
 OF_RUNS = ("sample", "evaluate")
 TOOLS = {
+    "export": f"{__package__}.export",
     "obedience": f"{__package__}.obedience",
     "samplers": f"{__package__}.samplers",
     "guide": f"{__package__}.guide",

@@ -21,6 +21,7 @@ RANKS = (
     ("families", "data"),
     ("training",),
     ("metrics",),
+    ("convert",),
     ("experiments",),
 )
 WAYS = "experiments import each other relatively, jaxgen absolutely"

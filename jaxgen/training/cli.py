@@ -77,7 +77,8 @@ class Sample(Generic[C]):
     """Step of the checkpoint to use, or `best`: that of the smallest distance that training has
     measured, else of the smallest held-out loss. The newest by default."""
     average: str | None = None
-    """Name of the average of the parameters to use; the first one by default."""
+    """Name of the average of the parameters to use; `raw` for the trained ones, the first average
+    by default."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Evaluate(Generic[C]):
     """Step of the checkpoint to use, or `best`: that of the smallest distance that training has
     measured, else of the smallest held-out loss. The newest by default."""
     average: str | None = None
-    """Name of the average of the parameters to use; the first one by default."""
+    """Name of the average of the parameters to use; `raw` for the trained ones, the first average
+    by default."""
     json: bool = False
     """Print the result as one line of JSON with its whole protocol, for programs."""
 
@@ -313,7 +315,7 @@ def _evaluate(invocation: _Invocation) -> int:
         **({} if likelihood is None else {"likelihood": likelihood._asdict()}),
         "protocol": {
             **experiment.protocol,
-            "parameters": "last" if average is None else f"average {average!r}",
+            "parameters": "last" if average in (None, evaluation.RAW) else f"average {average!r}",
             "seed": flags.config.seed,
             "precision": flags.config.precision,
             "environment": environment,

@@ -21,6 +21,8 @@ from jaxgen.training.likelihood import HeldOutLikelihood, likelihood
 from jaxgen.training.step import Metrics
 from jaxgen.training.strategies import JitStrategy
 
+RAW = "raw"
+"""The name by which one asks for the trained parameters in the place of an average."""
 _SPREAD = "squared deviations from the batch's mean loss"
 
 
@@ -36,13 +38,16 @@ def variables_of(
         state: Training state.
         averages: Averages that the state keeps, by name.
         fixed: Pretrained arrays of the family.
-        name: Name of the average to use; the first one by default.
+        name: Name of the average to use, "raw" for the parameters as they are trained; the first
+            average by default.
 
     Raises:
         ValueError: If no average has the name.
     """
-    if name is not None and name not in averages:
-        raise ValueError(f"average must be one of {sorted(averages)}, got {name!r}")
+    if name is not None and name not in (*averages, RAW):
+        raise ValueError(f"average must be one of {[*sorted(averages), RAW]}, got {name!r}")
+    if name == RAW:
+        return Variables(state.params, state.state, fixed if fixed is not None else {})
     name = name if name is not None else next(iter(averages), None)
     averaged = {} if name is None else state.averages[name]
     return Variables({**state.params, **averaged}, state.state, fixed if fixed is not None else {})

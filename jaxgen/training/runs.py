@@ -43,7 +43,8 @@ def open_run(
         run_dir: Path of the run directory, as given to `--run-dir`.
         step: Step of the checkpoint, or "best": the one of the smallest distance or held-out loss
             that training measured; the newest by default.
-        average: Name of the average of the parameters to use; the first one by default.
+        average: Name of the average of the parameters to use, "raw" for those that are trained; the
+            first average by default.
         strategy: Strategy that places the variables on devices; `jit` on all devices by default.
         changes: Fields of the config to replace, such as `data={"dir": ...}` where the data have
             moved, or `sampler=...`; only operational fields can be replaced.
@@ -129,7 +130,7 @@ def begin(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -
         if is_temporary(path):  # of a process that was killed; the lock's holder alone writes here
             path.unlink()
     save_config(run_dir, name, config, experiment)
-    for file, content in _files(experiment).items():
+    for file, content in kept_files(experiment).items():
         with open_atomically(run_dir / file) as opened:
             opened.write(content)
 
@@ -170,7 +171,7 @@ def save_config(run_dir: Path, name: str, config: RunConfig, experiment: Experim
     }
     if (fingerprint := fixed_fingerprint(experiment.family.fixed)) is not None:
         saved["fixed"] = fingerprint
-    if files := _files(experiment):
+    if files := kept_files(experiment):
         saved["files"] = {file: _digest(content) for file, content in files.items()}
     write_json(run_dir / CONFIG, saved)
 
@@ -222,7 +223,7 @@ def check_files(run_dir: Path, experiment: Experiment) -> None:
     saved = _read(run_dir)
     if saved is None:
         return
-    now = {file: _digest(content) for file, content in _files(experiment).items()}
+    now = {file: _digest(content) for file, content in kept_files(experiment).items()}
     for file, before in saved.get("files", {}).items():
         if now.get(file) != before:
             raise ValueError(
@@ -231,7 +232,12 @@ def check_files(run_dir: Path, experiment: Experiment) -> None:
             )
 
 
-def _files(experiment: Experiment) -> Mapping[str, bytes]:
+def kept_files(experiment: Experiment) -> Mapping[str, bytes]:
+    """What a run keeps so that its data mean the same ever after: content by the file's name.
+
+    Args:
+        experiment: Experiment of the run.
+    """
     conditioning = experiment.family.conditioning
     return {**experiment.files, **({} if conditioning is None else conditioning.files)}
 
@@ -289,6 +295,23 @@ def _line(described: Mapping[str, Any]) -> str:
     names = described["class_names"]
     shown = ", ".join([*names[:10], *(["..."] if len(names) > 10 else [])])
     return described["protocol"] + (f", classes {shown}" if names else "")
+
+
+def saved_config(run_dir: str | Path) -> dict[str, Any]:
+    """The content of a run directory's config.json: recipe, flags, data, fingerprints.
+
+    Args:
+        run_dir: Path of the run directory.
+
+    Raises:
+        FileNotFoundError: No such directory, or one without a config.
+        FileExistsError: A directory of something else, or a file.
+        ValueError: If the file cannot be read.
+    """
+    saved = _read(Path(run_dir))
+    if saved is None:
+        raise FileNotFoundError(f"{run_dir} is no run directory: it has no {CONFIG}")
+    return saved
 
 
 def _read(run_dir: Path) -> dict[str, Any] | None:
@@ -361,7 +384,4 @@ def find_recipe(name: str) -> Recipe:
 
 def _name_of(run_dir: Path) -> str:
     """The name of the recipe's module that a run directory stores."""
-    saved = _read(run_dir)
-    if saved is None:
-        raise FileNotFoundError(f"{run_dir} is no run directory: it has no {CONFIG}")
-    return str(saved["experiment"])
+    return str(saved_config(run_dir)["experiment"])

@@ -157,5 +157,9 @@ def test_variables_of_an_average():
     last = variables_of(state, both, {"f": 7}, "fast")
     assert last == Variables({"a": 5, "b": 6}, {"s": 3}, {"f": 7})
     assert variables_of(state, {}) == Variables({"a": 1, "b": 2}, {"s": 3}, {})
-    with pytest.raises(ValueError, match=r"average must be one of \['fast', 'slow'\], got 'ema'"):
+    raw = variables_of(state, both, {"f": 7}, "raw")
+    assert raw == Variables({"a": 1, "b": 2}, {"s": 3}, {"f": 7})
+    with pytest.raises(
+        ValueError, match=r"average must be one of \['fast', 'slow', 'raw'\], got 'ema'"
+    ):
         variables_of(state, both, name="ema")

@@ -90,7 +90,9 @@ def test_averages_by_name(trained):
     jax.tree.map(np.testing.assert_array_equal, open_run(trained).variables.params, slow)
     difference = jnp.abs(slow["net"]["mean"] - last["net"]["mean"])
     assert float(difference.max()) > 1e-4
-    with pytest.raises(ValueError, match=r"average must be one of \['last', 'slow'\], got 'ema'"):
+    with pytest.raises(
+        ValueError, match=r"average must be one of \['last', 'slow', 'raw'\], got 'ema'"
+    ):
         open_run(trained, average="ema")
 
 
