@@ -4,7 +4,9 @@
     jaxgen train RECIPE [flags]           trains, or resumes: jaxgen train ddpm_digits
     jaxgen sample RUN_DIR [flags]         samples and pictures of a trained run
     jaxgen evaluate RUN_DIR [flags]       its figures on held-out examples
+    jaxgen measure RUN_DIR [flags]        its samples' FID, precision and recall
     jaxgen export RUN_DIR [flags]         its weights as one file, by which others sample it
+    jaxgen reconstructions RUN_DIR [...]  PSNR and LPIPS of what it encodes and decodes
     jaxgen obedience RUN_DIR [flags]      whether it makes what it is asked for
     jaxgen samplers RUN_DIR [flags]       a denoiser through every solver
     jaxgen guide RUN_DIR [flags]          a denoiser led by a classifier
@@ -34,7 +36,9 @@ from .commands import run_command
 PLACE = Path(__file__).parent
 OF_RUNS = ("sample", "evaluate")
 TOOLS = {
+    "measure": f"{__package__}.measure",
     "export": f"{__package__}.export",
+    "reconstructions": f"{__package__}.reconstructions",
     "obedience": f"{__package__}.obedience",
     "samplers": f"{__package__}.samplers",
     "guide": f"{__package__}.guide",
