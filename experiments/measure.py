@@ -12,8 +12,9 @@ run's measured.jsonl. Bad input ends in one line on stderr and exit code 2.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -60,7 +61,7 @@ def _step(text: str) -> int | str:
     return text if text == "best" else int(text)
 
 
-def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+def measure(args: argparse.Namespace) -> dict[str, Mapping[str, float]]:
     """The numbers of the samples and of the held-out images; prints them, and keeps them.
 
     Args:
@@ -70,7 +71,7 @@ def measure(args: argparse.Namespace) -> dict[str, dict[str, float]]:
         ValueError: If the run is no model of images that samples, or too few samples are asked for.
         FloatingPointError: If a sample is not finite; says how many.
     """
-    changes = {} if args.data_dir is None else {"data": {"dir": args.data_dir}}
+    changes: dict[str, Any] = {} if args.data_dir is None else {"data": {"dir": args.data_dir}}
     run = open_run(
         args.run_dir,
         step=args.step,
