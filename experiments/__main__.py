@@ -71,8 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code, but for recipes, which exit themselves."""
     verb, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
-        print(__doc__)
-        return 0
+        return run_command(lambda: print(__doc__))
     if verb in TOOLS:
         return int(importlib.import_module(TOOLS[verb]).main(arguments) or 0)
     actions: dict[str, Callable[[], object]] = {
