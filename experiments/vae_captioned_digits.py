@@ -8,8 +8,8 @@
 A conditional VAE (Sohn et al. 2015): encoder, decoder and the learned prior are told 26 attributes,
 the digit, its colour, the ground's and the place. With `--model.condition text` a transformer that
 is trained with them reads the sentence instead. A fifth of all combinations of digit, colour and
-ground is in no training picture: `experiments.obedience ... --held-out unseen` asks for these. It obeys
-as to ground and place, seldom as to the thin strokes' colour and digit (docs/results.md).
+ground is in no training picture: `experiments.obedience ... --held-out unseen` asks for these. What
+it obeys is the ground and the place, seldom the thin strokes' colour and digit (docs/results.md).
 """
 
 from jaxgen.training.config import DataConfig
