@@ -26,10 +26,11 @@ from jaxgen.training.images import is_whole_png
 from jaxgen.training.outputs import DRAWN
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.tables import read_rows
-from jaxgen.training.writers import EVALUATIONS, METRICS
+from jaxgen.training.writers import EVALUATIONS, MEASUREMENTS, METRICS
 
 from .commands import run_command
 from .comparison.families import flags
+from .measure import KEPT as MEASURED
 from .pages import charts, parts
 from .pages.tables import NONE, Cell, Table, number
 
@@ -91,13 +92,18 @@ def page(run_dir: Path) -> str:
     """
     recipe = runs.recipe_of(run_dir)
     config = runs.load_config(run_dir, recipe.name(), recipe.config)
-    metrics, held_out = read_rows(run_dir / METRICS), read_rows(run_dir / EVALUATIONS)
+    metrics = read_rows(run_dir / METRICS)
+    tables = {
+        "": metrics,
+        HELD_OUT: read_rows(run_dir / EVALUATIONS),
+        "samples": read_rows(run_dir / MEASUREMENTS),
+    }
     evaluations = _read_lines(run_dir / "evaluations.jsonl")
     sessions = _read_lines(run_dir / "sessions.jsonl")
     name = recipe.name().rpartition(".")[2]
     sections = [
         parts.section("Samples", _samples(run_dir)),
-        parts.section("Curves", _curves(metrics, held_out)),
+        parts.section("Curves", _curves(tables)),
         parts.section("Evaluations", _evaluations(evaluations)),
         parts.section("Other measurements", _others(run_dir)),
         parts.section("Pictures drawn", _drawn(run_dir)),
@@ -156,10 +162,14 @@ def _step_of(path: Path) -> str:
     return f"step {int(path.stem):,}" if path.stem.isdecimal() else path.stem
 
 
-def _curves(metrics: Rows, held_out: Rows) -> str:
-    """One chart for all metrics of a name, whatever they are of, losses first and speed last."""
+def _curves(tables: Mapping[str, Rows]) -> str:
+    """One chart for all metrics of a name, whatever they are of, losses first and speed last.
+
+    Args:
+        tables: Rows by step, by what they are of; training's by no name.
+    """
     kinds: dict[str, dict[str, list[list[float]]]] = {}
-    for prefix, rows in (("", metrics), (HELD_OUT, held_out)):
+    for prefix, rows in tables.items():
         for key in dict.fromkeys(key for row in rows for key in row if key != "step"):
             points = [[row["step"], row[key]] for row in rows if key in row]
             if key == "skipped" and not any(y for _, y in points):
@@ -232,6 +242,13 @@ def _others(run_dir: Path) -> str:
         notes = (f"step {obedience[-1]['step']:,}; {obedience[-1]['held out']}",)
         shown = Table("Obedience", columns, columns, rows, notes, of="what is obeyed")
         body += "<h3>Obedience to conditions</h3>" + parts.table(shown)
+    if measured := _read_lines(run_dir / MEASURED):
+        sides = {side: measured[-1][side] for side in ("samples", "held-out images")}
+        columns = tuple(sides["samples"])
+        rows = {side: [number(of[column]) for column in columns] for side, of in sides.items()}
+        notes = (f"step {measured[-1]['step']:,}; distances from the training images",)
+        shown = Table("Measured", columns, columns, rows, notes, of="images")
+        body += "<h3>Distances</h3>" + parts.table(shown)
     if rebuilt := _read_lines(run_dir / "reconstructions.jsonl"):
         body += "<h3>Reconstructions</h3>" + parts.entries(rebuilt[-1]["metrics"])
     if is_whole_png(run_dir / "samplers.png"):

@@ -40,6 +40,9 @@ def full(run_dir):
     head = "step,loss,unet/grad_norm,steps_per_second,skipped"
     (run_dir / "metrics.csv").write_text("\n".join([head, *rows, "4010,nan,1,2.5,0", ""]))
     (run_dir / "evaluations.csv").write_text("step,loss\n20,0.25\n")
+    (run_dir / "measurements.csv").write_text("step,FID\n20,8.25\n40,4.5\n")
+    sides = {"samples": {"FID": 4.125}, "held-out images": {"FID": 1.875}}
+    (run_dir / "measured.jsonl").write_text(json.dumps({"step": 40, **sides}) + "\n")
     evaluation = {"step": 20, "loss": 2.5, "likelihood": {"nats": 2.5, "bits_per_dim": 0.125}}
     evaluation["protocol"] = {"parameters": "average 'ema'", "environment": {"devices": "cpu"}}
     lost = {**evaluation, "loss": None}
@@ -75,14 +78,17 @@ def test_the_whole_page(full, capsys):
     for words in ("step 12", "samples_002.png", "between conditions", "--data.dir"):
         assert words in text
     assert "samples_001.png" not in text
+    assert "4.125" in text
+    assert "1.875" in text
     assert HOSTILE not in text
     labels = [values["aria-label"] for tag, values in page.tags if tag == "svg"]
     assert labels == [
         "loss by step: training, held-out",
         "grad_norm by step: unet",
+        "FID by step: samples",
         "steps_per_second by step: training",
     ]
-    assert text.count("<polyline") == 4
+    assert text.count("<polyline") == 5
     assert max(points.count(",") for points in text.split('points="')[1:]) < 400
     evaluated = page.cells[page.cells.index("evaluation") :]
     assert evaluated[1:4] == ["loss", "nats", "bits_per_dim"]
