@@ -91,6 +91,8 @@ def notebook_pages(path: Path) -> dict[str, str | bytes]:
     text, resources = MarkdownExporter().from_notebook_node(notebook)
     folder, name = path.parent.name, path.stem
     download = f"[Download this notebook]({name}.ipynb){{ .md-button download }}\n"
+    for output in resources["outputs"]:  # in a folder of their own, or notebooks would share them
+        text = text.replace(f"]({output})", f"]({name}/{output})")
     title, _, rest = text.partition("\n\n")
     pages: dict[str, str | bytes] = {f"{folder}/{name}.md": f"{title}\n\n{download}\n{rest}"}
     for output, content in resources["outputs"].items():
