@@ -328,7 +328,7 @@ def test_inversion():
 
 @pytest.mark.slow
 def test_all_families(tmp_path):
-    """The whole comparison on a small budget of seconds: only the flow inverts."""
+    """The whole comparison on a small budget of seconds: the flow inverts, and a score by its ODE."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "experiments.compare", f"--out={out}", "--budget-seconds=3"]
     one_device = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}
@@ -337,7 +337,10 @@ def test_all_families(tmp_path):
         rows = {row["family"]: row for row in csv.DictReader(file)}
     assert len(rows) == 3 + len(DEFAULTS["families"])
     inverts = {name: row["inverts"] for name, row in rows.items()}
-    assert [name for name, word in inverts.items() if word == "yes"] == ["Flow"]
+    assert [name for name, word in inverts.items() if word == "yes"] == [
+        "Flow",
+        "diffusion (Score-based)",
+    ]
 
 
 def test_names_are_no_markdown():

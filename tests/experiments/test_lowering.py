@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from lowering import Lowered, images_of_that_shape, recipes, vgg_of_that_shape
+from lowering import (
+    Lowered,
+    files_of_that_shape,
+    images_of_that_shape,
+    recipes,
+    vgg_of_that_shape,
+)
 from recipes import call
 from scipy.io import wavfile
 
@@ -53,6 +59,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         first = str(tmp_path / "first")
         flags = "--batch-size=2 --steps=1 --sample-every=0 --model.generator-channels=4".split()
         monkeypatch.setattr(sources, "load", images_of_that_shape)
+        monkeypatch.setattr(sources, "_from_files", files_of_that_shape)
         call(
             capsys, stackgan_stage1, "--run-dir", first, "--model.discriminator-channels=4", *flags
         )
