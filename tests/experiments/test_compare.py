@@ -328,7 +328,7 @@ def test_inversion():
 
 @pytest.mark.slow
 def test_all_families(tmp_path):
-    """The whole comparison on a small budget of seconds: the flow inverts, and a score by its ODE."""
+    """The whole comparison on a small budget of seconds: the flow inverts, a score by its ODE."""
     out = tmp_path / "out"
     command = [sys.executable, "-m", "experiments.compare", f"--out={out}", "--budget-seconds=3"]
     one_device = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "NPROC")}

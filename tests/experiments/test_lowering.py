@@ -57,7 +57,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         changes |= {"first_stage": first, "data": DataConfig(name="digits", resize=32)}
     if name == "stackgan_stage2":
         first = str(tmp_path / "first")
-        flags = "--batch-size=2 --steps=1 --sample-every=0 --model.generator-channels=4".split()
+        flags = "--batch-size=8 --steps=1 --sample-every=0 --model.generator-channels=4".split()
         monkeypatch.setattr(sources, "load", images_of_that_shape)
         monkeypatch.setattr(sources, "_from_files", files_of_that_shape)
         call(
