@@ -213,7 +213,7 @@ def test_damaged_shards_are_named(tmp_path):
 
 
 def test_folders_that_cannot_be_used(tmp_path):
-    with pytest.raises(ValueError, match="'shards' needs data_dir, the folder of tar files"):
+    with pytest.raises(ValueError, match="'shards' needs data_dir .*the folder of tar files"):
         load("shards")
     with pytest.raises(FileNotFoundError, match="no tar files in"):
         shards(tmp_path)

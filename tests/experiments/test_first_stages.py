@@ -104,7 +104,7 @@ def test_recipe_end_to_end(name, tmp_path, capsys):
     [
         (["--model.multipliers", *"111111"], "must be multiples of 32"),
         (["--game.weight=1", "--game.num-layers=3"], "3 layers judge images of 24 pixels"),
-        (["--model.attention-factors", "16"], "attention_factors must be among [1, 2, 4]"),
+        (["--model.attention-factors", "16"], "attention_factors must be among [1, 2]"),
         (["--loss.kl-weight=-1"], "kl_weight must be 0 or more, got -1"),
         (["--game.weight=-1"], "game.weight must be 0 or more, got -1"),
         (["--model.bottleneck=vq", "--model.num-codes=1"], "num_codes must be at least 2"),
