@@ -62,7 +62,7 @@ def test_steps_and_the_late_start():
     step = jax.jit(make_step(family))
     before = step(first, {}, data, KEY)
     after = step(before.state, {}, data, KEY)
-    assert step._cache_size() == 1
+    assert step._cache_size() <= 1  # 0 where caches were emptied meanwhile
     same = [
         jax.tree.map(np.array_equal, one.params, other.params)
         for one, other in ((first, before.state), (before.state, after.state))
