@@ -30,6 +30,15 @@ def run_command(action: Callable[[], object]) -> int:
     return 0
 
 
+def step_of(text: str) -> int | str:
+    """The step of a checkpoint as commands are told it: a number, or best.
+
+    Args:
+        text: What the command line gives.
+    """
+    return text if text == "best" else int(text)
+
+
 def _fail(error: Exception, code: int) -> int:
     if os.environ.get(TRACEBACK):
         raise error

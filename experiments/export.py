@@ -17,7 +17,7 @@ import jax
 
 from jaxgen.convert import weights
 
-from .commands import run_command
+from .commands import run_command, step_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("run_dir", type=Path, help="directory of the trained run")
     add("--out", type=Path, required=True, help="a new file .safetensors")
     add("--average", help="average of the parameters, raw for the trained ones (the first average)")
-    add("--step", type=int, help="step of the checkpoint (the newest)")
+    add("--step", type=step_of, help="step of the checkpoint, or best (the newest)")
     add("--data-dir", help="directory of the data, where they have moved")
     return parser
 

@@ -24,7 +24,7 @@ from jaxgen.training.measure import check_measurable, conditions_like
 from jaxgen.training.runs import open_run
 from jaxgen.training.writers import append_json_line
 
-from .commands import run_command
+from .commands import run_command, step_of
 
 KEPT = "measured.jsonl"
 EXTRACTORS = ("inception", "lite0", "classifier")
@@ -52,13 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="seed of the samples (%(default)s)")
     add("--average", help="average of the parameters, raw for the trained ones (the first average)")
-    add("--step", type=_step, help="step of the checkpoint, or best (the newest)")
+    add("--step", type=step_of, help="step of the checkpoint, or best (the newest)")
     add("--data-dir", help="directory of the data, where they have moved")
     return parser
-
-
-def _step(text: str) -> int | str:
-    return text if text == "best" else int(text)
 
 
 def measure(args: argparse.Namespace) -> dict[str, Mapping[str, float]]:

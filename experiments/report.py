@@ -271,7 +271,7 @@ def _drawn(run_dir: Path) -> str:
 
 def _configuration(run_dir: Path, recipe: Recipe, config: Any) -> str:
     """The command, what differs from the recipe, and all fields."""
-    default, own = (_flat(configs.to_dict(each)) for each in (recipe.config, config))
+    default, own = (configs.flattened(configs.to_dict(each)) for each in (recipe.config, config))
     changed = {key: value for key, value in own.items() if value != default.get(key)}
     rows = {
         f"--{key.replace('_', '-')}": [Cell(_word(value)), Cell(_word(default.get(key)))]
@@ -286,17 +286,6 @@ def _configuration(run_dir: Path, recipe: Recipe, config: Any) -> str:
     of_data = {role: described["protocol"] for role, described in data.items()}
     body += parts.entries({f"data, {role.replace('_', ' ')}": v for role, v in of_data.items()})
     return body + parts.details("All fields", parts.entries(own))
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields by their dotted names, tuples as lists."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _word(value: Any) -> str:

@@ -14,7 +14,7 @@ import binascii
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,13 +72,17 @@ class Weights(NamedTuple):
 
 
 def of_run(
-    run_dir: str | Path, *, step: int | None = None, average: str | None = None, **changes: Any
+    run_dir: str | Path,
+    *,
+    step: int | Literal["best"] | None = None,
+    average: str | None = None,
+    **changes: Any,
 ) -> Weights:
     """The weights of a trained run.
 
     Args:
         run_dir: Path of the run directory.
-        step: Step of the checkpoint; the newest by default.
+        step: Step of the checkpoint, or "best", as for `open_run`; the newest by default.
         average: Name of the average of the parameters, "raw" for the trained ones; the first
             average by default.
         changes: Fields of the config to replace, as for `open_run`.
@@ -93,7 +97,7 @@ def of_run(
         recipe=run.name,
         config=configs.to_dict(run.config),
         step=run.step,
-        average=average or next(iter(run.experiment.averages), None),
+        average=run.average,
         data=saved.get("data", {}),
         fixed=saved.get("fixed"),
         files=dict(kept_files(run.experiment)),

@@ -139,6 +139,20 @@ def _all_finite(config: Any, prefix: str = "") -> None:
                 raise ValueError(f"--{name} must be finite, got {value}")
 
 
+def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flags with those of groups by their path: `{"data": {"name": ...}}` as `data.name`.
+
+    Args:
+        config: Flags as JSON has them.
+        prefix: Text before each name.
+    """
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        is_group = isinstance(value, Mapping)
+        flat |= flattened(value, f"{prefix}{name}.") if is_group else {f"{prefix}{name}": value}
+    return flat
+
+
 def from_dict(default: T, values: dict[str, Any]) -> T:
     """A config of the type of `default` with the given values, as read from JSON.
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from jaxgen.files import naming, open_atomically
+from jaxgen.training.config import flattened
 
 PROJECT = "jaxgen"
 IDS = "writers.json"
@@ -254,20 +255,6 @@ def make_writers(
     """
     check_installed(names)
     return [MAKERS[name](run_dir, config) for name in dict.fromkeys(names) if name in MAKERS]
-
-
-def flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flags with those of groups by their path: `{"data": {"name": ...}}` as `data.name`.
-
-    Args:
-        config: Flags as JSON has them.
-        prefix: Text before each name.
-    """
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        is_group = isinstance(value, Mapping)
-        flat |= flattened(value, f"{prefix}{name}.") if is_group else {f"{prefix}{name}": value}
-    return flat
 
 
 def _kept_id(run_dir: str | Path, name: str, make: Callable[[], str]) -> str:

@@ -13,8 +13,8 @@ from PIL import Image
 from tensorboard_files import events
 
 from jaxgen.training import trackers
-from jaxgen.training.config import RunConfig, to_dict
-from jaxgen.training.trackers import TensorBoardWriter, check_installed, flattened, make_writers
+from jaxgen.training.config import RunConfig, flattened, to_dict
+from jaxgen.training.trackers import TensorBoardWriter, check_installed, make_writers
 
 CONFIG = to_dict(RunConfig(run_dir="r", writers=("csv",)))
 IMAGE = np.random.default_rng(0).integers(0, 255, (5, 7, 3), np.uint8)
