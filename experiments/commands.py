@@ -1,5 +1,6 @@
 """What the commands beside the recipes share: bad input is one line on stderr, and an exit code."""
 
+import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -35,7 +36,12 @@ def step_of(text: str) -> int | str:
 
     Args:
         text: What the command line gives.
+
+    Raises:
+        argparse.ArgumentTypeError: If it is neither.
     """
+    if text != "best" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be the number of a step or best, got {text!r}")
     return text if text == "best" else int(text)
 
 

@@ -48,6 +48,12 @@ def test_the_seed_decides(run_dir, capsys):
     assert first != other
 
 
+def test_a_step_that_is_none(run_dir, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["measure", str(run_dir), "--step=last"])
+    assert "must be the number of a step or best, got 'last'" in capsys.readouterr().err
+
+
 def test_bad_input(run_dir, tmp_path, capsys):
     call(capsys, maf_tabular, "--run-dir", str(tmp_path / "flow"), *SMALL, "--model.layers=1")
     refused = [
