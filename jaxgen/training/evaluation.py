@@ -80,7 +80,9 @@ def sample_program(
         x = family_sample(variables, key, num, condition=condition)
         return experiment.medium.at_rest(x), finite(x)
 
-    return jax.jit(draw, static_argnums=2, out_shardings=strategy.batched)
+    return jax.jit(
+        draw, static_argnums=2, out_shardings=strategy.batched, compiler_options=strategy.options
+    )
 
 
 def make_sample(
@@ -280,7 +282,7 @@ def evaluate_program(experiment: Experiment, strategy: JitStrategy) -> Callable[
             values[_SPREAD] = jnp.square(loss - total / jnp.maximum(count, 1))
         return {k: weighted_sum(v, weight) for k, v in values.items()}
 
-    return jax.jit(totals, out_shardings=strategy.replicated)
+    return jax.jit(totals, out_shardings=strategy.replicated, compiler_options=strategy.options)
 
 
 def make_evaluate(

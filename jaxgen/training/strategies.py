@@ -19,6 +19,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from jaxgen.core import Batch, PyTree, State
+from jaxgen.training.compilation import compiler_options
 from jaxgen.training.packing import SMALL
 from jaxgen.training.step import Metrics, Step
 
@@ -154,6 +155,11 @@ class JitStrategy:
         before = [None] * max(fits)[1]
         return NamedSharding(self.mesh, PartitionSpec(*before, "fsdp"))
 
+    @property
+    def options(self) -> dict[str, Any] | None:
+        """Compiler options for the programs of these devices, for `jax.jit`."""
+        return compiler_options(self.mesh.devices.flat[0])
+
     def init(self, init: Callable[..., State], *args: Any) -> State:
         """Call `init(*args)` compiled, with the strategy's shardings for its result, a state."""
         shardings = self.shardings(jax.eval_shape(init, *args))
@@ -191,7 +197,9 @@ class JitStrategy:
 
         run = make_run(step, feed._replace(batch=batch), None, 1)
         shardings = (self.shardings(state), self.replicated)
-        return jax.jit(run, donate_argnums=(0,), out_shardings=shardings)
+        return jax.jit(
+            run, donate_argnums=(0,), out_shardings=shardings, compiler_options=self.options
+        )
 
 
 class PmapStrategy(JitStrategy):

@@ -332,7 +332,7 @@ class Run:
                 batch[self.family.conditioning.key] = given["condition"]
             return function(variables, batch, key)
 
-        return jax.jit(call)
+        return jax.jit(call, compiler_options=self.strategy.options)
 
     @cached_property
     def _decode(self) -> Callable[..., tuple[Array, Array]]:
@@ -343,7 +343,7 @@ class Run:
             x = decode(variables, given["latents"], key, condition=given["condition"])
             return self.experiment.medium.at_rest(x), evaluation.finite(x)
 
-        return jax.jit(call)
+        return jax.jit(call, compiler_options=self.strategy.options)
 
     def _in_batches(self, call: Callable[..., PyTree], given: Mapping[str, Any], seed: int) -> Any:
         """What a compiled function gives of all examples; the last call's are repeated to fill."""

@@ -3,9 +3,13 @@
 import os
 import subprocess
 import sys
+from functools import partial
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax import lax
 
 from experiments import vae_digits
 from jaxgen.training import cli, compilation
@@ -107,3 +111,27 @@ def test_the_commands_flag(flags, kept, tmp_path, monkeypatch):
     invocation = cli._Invocation("experiments.vae_digits", "", vae_digits.recipe, arguments)
     invocation.parse(cli.Train, must_exist=False)
     assert calls == kept
+
+
+def test_convolutions_on_a_cpu_use_all_cores():
+    """The library that would take one core is left out of them, and of nothing else."""
+    device = jax.devices("cpu")[0]
+    options = compilation.compiler_options(device)
+    x, w = jnp.ones((64, 8, 8, 32)), jnp.ones((3, 3, 32, 32))
+
+    def program(options):
+        numbers = ("NHWC", "HWIO", "NHWC")
+        run = partial(lax.conv_general_dilated, window_strides=(1, 1), padding="SAME")
+        jitted = jax.jit(partial(run, dimension_numbers=numbers), compiler_options=options)
+        return jitted.lower(x, w).compile()
+
+    assert "ynn" not in program(options).as_text()
+    np.testing.assert_allclose(program(options)(x, w), program(None)(x, w), rtol=1e-6)
+
+
+def test_nothing_is_asked_of_a_version_without_the_option(monkeypatch):
+    """Its defaults stand, and no program fails."""
+    monkeypatch.setattr(compilation, "_YNN", {"xla_no_such_option": "1"})
+    compilation._options.cache_clear()
+    assert compilation.compiler_options(jax.devices("cpu")[0]) is None
+    compilation._options.cache_clear()

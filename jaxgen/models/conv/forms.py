@@ -9,6 +9,7 @@ forty times slower still inside a loop). So here the first of these rules that f
 - one channel and one feature a group (depthwise): a sum of displaced products, no matrix at all;
 - three taps along the last axis, unit steps and much work: Winograd's F(4, 3) along that axis,
   half the multiplications, its rounding twice that of a direct sum;
+- a kernel larger than its input: one product of matrices, for XLA's own is a hundred times slower;
 - a convolution to more than a few features: XLA's own, and for the kernel's gradient too where
   there is a stride or little work, in its canonical layout;
 - all else, as one product of matrices (`jaxgen.models.conv.products`), the one that moves least
@@ -58,9 +59,10 @@ def convolve(x: Array, w: Array, win: Window) -> Array:
     if _winograd_pays(win, x.shape[0], channels, features):
         ms = products.winograd_kernel(w, _last(win))
         return _run(products.winograd, x, ms, win, _last(win), features)
-    if max(win.spacing) == 1 < math.prod(win.kernel) and features > _FEW_CHANNELS:
+    fits = all(k <= n for k, n in zip(win.kernel, win.size, strict=True))
+    if max(win.spacing) == 1 < math.prod(win.kernel) and features > _FEW_CHANNELS and fits:
         return _cropped_convolve(x, w, win)
-    gather = _fewest_copies(win, channels, features)
+    gather = _fewest_copies(win, channels, features) if fits else _all(win)
     return _run(products.product, x, products.matrix(w, gather), win, gather, features)
 
 

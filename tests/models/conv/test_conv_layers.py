@@ -78,6 +78,8 @@ CONVOLUTIONS = [
     ((2, 8, 8, 6), 6, (3, 3), {"feature_group_count": 6}),  # depthwise
     ((2, 8, 8, 6), 12, (3, 3), {"feature_group_count": 6}),
     ((2, 8, 8, 6), 12, (3, 3), {"feature_group_count": 2, "strides": 2}),
+    ((2, 2, 2, 20), 24, (3, 3), {}),  # a kernel larger than its input
+    ((2, 8, 2, 20), 24, (5, 4), {"strides": 2, "padding": ((2, 2), (1, 2))}),
     ((2, 30, 40), 40, (2,), {"kernel_dilation": 4, "padding": "CAUSAL"}),
     ((2, 30, 40), 40, (3,), {}),
     ((1, 4, 5, 6, 3), 4, (2, 3, 2), {}),
@@ -294,6 +296,7 @@ def test_accelerators_get_the_library(platform):
         ((64, 8, 8, 64), (3, 3, 64, 64), 0, 2),  # too little work
         ((64, 8, 8, 24), (3, 3, 24, 999), 1, 1),  # too few channels
         ((64, 1, 64, 64), (1, 1, 64, 64), 2, 0),
+        ((64, 2, 2, 64), (3, 3, 64, 64), 1, 1),  # a kernel larger than its input
         ((192, 9, 5, 64), (3, 3, 64, 64), 1, 1),  # a width that wastes most of every second tile
     ],
 )
