@@ -4,8 +4,8 @@ Chen et al. 2020 ("Generative Pretraining from Pixels"), small: a causal transfo
 values of 8x8 pixels in raster order, told the digit. Its tokens are the 256 values of a byte, so
 that its exact likelihood is of the 8-bit data and compares with that of `pixelcnn_digits`;
 `--palette 17` gives it the 17 values that the digits have instead, and a likelihood of these codes.
-Unlike the paper's it is told a class and has dropout, for 1,500 images are few. It has not been
-measured yet.
+Unlike the paper's it is told a class and has dropout, for 1,500 images are few. Measured: 1.885
+bits/dim given the digit (docs/results.md).
 
     python -m experiments.imagegpt_digits                         trains, or resumes
     python -m experiments.imagegpt_digits sample --num 80 --columns 8 --out digits.png
