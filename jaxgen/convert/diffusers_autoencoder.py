@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxgen.convert import tables
+from jaxgen.convert.diffusers_config import check_options
 from jaxgen.convert.diffusers_unet import ATTENTION, OLD_ATTENTION, RESNET
 from jaxgen.convert.tables import CONV, NORM, Shapes, StateDict, Table
 from jaxgen.core import Params
@@ -25,11 +26,18 @@ from jaxgen.models.blocks.layers import default_groups
 # What a config may say that our networks do not do, and what it must say instead.
 _FIXED = {
     "act_fn": "silu",
+    "latents_mean": None,
+    "latents_std": None,
     "mid_block_add_attention": True,
     "norm_num_groups": 32,
+    "shift_factor": None,
     "use_post_quant_conv": True,
     "use_quant_conv": True,
 }
+_SIZES = ("block_out_channels", "in_channels", "latent_channels", "layers_per_block")
+_TYPES = ("down_block_types", "up_block_types", "out_channels")
+# Of the images that it was trained on, of the second stage, of half precision.
+_UNUSED = ("sample_size", "scaling_factor", "force_upcast")
 
 
 def table(sizes: Sizes, *, old_names: bool = False) -> Table:
@@ -116,9 +124,10 @@ def from_config(config: Mapping[str, Any]) -> tuple[Sizes, int]:
         config: Content of its `config.json`.
 
     Raises:
-        ValueError: If it has what ours has not; names the entry, its value and what ours can do.
-        KeyError: If it lacks its sizes.
+        ValueError: If it has what ours has not, or lacks a size; names the option, its value and
+            what ours can do.
     """
+    check_options(config, {*_FIXED, *_SIZES, *_TYPES, *_UNUSED}, needed=_SIZES)
     channels, *_ = widths = config["block_out_channels"]
     if any(width % channels for width in widths):
         raise ValueError(f"block_out_channels must be multiples of the first, got {widths}")

@@ -16,6 +16,7 @@ import numpy as np
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.convert import tables
+from jaxgen.convert.diffusers_config import check_options
 from jaxgen.convert.tables import CONV, DENSE, HALVES_SWAPPED, NORM, SAME, StateDict, Table
 from jaxgen.core import Params
 from jaxgen.models.blocks.layers import default_groups, timestep_embedding
@@ -75,6 +76,15 @@ _DEFAULTS = {
     "resnet_time_scale_shift": "default",
     "time_embedding_dim": None,
 }
+_SIZES = (
+    "block_out_channels",
+    "down_block_types",
+    "in_channels",
+    "out_channels",
+    "sample_size",
+    "up_block_types",
+)
+_UNUSED = ("num_train_timesteps",)  # of a learned embedding of the time
 
 
 class Layout(NamedTuple):
@@ -181,9 +191,10 @@ def from_config(config: Mapping[str, Any]) -> Layout:
         config: Content of its `config.json`.
 
     Raises:
-        ValueError: If it has what ours has not; names the entry, its value and what ours can do.
-        KeyError: If it lacks its sizes.
+        ValueError: If it has what ours has not, or lacks a size; names the option, its value and
+            what ours can do.
     """
+    check_options(config, {*_DEFAULTS, *_SIZES, *_UNUSED}, needed=_SIZES)
     c = {**_DEFAULTS, **config}
     for name, needed in _FIXED.items():
         _require(name, c[name], needed)
@@ -197,6 +208,8 @@ def from_config(config: Mapping[str, Any]) -> Layout:
     if c["freq_shift"] not in (0, 1):
         raise ValueError(f"freq_shift must be 0 or 1, got {c['freq_shift']}")
     size = c["sample_size"]
+    if size is None:
+        raise ValueError("sample_size must be a number, or height and width, got None")
     height, width = (size, size) if isinstance(size, int) else size
     network = UNet(
         channels=channels,

@@ -9,7 +9,7 @@ joins the embedding of the time, and is taken from the rows of the classes: ever
 same. `jaxgen.metrics.torch_weights.read_state_dict` reads the file.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,8 +31,22 @@ from jaxgen.convert.tables import (
 from jaxgen.core import Params
 from jaxgen.models.dit import DiT, sincos_positions
 
-_POSITIONS, _CLASSES = "pos_embed", "y_embedder.embedding_table.weight"
-_TIME = "t_embedder.mlp.2.bias"
+
+class Names(NamedTuple):
+    """The names of those arrays that are not ours in another layout.
+
+    Attributes:
+        positions: Name of the embeddings of the positions, which ours computes.
+        classes: Name of the classes' table, whose last row is of no class.
+        time: Name of the bias of the time's last map, which that row joins.
+    """
+
+    positions: str
+    classes: str
+    time: str
+
+
+_OWN = Names("pos_embed", "y_embedder.embedding_table.weight", "t_embedder.mlp.2.bias")
 _QKV = [f"attention/{name}" for name in ("query", "key", "value")]
 BLOCK = (
     ("adaLN_modulation.1", "modulation", DENSE),
@@ -44,27 +58,36 @@ BLOCK = (
 )
 
 
+def patches(network: DiT) -> tuple[tuple[str, str, Form], ...]:
+    """The rows of the map of patches: a convolution elsewhere, whose windows do not overlap.
+
+    Args:
+        network: Our network.
+    """
+    side = network.patch_size
+    kernel = Form(
+        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
+        lambda x: x.reshape(side, side, -1, x.shape[-1]).transpose(3, 2, 0, 1),
+    )
+    return (("weight", "kernel", kernel), ("bias", "bias", SAME))
+
+
 def table(network: DiT) -> Table:
     """The table of a network.
 
     Args:
         network: Our network.
     """
-    patch = network.patch_size
-    patches = Form(  # a convolution whose windows do not overlap is a linear map of patches
-        lambda x: x.transpose(2, 3, 1, 0).reshape(-1, len(x)),
-        lambda x: x.reshape(patch, patch, -1, x.shape[-1]).transpose(3, 2, 0, 1),
-    )
     rows = (
-        ("x_embedder.proj", "patches", (("weight", "kernel", patches), ("bias", "bias", SAME))),
+        ("x_embedder.proj", "patches", patches(network)),
         ("t_embedder.mlp.0", "time1", (("weight", "kernel", HALVES_SWAPPED), DENSE[1])),
         ("t_embedder.mlp.2", "time2", DENSE),
-        (_CLASSES, "condition/kernel", SAME),
+        (_OWN.classes, "condition/kernel", SAME),
         ("blocks.{i}", "blocks/{i}", BLOCK),
         ("final_layer.adaLN_modulation.1", "modulation", DENSE),
         ("final_layer.linear", "last", DENSE),
     )
-    return Table("DiT", rows, ignored=(_POSITIONS,))
+    return Table("DiT", rows, ignored=(_OWN.positions,))
 
 
 def to_jaxgen(
@@ -86,17 +109,7 @@ def to_jaxgen(
         ValueError: If an array is missing, has no place, or is of another shape or not finite; or
             if theirs has other positions than the fixed ones.
     """
-    arrays = dict(state_dict)
-    _check_positions(arrays.get(_POSITIONS), network, image_shape)
-    classes = np.asarray(arrays.get(_CLASSES, np.zeros((0, 0))), np.float64)
-    if num_classes is not None and len(classes) == num_classes + 1 and _TIME in arrays:
-        none = classes[-1]
-        arrays[_CLASSES] = (classes[:-1] - none).astype(np.float32)
-        arrays[_TIME] = (np.asarray(arrays[_TIME], np.float64) + none).astype(np.float32)
-    shapes = _shapes(network, image_shape, num_classes)
-    params = tables.to_jaxgen(arrays, shapes, table(network))
-    blocks = [params["blocks"][str(i)] for i in range(network.depth)]
-    return {**params, "blocks": jax.tree.map(lambda *each: np.stack(each), *blocks)}
+    return params_of(state_dict, network, image_shape, num_classes, table(network), _OWN)
 
 
 def from_jaxgen(
@@ -116,15 +129,67 @@ def from_jaxgen(
     Raises:
         ValueError: If a parameter is missing, too many, or has no place in theirs.
     """
+    arrays = arrays_of(params, network, image_shape, num_classes, table(network), _OWN)
+    return {_OWN.positions: _positions(network, image_shape), **arrays}
+
+
+def params_of(
+    state_dict: StateDict,
+    network: DiT,
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+    rows: Table,
+    names: Names,
+) -> dict[str, Any]:
+    """Our parameters, of arrays by any names; arguments and errors are those of `to_jaxgen`.
+
+    Args:
+        state_dict: Arrays by name.
+        network: Our network.
+        image_shape: Height, width and channels of the images, or latents.
+        num_classes: Number of classes, or None.
+        rows: Table of the names.
+        names: Names of the arrays that are not ours in another layout.
+    """
+    arrays = dict(state_dict)
+    _check_positions(names.positions, arrays.get(names.positions), network, image_shape)
+    classes = np.asarray(arrays.get(names.classes, np.zeros((0, 0))), np.float64)
+    if num_classes is not None and len(classes) == num_classes + 1 and names.time in arrays:
+        none = classes[-1]
+        arrays[names.classes] = (classes[:-1] - none).astype(np.float32)
+        arrays[names.time] = (np.asarray(arrays[names.time], np.float64) + none).astype(np.float32)
+    params = tables.to_jaxgen(arrays, _shapes(network, image_shape, num_classes), rows)
+    blocks = [params["blocks"][str(i)] for i in range(network.depth)]
+    return {**params, "blocks": jax.tree.map(lambda *each: np.stack(each), *blocks)}
+
+
+def arrays_of(
+    params: Params,
+    network: DiT,
+    image_shape: tuple[int, int, int],
+    num_classes: int | None,
+    rows: Table,
+    names: Names,
+) -> dict[str, np.ndarray]:
+    """Arrays by any names, of our parameters, without positions; a row of zeros is of no class.
+
+    Args:
+        params: Parameters of the network.
+        network: Our network.
+        image_shape: Height, width and channels of the images, or latents.
+        num_classes: Number of classes, or None.
+        rows: Table of the names.
+        names: Names of the arrays that are not ours in another layout.
+    """
     apart = {
         str(i): jax.tree.map(lambda x, i=i: np.asarray(x)[i], params.get("blocks", {}))
         for i in range(network.depth)
     }
     shapes = _shapes(network, image_shape, num_classes)
-    arrays = tables.from_jaxgen({**params, "blocks": apart}, shapes, table(network))
+    arrays = tables.from_jaxgen({**params, "blocks": apart}, shapes, rows)
     if num_classes is not None:
-        arrays[_CLASSES] = np.pad(arrays[_CLASSES], ((0, 1), (0, 0)))
-    return {_POSITIONS: _positions(network, image_shape), **arrays}
+        arrays[names.classes] = np.pad(arrays[names.classes], ((0, 1), (0, 0)))
+    return arrays
 
 
 def _positions(network: DiT, image_shape: tuple[int, int, int]) -> np.ndarray:
@@ -133,7 +198,7 @@ def _positions(network: DiT, image_shape: tuple[int, int, int]) -> np.ndarray:
 
 
 def _check_positions(
-    given: np.ndarray | None, network: DiT, image_shape: tuple[int, int, int]
+    name: str, given: np.ndarray | None, network: DiT, image_shape: tuple[int, int, int]
 ) -> None:
     """Raise ValueError if there are positions, and they are not those that our network computes."""
     if given is None:
@@ -141,11 +206,11 @@ def _check_positions(
     expected = _positions(network, image_shape)
     if given.shape != expected.shape:
         raise ValueError(
-            f"{_POSITIONS} of DiT has shape {list(given.shape)}, and {list(expected.shape)} is "
+            f"{name} of DiT has shape {list(given.shape)}, and {list(expected.shape)} is "
             f"expected for images of {'x'.join(map(str, image_shape))}"
         )
     if not np.allclose(given, expected, rtol=0, atol=1e-3):
-        raise ValueError(f"{_POSITIONS} of DiT must be the fixed sines and cosines of the paper")
+        raise ValueError(f"{name} of DiT must be the fixed sines and cosines of the paper")
 
 
 def _shapes(network: DiT, image_shape: tuple[int, int, int], num_classes: int | None) -> Shapes:

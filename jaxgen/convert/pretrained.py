@@ -1,6 +1,7 @@
 """A model from its weights alone: a file, a folder, or a repository of the Hugging Face Hub.
 
-run = from_pretrained("digits.safetensors")
+run = from_pretrained("digits.safetensors")     # what jaxgen export wrote
+run = from_pretrained("ddpm-cifar10-32")        # a folder of diffusers
 images = run.sample(16)
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxgen.convert import diffusers_folder
 from jaxgen.convert.weights import Origin, Weights, load
 from jaxgen.core import PyTree, Variables
 from jaxgen.training import config as configs
@@ -34,33 +36,45 @@ def from_pretrained(
     revision: str | None = None,
     **changes: Any,
 ) -> Run:
-    """Open a model from a file that `jaxgen export` wrote, without its run directory.
+    """Open a model from a file that `jaxgen export` wrote, or from a folder of diffusers.
 
-    The recipe is built as the run built it, so what the recipe looks at must be there: its data
-    (images that come with the package, or by `data={"dir": ...}`) and its first stage, where it has
-    one. Of the data only what the model means by it is compared, the names of the classes.
+    Of a file of ours the recipe is built as the run built it, so what the recipe looks at must be
+    there: its data (images that come with the package, or by `data={"dir": ...}`) and its first
+    stage, where it has one. Of the data only what the model means by it is compared, the names of
+    the classes.
+
+    A folder of diffusers is one that its `save_pretrained` wrote, with safetensors: a network
+    (`UNet2DModel`, `DiTTransformer2DModel`), an `AutoencoderKL`, or a pipeline of these (DDPM,
+    DDIM, DiT), which samples by its own scheduler. An option of a config that ours cannot follow
+    is refused by its name (`jaxgen.convert.diffusers_folder`).
 
     Args:
-        path: The file, a folder with one such file, or the name "owner/name" of a repository of the
-            Hugging Face Hub, for which the package huggingface_hub must be installed.
+        path: The file, a folder with one such file, a folder of diffusers, or the name "owner/name"
+            of a repository of the Hugging Face Hub with either, for which the package
+            huggingface_hub must be installed.
         strategy: Strategy that places the variables on devices; `jit` on all devices by default.
         revision: Branch, tag or commit of the repository; its newest by default.
         changes: Fields of the config to replace, such as `data={"dir": ...}` or `sampler=...`; only
-            operational fields can be replaced.
+            operational fields can be replaced. Of a folder of diffusers those of its config:
+            `num_steps=50`, `guidance_scale=2.0`, `scheduler={"kind": "DDIMScheduler"}`.
 
     Returns:
-        The run; its `config.run_dir` names no directory of this machine.
+        The run; its `config.run_dir` names no directory of this machine, but of a folder of
+        diffusers that folder.
 
     Raises:
-        FileNotFoundError: If there is no such file, or the recipe's data or first stage are not
-            here.
+        FileNotFoundError: If there is no such file, a file of a folder is missing, or the recipe's
+            data or first stage are not here.
         ImportError: For a repository, if huggingface_hub is not installed.
         OSError: If a repository cannot be downloaded.
         ValueError: If the file is damaged, of a recipe that there is not, or of a model other than
             the recipe builds now: names the array, its shape and the expected one; or a change of a
-            field that is not operational.
+            field that is not operational; or an option of diffusers that ours cannot follow.
     """
-    place = _file_of(path, revision)
+    place = _place_of(path, revision)
+    if place.is_dir() and diffusers_folder.is_one(place):
+        return diffusers_folder.open_folder(place, strategy or make_strategy("jit"), changes)
+    place = _file_of(place)
     weights = load(place)
     origin = weights.origin
     recipe = find_recipe(origin.recipe)
@@ -128,19 +142,24 @@ def _placed(place: Path, weights: Weights, target: PyTree) -> Any:
     return jax.tree.unflatten(jax.tree.structure(target), leaves)
 
 
-def _file_of(path: str | Path, revision: str | None) -> Path:
-    """The one file of weights that a path or a name means."""
+def _place_of(path: str | Path, revision: str | None) -> Path:
+    """The file or folder that a path or a name means."""
     place = Path(path)
     if not place.exists() and place.suffix != _SUFFIX and _HUB_NAME.fullmatch(str(path)):
         place = _download(str(path), revision)
+    if not place.is_file() and not place.is_dir():
+        raise FileNotFoundError(f"there is no file or folder of weights {path}")
+    return place
+
+
+def _file_of(place: Path) -> Path:
+    """The one file of weights at a place."""
     if place.is_file():
         return place
-    if not place.is_dir():
-        raise FileNotFoundError(f"there is no file or folder of weights {path}")
     files = sorted(place.glob(f"*{_SUFFIX}"))
     if len(files) != 1:
         raise FileNotFoundError(
-            f"{path} must hold one file {_SUFFIX}, it has "
+            f"{place} must hold one file {_SUFFIX}, it has "
             + (", ".join(file.name for file in files) or "none")
         )
     return files[0]

@@ -173,7 +173,8 @@ def load(path: str | Path) -> Weights:
     if _KEY not in metadata:
         raise ValueError(
             f"{path} holds arrays but not the recipe that they are of: jaxgen export did not write "
-            "it. Files of other packages are read by the modules of jaxgen.convert"
+            "it. Files of other packages are read by the modules of jaxgen.convert, a folder of "
+            "diffusers, with its config, by from_pretrained(folder)"
         )
     try:
         stored = json.loads(metadata[_KEY])

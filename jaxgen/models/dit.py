@@ -84,11 +84,13 @@ class DiTBlock(nn.Module):
         num_heads: Number of heads, which must divide the width.
         hidden: Width of the MLP's hidden layer in units of the width.
         dtype: Type of the computation; modulations, softmax and normalization are float32.
+        hidden_epsilon: Number that the normalization before the hidden layer adds to the variance.
     """
 
     num_heads: int
     hidden: int = 4
     dtype: DTypeLike = jnp.float32
+    hidden_epsilon: float = 1e-6
 
     @nn.compact
     def __call__(
@@ -120,7 +122,7 @@ class DiTBlock(nn.Module):
         if context is not None:
             read = attention(last_init=_zeros, name="cross_attention")
             x = x + read(_norm(x, self.dtype), context, context_mask)
-        h = modulate(_norm(x, self.dtype), shift2, scale2)
+        h = modulate(_norm(x, self.dtype, self.hidden_epsilon), shift2, scale2)
         h = nn.gelu(dense(self.hidden * width, name="hidden")(h), approximate=True)
         return x + gate2.astype(self.dtype) * dense(width, name="out")(h)
 
@@ -147,6 +149,8 @@ class DiT(nn.Module):
             layer, normalization statistics, softmax and output are float32.
         remat: Whether to compute each block again in the backward pass instead of keeping its
             activations: less memory for about a third more time.
+        hidden_epsilon: Number that the normalization before each block's hidden layer adds to the
+            variance; the others add 1e-6, as the authors' all do.
 
     Examples:
         >>> model = DiT(width=16, depth=1, num_heads=2)
@@ -166,6 +170,7 @@ class DiT(nn.Module):
     time_features: Callable[[Array, int], Array] = partial(timestep_embedding, endpoint=False)
     dtype: DTypeLike = jnp.float32
     remat: bool = False
+    hidden_epsilon: float = 1e-6
 
     def __post_init__(self) -> None:
         """Checks the fields as soon as they are given."""
@@ -224,7 +229,8 @@ class DiT(nn.Module):
             in_axes=nn.broadcast,
             length=self.depth,
         )
-        blocks = DiTBlock(self.num_heads, self.hidden, self.dtype, name="blocks")
+        fields = (self.num_heads, self.hidden, self.dtype, self.hidden_epsilon)
+        blocks = DiTBlock(*fields, name="blocks")
         sequence, _ = loop(blocks, sequence.astype(self.dtype), embedding, mask, *context)
 
         maps = nn.Dense(2 * self.width, kernel_init=_zeros, name="modulation")(embedding)
@@ -293,12 +299,12 @@ def _step(block: DiTBlock, x: Array, *rest: Any) -> tuple[Array, None]:
     return block(x, *rest), None
 
 
-def _norm(x: Array, dtype: DTypeLike) -> Array:
+def _norm(x: Array, dtype: DTypeLike, epsilon: float = 1e-6) -> Array:
     """Layer normalization without parameters, its statistics in float32."""
     x = x.astype(jnp.float32)
     x = x - x.mean(axis=-1, keepdims=True)
     variance = jnp.square(x).mean(axis=-1, keepdims=True)
-    return (x / jnp.sqrt(variance + 1e-6)).astype(dtype)
+    return (x / jnp.sqrt(variance + epsilon)).astype(dtype)
 
 
 def _joint_mask(num_patches: int, mask: Array | None) -> Array | None:

@@ -285,7 +285,7 @@ class Run:
             "recipe": self.name,
             "model": f"{family.name}, {num_parameters:,} parameters",
             "parameters": "of the last step" if self.average is None else f"{self.average} average",
-            "steps": f"{self.step:,} of {self.config.steps:,}",
+            **({"steps": f"{self.step:,} of {self.config.steps:,}"} if self.config.steps else {}),
             "data": self.experiment.pipeline.source.protocol,
         }
         if family.conditioning is not None:
