@@ -214,6 +214,7 @@ def _join_processes() -> None:
         jax.distributed.initialize(
             num_processes=int(os.environ["JAX_NUM_PROCESSES"]),
             process_id=int(os.environ["JAX_PROCESS_ID"]),
+            cluster_detection_method="deactivate",  # Slurm's would give it one GPU of its host
         )
     else:
         jax.distributed.initialize()
