@@ -23,8 +23,7 @@ docs: $(VENV)/.docs ## the documentation, as a site that needs no network: site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 notebooks: $(VENV)/.docs ## execute the tutorials in place, one after another: their outputs are kept
-	for notebook in docs/tutorials/*.ipynb; do \
-		$(BIN)/python -m nbconvert --to notebook --execute --inplace $$notebook || exit 1; done
+	$(BIN)/python docs/notebooks.py docs/tutorials/*.ipynb
 
 $(VENV)/.core: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
