@@ -6,18 +6,19 @@ of these, on the latents of a finished run of `autoencoder_kl`, `vqgan` or anoth
 latents are maps of real numbers.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from jaxgen.core import Batch, Family, Variables
+from jaxgen.core import Batch, Family, PyTree, Variables
 from jaxgen.data.latents import LATENTS, WithLatents, cache_latents
 from jaxgen.data.sources import Source, load_pair
 from jaxgen.families.latent import NAME, Codec, on_latents
@@ -26,6 +27,7 @@ from jaxgen.training.config import operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.pictures import Picture
 from jaxgen.training.runs import Run, fixed_fingerprint, open_run
+from jaxgen.training.strategies import make_strategy
 
 from . import diffusion, score
 from .first_stage import Config as FirstStageConfig
@@ -170,15 +172,8 @@ def _with_latents(
 ) -> WithLatents:
     """The examples and their latents, which are computed once."""
     identity = f"{first.name}, {first.step} steps, fingerprint {fixed_fingerprint(codec.fixed)}"
-    keys = (jax.random.fold_in(jax.random.key(0), i) for i in count())
-    prepare = first.experiment.prepare
-
-    @jax.jit
-    def encode(fixed: Any, raw: Any, key: Any) -> Any:
-        return codec.encode(fixed, prepare(key, raw, False), key)["image"]
-
     latents = cache_latents(
-        lambda raw: encode(codec.fixed, {"image": raw["image"]}, next(keys)),
+        _make_encode(first, codec),
         source,
         Path(config.first_stage) / f"latents_{source.digest}.npz",
         batch_size=_ENCODED_AT_ONCE,
@@ -186,6 +181,23 @@ def _with_latents(
         replaces=tuple(source.spec),
     )
     return WithLatents(source, latents, identity)
+
+
+def _make_encode(first: Run, codec: Codec) -> Callable[[Mapping[str, np.ndarray], int], Array]:
+    """`(raw batch, its number) -> latents`, computed by the devices of this process alone.
+
+    The same whatever the devices: what is drawn follows from the number.
+    """
+    devices = jax.local_devices()
+    local = make_strategy("jit", devices[: math.gcd(_ENCODED_AT_ONCE, len(devices))])
+    fixed, prepare = local.put_replicated(codec.fixed), first.experiment.prepare
+
+    @jax.jit
+    def encode(fixed: PyTree, raw: Batch, number: Array) -> Array:
+        key = jax.random.fold_in(jax.random.key(0), number)
+        return codec.encode(fixed, prepare(key, raw, False), key)["image"]
+
+    return lambda raw, number: encode(fixed, local.put_global({"image": raw["image"]}), number)
 
 
 def _reading_known_latents(codec: Codec) -> Codec:

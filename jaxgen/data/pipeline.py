@@ -202,6 +202,7 @@ def eval_batches(
     limit: int | None = None,
     process_index: int = 0,
     process_count: int = 1,
+    numbers: range | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Each example once, in the source's order, in batches of one size.
 
@@ -212,6 +213,8 @@ def eval_batches(
         process_index: Index of this process among those that share the global batch.
         process_count: Number of processes that share the global batch; each gets
             batch_size / process_count rows.
+        numbers: Numbers of the batches to read, of 0..ceil(examples / batch_size) - 1; None for
+            all.
 
     Returns:
         An iterator over name -> [batch_size / process_count, ...], with a `weight`, float32, in
@@ -230,10 +233,11 @@ def eval_batches(
     check_memory(f"a batch of {batch_size} examples", nbytes(source, batch_size))
     rows = _block(batch_size, process_index, process_count)
     count = len(source) if limit is None else min(limit, len(source))
+    chosen = range(-(-count // batch_size)) if numbers is None else numbers
 
     def batches() -> Iterator[dict[str, np.ndarray]]:
-        for begin in range(0, count, batch_size):
-            positions = begin + np.arange(batch_size)[rows]
+        for number in chosen:
+            positions = number * batch_size + np.arange(batch_size)[rows]
             batch = source[np.minimum(positions, count - 1)]
             yield {**batch, "weight": (positions < count).astype(np.float32)}
 

@@ -63,8 +63,8 @@ def test_latents_keep_the_names_of_attributes():
     """Where the attributes are passed on."""
     source = Joined(digits("test"), {"attributes": np.ones((297, 2))}, attribute_names=("a", "b"))
     options = {"batch_size": 297, "first_stage": "none"}
-    kept = cache_latents(lambda batch: batch["image"][:, 0], source, **options)
+    kept = cache_latents(lambda batch, _: batch["image"][:, 0], source, **options)
     assert kept.attribute_names == ("a", "b")
     replaces = ("image", "attributes")
-    left = cache_latents(lambda batch: batch["image"], source, replaces=replaces, **options)
+    left = cache_latents(lambda batch, _: batch["image"], source, replaces=replaces, **options)
     assert left.attribute_names == ()

@@ -7,7 +7,7 @@ from jaxgen.data.latents import LATENTS, WithLatents, cache_latents
 from jaxgen.data.sources import ArraySource, digits
 
 
-def means(raw):
+def means(raw, number):
     """A first stage of one number a column."""
     assert set(raw) == {"image", "label"}
     return raw["image"].mean(axis=1, dtype=np.float32)

@@ -335,7 +335,8 @@ def cached_source(path=None, first_stage="the codes of a test", **options):
     encode = jax.jit(lambda fixed, raw: codec.encode(fixed, prepare(KEY, raw, False), KEY)["image"])
     calls = []
 
-    def counted(raw):
+    def counted(raw, number):
+        assert number == len(calls)
         calls.append(raw["image"].shape)
         return encode(codec.fixed, raw)
 
@@ -417,6 +418,6 @@ def test_refusals():
         two.init(KEY, batch())
     other = ArraySource({LATENTS: np.zeros((2, 1))})
     with pytest.raises(ValueError, match="must have no entry 'latents' of its own"):
-        cache_latents(lambda raw: raw[LATENTS], other, batch_size=2, first_stage="none")
+        cache_latents(lambda raw, _: raw[LATENTS], other, batch_size=2, first_stage="none")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        cache_latents(lambda raw: raw["image"], digits(), batch_size=0, first_stage="none")
+        cache_latents(lambda raw, _: raw["image"], digits(), batch_size=0, first_stage="none")
