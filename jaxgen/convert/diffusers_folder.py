@@ -36,6 +36,7 @@ from jaxgen.training.strategies import JitStrategy
 from jaxgen.training.trained_run import Run
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 LATENTS = Medium("latents", lambda x: x, (1, 3))
 """Latents as they are, without a picture."""
 _RATE = 1e-4  # of the optimizer, should training go on
@@ -48,7 +49,7 @@ class DenoiserConfig:
     """What may be changed of a network or a pipeline: nothing that was trained."""
 
     run_dir: str
-    """The folder."""
+    """Path of the folder."""
     steps: int = 0
     """Number of training steps; 0, for no folder says it."""
     scheduler: Scheduler = Scheduler()
@@ -67,7 +68,7 @@ class AutoencoderConfig:
     """What may be changed of an autoencoder."""
 
     run_dir: str
-    """The folder."""
+    """Path of the folder."""
     steps: int = 0
     """Number of training steps; 0, for no folder says it."""
     image_size: int = 32
@@ -251,8 +252,9 @@ def _below(folder: Path, name: str) -> Path:
 
 
 def _arrays(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of a folder's one file of weights."""
-    files = sorted(folder.glob("*.safetensors"))
+    """The arrays of a folder's weights: the file of the usual name, or the only one."""
+    usual = folder / WEIGHTS
+    files = [usual] if usual.is_file() else sorted(folder.glob("*.safetensors"))
     if len(files) == 1:
         return read_safetensors(files[0])[0]
     pickles = [path.name for path in folder.glob("*.bin")]

@@ -244,6 +244,22 @@ def test_a_pipeline_of_two_stages(peer, transformer, tmp_path):
     assert from_pretrained(tmp_path).config.guidance_scale == 4.0
 
 
+def test_a_folder_of_2022(peer, unet, tmp_path):
+    """All files are in one, and the weights also as halves."""
+    peer.DDPMPipeline(unet, peer.DDPMScheduler(**BETAS)).save_pretrained(tmp_path / "new")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (tmp_path / "new").rglob("*.*"):
+        shutil.copy(path, flat)
+    shutil.copy(
+        flat / "diffusion_pytorch_model.safetensors",
+        flat / "diffusion_pytorch_model.fp16.safetensors",
+    )
+    run = from_pretrained(flat)
+    assert run.config.scheduler.beta_end == 0.3
+    assert run.name == "diffusers.DDPMPipeline"
+
+
 def test_folders_that_cannot_be_opened(peer, unet, tmp_path):
     """The file, the option and its value are named; nothing is passed over."""
     place = tmp_path / "ddpm"
