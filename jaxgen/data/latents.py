@@ -95,7 +95,8 @@ def cache_latents(
     elif file is None:
         arrays = compute(0, 1)
     else:
-        arrays = _compute_together(file, identity, names, compute)
+        cut = f"{identity} in batches of {batch_size}"
+        arrays = _compute_together(file, identity, cut, names, compute)
     return ArraySource(
         arrays,
         name=f"latents of {source.name}",
@@ -169,7 +170,7 @@ def _compute(
 
 
 def _compute_together(
-    file: Path, identity: str, names: set[str], compute: Callable[[int, int], Arrays]
+    file: Path, identity: str, cut: str, names: set[str], compute: Callable[[int, int], Arrays]
 ) -> Arrays:
     """The arrays of all processes' parts, of which process 0 makes the file."""
     index, count = jax.process_index(), jax.process_count()
@@ -177,8 +178,8 @@ def _compute_together(
         arrays = compute(0, 1)
         _write(file, identity, arrays)
         return arrays
-    # Of other latents, or cut among another number of processes, a part has another name.
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    # Of other latents, or cut in another way, a part has another name.
+    digest = hashlib.sha256(cut.encode()).hexdigest()[:16]
     prefix = f"{file.name}.part-"
     parts = [file.with_name(f"{prefix}{digest}-{i}-of-{count}") for i in range(count)]
     if not parts[index].exists():
@@ -200,7 +201,7 @@ def _compute_together(
 def _wait_for(path: Path, file: Path) -> None:
     """Returns when what another process writes is there, or the file that is made of it: whole.
 
-    If that process has died, JAX ends this one too.
+    If that process has died, JAX ends this one too, some 100 seconds later.
     """
     late = time.monotonic() + _PATIENCE
     while not path.exists() and not file.exists():

@@ -8,7 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from test_diffusers_unet import SHAPE, WIDE, randomized
 
+from jaxgen.convert import diffusers_unet
 from jaxgen.convert.pretrained import from_pretrained
 from jaxgen.distributions.elementwise import standard_normal
 from jaxgen.noise.process import Level
@@ -75,25 +78,29 @@ def sampled(peer, pipeline, num_steps, monkeypatch, **options):
     return 2 * images - 1
 
 
+ZERO_SNR = {
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+}
+LARGE = {"variance_type": "fixed_large", "prediction_type": "sample"}
+NOISY = {"clip_sample": False, "prediction_type": "v_prediction"}
+CASES = {
+    "ddpm": ("DDPM", {"variance_type": "fixed_small"}, 12, 0.0),
+    "ddim": ("DDIM", {"beta_schedule": "squaredcos_cap_v2"}, 12, 0.0),
+    "few_steps": ("DDPM", LARGE, 5, 0.0),
+    "zero_snr": ("DDPM", ZERO_SNR, 4, 0.0),
+    "ddim_with_noise": ("DDIM", NOISY, 6, 0.7),
+}
+QUICK = ("ddpm", "ddim")
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "num_steps", "eta"),
     [
-        ("DDPM", {"variance_type": "fixed_small"}, 12, 0.0),
-        ("DDPM", {"variance_type": "fixed_large", "prediction_type": "sample"}, 5, 0.0),
-        (
-            "DDPM",
-            {
-                "prediction_type": "v_prediction",
-                "rescale_betas_zero_snr": True,
-                "timestep_spacing": "trailing",
-            },
-            4,
-            0.0,
-        ),
-        ("DDIM", {"beta_schedule": "squaredcos_cap_v2"}, 12, 0.0),
-        ("DDIM", {"clip_sample": False, "prediction_type": "v_prediction"}, 6, 0.7),
+        pytest.param(*case, id=name, marks=[] if name in QUICK else [pytest.mark.slow])
+        for name, case in CASES.items()
     ],
-    ids=["ddpm", "few_steps", "zero_snr", "ddim", "ddim_with_noise"],
 )
 def test_a_pipeline_samples_what_theirs_samples(
     peer, unet, tmp_path, monkeypatch, kind, options, num_steps, eta
@@ -244,26 +251,44 @@ def test_a_pipeline_of_two_stages(peer, transformer, tmp_path):
     assert from_pretrained(tmp_path).config.guidance_scale == 4.0
 
 
-def test_a_folder_of_2022(peer, unet, tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A DDPM pipeline as diffusers writes it, without it."""
+    place = tmp_path_factory.mktemp("ddpm")
+    contents = {
+        "model_index.json": {"_class_name": "DDPMPipeline", "scheduler": [], "unet": []},
+        "unet/config.json": {"_class_name": "UNet2DModel", **diffusers_unet.to_config(WIDE, SHAPE)},
+        "scheduler/scheduler_config.json": {"_class_name": "DDPMScheduler", **BETAS},
+    }
+    for name, content in contents.items():
+        (place / name).parent.mkdir(exist_ok=True)
+        (place / name).write_text(json.dumps(content))
+    params = jax.tree.map(lambda x: 0.1 * x, randomized(WIDE))
+    arrays = diffusers_unet.from_jaxgen(params, WIDE, SHAPE)
+    save_file(arrays, place / "unet" / "diffusion_pytorch_model.safetensors")
+    return place
+
+
+def test_a_folder_of_2022(folder, tmp_path):
     """All files are in one, and the weights also as halves."""
-    peer.DDPMPipeline(unet, peer.DDPMScheduler(**BETAS)).save_pretrained(tmp_path / "new")
-    flat = tmp_path / "flat"
-    flat.mkdir()
-    for path in (tmp_path / "new").rglob("*.*"):
-        shutil.copy(path, flat)
+    for path in folder.rglob("*.*"):
+        shutil.copy(path, tmp_path)
     shutil.copy(
-        flat / "diffusion_pytorch_model.safetensors",
-        flat / "diffusion_pytorch_model.fp16.safetensors",
+        tmp_path / "diffusion_pytorch_model.safetensors",
+        tmp_path / "diffusion_pytorch_model.fp16.safetensors",
     )
-    run = from_pretrained(flat)
+    run = from_pretrained(tmp_path, num_steps=2)
     assert run.config.scheduler.beta_end == 0.3
     assert run.name == "diffusers.DDPMPipeline"
+    images = run.sample(8)
+    assert images.shape == (8, 8, 8, 3)
+    assert images.dtype == np.uint8
 
 
-def test_folders_that_cannot_be_opened(peer, unet, tmp_path):
+def test_folders_that_cannot_be_opened(folder, tmp_path):
     """The file, the option and its value are named; nothing is passed over."""
     place = tmp_path / "ddpm"
-    peer.DDPMPipeline(unet, peer.DDPMScheduler(**BETAS)).save_pretrained(place)
+    shutil.copytree(folder, place)
 
     def refused(name, error=ValueError, **options):
         other = tmp_path / "other"

@@ -108,8 +108,10 @@ def test_a_process_that_dies_leaves_nothing_that_is_read(together):
 
 
 def test_parts_of_other_latents_are_not_taken(together):
-    """Neither those of another first stage, nor those of another number of processes."""
+    """Neither those of another first stage, nor those that were cut in another way."""
     together(2, dies=1)
+    together(2, dies=1, batch_size=64)
+    together(3, dies=1)
     results, numbers = together(2, first_stage="two")
     assert sorted(itertools.chain(*numbers)) == list(range(6))
     assert "by two" in results[1].protocol
