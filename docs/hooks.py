@@ -22,6 +22,7 @@ FAMILIES = {
     "gan": "GANs",
     "stackgan": "GANs in two stages",
     "vae": "Variational autoencoders",
+    "hierarchical_vae": "Hierarchical variational autoencoders",
     "autoencoder": "Autoencoders",
     "first_stage": "First stages",
     "vq": "Discrete latents",

@@ -75,10 +75,14 @@ class Optimizer(NamedTuple):
     Attributes:
         trains: The top-level keys of `params` that it updates.
         transform: Any optax transformation, with clipping and schedule.
+        skip_norm: Global norm of the gradient from which on an update is left out: parameters,
+            state, moments and averages stay as they were, and the metric "skipped" counts it. None
+            for none.
     """
 
     trains: tuple[str, ...]
     transform: "optax.GradientTransformation"
+    skip_norm: float | None = None
 
 
 # (state, means of the phase's metrics over the global batch, step) -> state

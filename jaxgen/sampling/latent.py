@@ -1,11 +1,13 @@
 """Latents: drawing them, cutting their tails, and the paths between two of them."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from jaxgen.checks import check_choice
-from jaxgen.core import LatentSpace
+from jaxgen.core import LatentSpace, PyTree
 from jaxgen.distributions.elementwise import standard_normal
 
 PATHS = ("linear", "spherical")
@@ -97,3 +99,36 @@ def normal_space(width: int, truncation: float | None = None) -> LatentSpace:
     return LatentSpace(
         interpolate, lambda key, num: normal_latents(key, num, width, truncation), width
     )
+
+
+def normal_hierarchy(shapes: Mapping[int, tuple[int, ...]]) -> LatentSpace:
+    """The space of several arrays of latents under `N(0, I)`, a tree f32[B, *shape] by key.
+
+    The path of each array is spherical, of all its numbers as one vector.
+
+    Args:
+        shapes: The shape of each array of one example's latents.
+
+    Examples:
+        >>> space = normal_hierarchy({1: (1, 16), 4: (4, 4, 16)})
+        >>> jax.tree.map(jnp.shape, space.draw(jax.random.key(0), 2))
+        {1: (2, 1, 16), 4: (2, 4, 4, 16)}
+    """
+
+    def draw(key: Key[Array, ""], num: int) -> dict[int, Array]:
+        if num < 1:
+            raise ValueError(f"num must be at least 1, got {num}")
+        keys = jax.random.split(key, len(shapes))
+        return {
+            name: standard_normal(each, (num, *shape))
+            for each, (name, shape) in zip(keys, shapes.items(), strict=True)
+        }
+
+    def between(start: Array, end: Array, num: int) -> Array:
+        flat_start, flat_end = (z.reshape(len(z), -1) for z in (start, end))
+        return interpolate(flat_start, flat_end, num).reshape(num, *start.shape)
+
+    def way(start: PyTree, end: PyTree, num: int) -> PyTree:
+        return jax.tree.map(lambda a, b: between(a, b, num), start, end)
+
+    return LatentSpace(way, draw)

@@ -26,7 +26,7 @@ class StepResult(NamedTuple):
     Attributes:
         state: State after the step.
         metrics: Name -> (total, weight); the mean over any number of steps is the ratio of sums.
-            Updates that were skipped and turns that were not taken have weight 0.
+            Updates that were not finite and turns that were not taken have weight 0.
         bad: Index i32[] in `guarded_names` of the first loss, gradient, updated array or average
             that is not finite (its update was skipped), or -1.
     """
@@ -125,8 +125,9 @@ def make_step(
 
     Each phase in turn minimizes `sum(loss * weight) / max(sum(weight), 1)` over the global batch
     and updates the parameters of its optimizer. An update whose loss, gradient, new parameters or
-    new state are not finite leaves parameters, optimizer and state unchanged. The step's number
-    increases in either case, and with it the data and the randomness advance.
+    new state are not finite leaves parameters, optimizer and state unchanged, and so does one whose
+    gradient reaches the optimizer's `skip_norm`, which the metric "skipped" counts. The step's
+    number increases in either case, and with it the data and the randomness advance.
 
     Args:
         family: Model to train; the step calls only its phases' losses and optimizers.
@@ -153,7 +154,7 @@ def make_step(
         params, model_state = state.params, state.state
         opt_states = dict(state.opt_state)
         totals: dict[str, tuple[Array, Array]] = {}
-        bad, offset = jnp.int32(-1), 0
+        bad, offset, skipped = jnp.int32(-1), 0, jnp.zeros((), bool)
         slices = _interleaved(batch, max_repeats(family))
         for index, phase in enumerate(family.phases):
             optimizer = family.optimizers[phase.optimizer]
@@ -164,11 +165,13 @@ def make_step(
             params, model_state, opt_states[phase.optimizer] = after
             prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
             totals |= {prefix + k: v for k, v in new_totals.items()}
+            if optimizer.skip_norm is not None:
+                skipped |= new_totals["skipped"][0] > 0
             bad = earlier(bad, new_bad, offset)
             offset += len(names_of(phase, _select(unpack(params), optimizer.trains)))
         moved = averaging.update(averages, state.averages, params, state.step)
         bad = earlier(bad, first([is_finite(moved[name]) for name in sorted(moved)]), offset)
-        average = _where(bad < 0, moved, state.averages)
+        average = _where((bad < 0) & ~skipped, moved, state.averages)
         new = State(state.step + 1, params, model_state, opt_states, average)
         return StepResult(new, totals, bad)
 
@@ -200,6 +203,12 @@ def _check(family: Family, accumulate: int) -> None:
                 raise ValueError(
                     f"phase {phase.name!r}: {field} must be >= 1, got {getattr(phase, field)}"
                 )
+        skip_norm = family.optimizers[phase.optimizer].skip_norm
+        if skip_norm is not None and not skip_norm > 0:
+            raise ValueError(
+                f"optimizer {phase.optimizer!r}: skip_norm must be positive or None, "
+                f"got {skip_norm}"
+            )
         if phase.start < 0:
             raise ValueError(f"phase {phase.name!r}: start must be >= 0, got {phase.start}")
 
@@ -265,9 +274,14 @@ def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
     bad, count = earlier(bad, bad_grad, 1), len(jax.tree.leaves(unpack(trained)))
     bad = earlier(bad, bad_param, 1 + count)
     bad = earlier(bad, first([is_finite(new_state)]), 1 + 2 * count)
-    ok = bad < 0
-    totals["grad_norm"] = (jnp.sqrt(squares), jnp.float32(1.0))
+    ok, norm = bad < 0, jnp.sqrt(squares)
+    totals["grad_norm"] = (norm, jnp.float32(1.0))
+    if turn.optimizer.skip_norm is not None:
+        fits = norm < turn.optimizer.skip_norm
+        totals["skipped"] = (1.0 - fits.astype(jnp.float32), jnp.float32(1.0))
     totals = _where(ok, totals, jax.tree.map(jnp.zeros_like, totals))
+    if turn.optimizer.skip_norm is not None:
+        ok &= fits
     after = _Trained(
         {**params, **_where(ok, new_trained, trained)},
         _where(ok, new_state, model_state),

@@ -134,6 +134,13 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
         + ["--diffusion.importance"],
         [],
     ),
+    **dict.fromkeys(
+        ("vdvae_digits", "vdvae_cifar"),
+        (
+            [*DIGITS, "--model.encoder=8x1,8d2,4x1", "--model.decoder=4x1,8m4", "--model.width=8"],
+            ["--sampler.temperature=0.9"],
+        ),
+    ),
     "vdm_cifar": (
         [*DIGITS, "--model.channels=8", "--model.num-res-blocks=1", "--sampler.preview-steps=2"],
         ["--sampler.num-steps=3"],

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from jaxgen.sampling.latent import interpolate, normal_latents
+from jaxgen.sampling.latent import interpolate, normal_hierarchy, normal_latents
 
 
 def test_truncation(key):
@@ -57,3 +57,22 @@ def test_bad_input(key):
         normal_latents(key, 2, 3, truncation=0.0)
     with pytest.raises(ValueError, match="at least 1"):
         normal_latents(key, 0, 3)
+
+
+def test_a_hierarchy(key):
+    """Every array under N(0, I), each of its own draws; paths keep the length of each."""
+    space = normal_hierarchy({1: (16,), 4: (4, 4, 16)})
+    drawn = space.draw(key, 500)
+    assert {name: z.shape for name, z in drawn.items()} == {1: (500, 16), 4: (500, 4, 4, 16)}
+    for z in drawn.values():
+        np.testing.assert_allclose(np.std(z), 1.0, rtol=0.02)
+    assert abs(np.corrcoef(drawn[1].ravel(), drawn[4][:, 0, 0].ravel())[0, 1]) < 0.05
+    start, end = (jax.tree.map(lambda z, i=i: z[i : i + 2], drawn) for i in (0, 2))
+    path = space.interpolate(start, end, 5)
+    for name, z in path.items():
+        np.testing.assert_allclose(z[0], start[name], atol=1e-5)
+        np.testing.assert_allclose(z[-1], end[name], atol=1e-5)
+        norms = np.linalg.norm(z.reshape(5, 2, -1), axis=-1)
+        assert (norms > 0.7 * norms[[0, -1]].min()).all()
+    with pytest.raises(ValueError, match="num must be at least 1, got 0"):
+        space.draw(key, 0)

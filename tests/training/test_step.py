@@ -195,10 +195,57 @@ def test_clipping_and_warm_up():
     close(updates["w"], jnp.zeros((4,)))  # the first rate is zero
 
 
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_update_of_too_large_a_gradient_is_left_out(key, packed):
+    """From `skip_norm` on nothing changes but the count; below it nothing is as if there were none.
+    What the step measured is told all the same."""
+    rule = optax.adam(0.1)
+    rule = elementwise(rule) if packed else rule
+    family, batch = toys.regression(rule, state=True), toys.batch(key)
+    kept = {"ema": constant(0.5)}
+    state = init_state(family, key, batch, averages=kept)
+    ahead = jax.tree.map(lambda x: x + 1.0, state.averages)  # which would follow the parameters
+    state = state._replace(averages=ahead)
+    plain = make_step(family, averages=kept)(state, {}, batch, key)
+    norm = mean(plain.metrics, "grad_norm")
+
+    def step(skip_norm):
+        optimizer = family.optimizers["regression"]._replace(skip_norm=skip_norm)
+        limited = family._replace(optimizers={"regression": optimizer})
+        return make_step(limited, averages=kept)(state, {}, batch, key)
+
+    left_out, taken = step(0.999 * norm), step(1.001 * norm)
+    chex.assert_trees_all_equal(left_out.state._replace(step=0), state._replace(step=0))
+    assert int(left_out.state.step) == 1
+    close(taken.state, plain.state)
+    for result, skipped in ((left_out, 1), (taken, 0)):
+        assert int(result.bad) == -1
+        assert mean(result.metrics, "skipped") == skipped
+        close(mean(result.metrics, "grad_norm"), norm)
+        close(mean(result.metrics, "loss"), mean(plain.metrics, "loss"))
+    assert "skipped" not in plain.metrics
+
+
+def test_what_is_not_finite_is_not_counted_as_skipped(key):
+    family, batch = toys.regression(), toys.batch(key)
+    optimizer = family.optimizers["regression"]._replace(skip_norm=1e9)
+    family = family._replace(optimizers={"regression": optimizer})
+    state = init_state(family, key, batch)
+    result = make_step(family)(state, {}, {**batch, "y": batch["y"] * np.nan}, key)
+    assert int(result.bad) == 0
+    assert float(result.metrics["skipped"][1]) == 0
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda f: make_step(f, accumulate=0), "accumulate must be at least 1, got 0"),
+        (
+            lambda f: make_step(
+                f._replace(optimizers={"regression": Optimizer(("net",), optax.sgd(1.0), 0.0)})
+            ),
+            "optimizer 'regression': skip_norm must be positive or None, got 0.0",
+        ),
         (lambda f: make_step(f._replace(phases=())), "at least one phase"),
         (
             lambda f: make_step(f._replace(phases=(f.phases[0]._replace(repeats=0),))),
