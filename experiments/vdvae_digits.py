@@ -1,6 +1,6 @@
 """A very deep VAE, shrunk, on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
-Child 2021 on 1,500 real handwritten digits that ship with the package: eight layers of latents at
+Child 2021 on 1,500 real handwritten digits that ship with the package: five layers of latents at
 1x1, 4x4 and 8x8 pixels. Bits per dimension compare with those of `vae_digits`, one layer of
 latents, on the same digits (docs/results.md).
 
@@ -20,16 +20,17 @@ recipe = Recipe(
     build,
     Config(
         run_dir="runs/vdvae_digits",
-        steps=2000,
+        steps=1500,
         batch_size=64,
         log_every=250,
-        sample_every=1000,
-        checkpoint_every=1000,
+        sample_every=750,
+        checkpoint_every=750,
         data=DataConfig(name="digits"),
         model=HierarchyConfig(
-            encoder="8x2,8d2,4x2,4d4,1x1",
-            decoder="1x1,4m1,4x2,8m4,8x3",
-            width=64,
+            encoder="8x1,8d2,4x1,4d4,1x1",
+            decoder="1x1,4m1,4x2,8m4",
+            width=32,
+            bottleneck=0.5,
             latent_dim=4,
             likelihood="discretized_logistic",
         ),
@@ -38,7 +39,7 @@ recipe = Recipe(
             b2=0.9,
             warmup_steps=100,
             schedule="linear",
-            decay_steps=2000,
+            decay_steps=1500,
             weight_decay=0.01,
             clip_norm=200.0,
             skip_norm=400.0,

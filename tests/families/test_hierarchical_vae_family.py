@@ -100,7 +100,7 @@ def test_sample_encode_decode(trained):
     rebuilt = jax.jit(family.decode)(last, latents, key)
     assert rebuilt.shape == data["image"].shape
     errors = [np.square(x - data["image"]).mean() for x in (rebuilt, 0 * rebuilt)]
-    assert errors[0] < 0.7 * errors[1]
+    assert errors[0] < 0.9 * errors[1]
     sample = jax.jit(family.sample, static_argnums=2)
     images = sample(last, key, 3)
     assert images.shape == (3, *SHAPE)
