@@ -1,8 +1,8 @@
 """A very deep VAE, shrunk, on the embedded UCI digits: 8x8 pixels, minutes on two CPU cores.
 
 Child 2021 on 1,500 real handwritten digits that ship with the package: five layers of latents at
-1x1, 4x4 and 8x8 pixels. Bits per dimension compare with those of `vae_digits`, one layer of
-latents, on the same digits (docs/results.md).
+1x1, 4x4 and 8x8 pixels, of which those at 4x4 are used. Bits per dimension compare with those of
+`vae_digits`, one layer of latents, on the same digits (docs/results.md).
 
     python -m experiments.vdvae_digits                         trains, or resumes
     python -m experiments.vdvae_digits sample --num 64 --out digits.png
