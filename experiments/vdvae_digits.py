@@ -20,11 +20,11 @@ recipe = Recipe(
     build,
     Config(
         run_dir="runs/vdvae_digits",
-        steps=1500,
+        steps=4000,
         batch_size=64,
         log_every=250,
-        sample_every=750,
-        checkpoint_every=750,
+        sample_every=2000,
+        checkpoint_every=2000,
         data=DataConfig(name="digits"),
         model=HierarchyConfig(
             encoder="8x1,8d2,4x1,4d4,1x1",
@@ -39,7 +39,7 @@ recipe = Recipe(
             b2=0.9,
             warmup_steps=100,
             schedule="linear",
-            decay_steps=1500,
+            decay_steps=4000,
             weight_decay=0.01,
             clip_norm=200.0,
             skip_norm=400.0,

@@ -76,7 +76,7 @@ class Optimizer(NamedTuple):
         trains: The top-level keys of `params` that it updates.
         transform: Any optax transformation, with clipping and schedule.
         skip_norm: Global norm of the gradient from which on an update is left out: parameters,
-            state, moments and averages stay as they were, and the metric "skipped" counts it. None
+            state, moments and averages stay as they were, and the metric "left_out" counts it. None
             for none.
     """
 

@@ -174,7 +174,7 @@ def hierarchical_vae(
 
 def _watch(metrics: Mapping[str, float]) -> Sequence[str]:
     """Warns where training hardly goes on, from a row of averaged metrics."""
-    if not float(metrics.get("skipped", 0.0)) > _MANY_SKIPPED:
+    if not float(metrics.get("left_out", 0.0)) > _MANY_SKIPPED:
         return []
     return [
         f"more than {_MANY_SKIPPED:.0%} of the updates are skipped, since their gradient is too "

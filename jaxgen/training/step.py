@@ -126,7 +126,7 @@ def make_step(
     Each phase in turn minimizes `sum(loss * weight) / max(sum(weight), 1)` over the global batch
     and updates the parameters of its optimizer. An update whose loss, gradient, new parameters or
     new state are not finite leaves parameters, optimizer and state unchanged, and so does one whose
-    gradient reaches the optimizer's `skip_norm`, which the metric "skipped" counts. The step's
+    gradient reaches the optimizer's `skip_norm`, which the metric "left_out" counts. The step's
     number increases in either case, and with it the data and the randomness advance.
 
     Args:
@@ -166,7 +166,7 @@ def make_step(
             prefix = f"{phase.name}/" if len(family.phases) > 1 else ""
             totals |= {prefix + k: v for k, v in new_totals.items()}
             if optimizer.skip_norm is not None:
-                skipped |= new_totals["skipped"][0] > 0
+                skipped |= new_totals["left_out"][0] > 0
             bad = earlier(bad, new_bad, offset)
             offset += len(names_of(phase, _select(unpack(params), optimizer.trains)))
         moved = averaging.update(averages, state.averages, params, state.step)
@@ -278,7 +278,7 @@ def _update(turn: _Turn, before: _Trained, batch: Batch, key: Key[Array, ""]):
     totals["grad_norm"] = (norm, jnp.float32(1.0))
     if turn.optimizer.skip_norm is not None:
         fits = norm < turn.optimizer.skip_norm
-        totals["skipped"] = (1.0 - fits.astype(jnp.float32), jnp.float32(1.0))
+        totals["left_out"] = (1.0 - fits.astype(jnp.float32), jnp.float32(1.0))
     totals = _where(ok, totals, jax.tree.map(jnp.zeros_like, totals))
     if turn.optimizer.skip_norm is not None:
         ok &= fits

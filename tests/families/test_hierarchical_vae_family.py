@@ -131,8 +131,8 @@ def test_what_can_be_drawn(trained):
 def test_who_hears_of_updates_that_are_left_out():
     family = make(skip_norm=400.0)
     assert family.optimizers["vae"].skip_norm == 400.0
-    assert "more than 50% of the updates are skipped" in family.watch({"skipped": 0.6})[0]
-    assert not family.watch({"skipped": 0.5})
+    assert "more than 50% of the updates are skipped" in family.watch({"left_out": 0.6})[0]
+    assert not family.watch({"left_out": 0.5})
     assert not family.watch({"loss": 1.0})
 
 
