@@ -30,6 +30,7 @@ FAMILIES = {
     "flow": "Normalizing flows on images",
     "tabular": "Normalizing flows on rows",
     "autoregressive": "Autoregressive networks",
+    "masked": "Masked image generation",
     "wavenet_audio": "Audio",
     "diffusion": "Diffusion",
     "score": "Scores, EDM and flow matching",

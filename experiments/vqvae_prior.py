@@ -22,14 +22,10 @@ bits of a code.
 
 from dataclasses import dataclass
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from jaxgen.core import Family
 from jaxgen.data.pipeline import Pipeline
 from jaxgen.families.autoregressive import autoregressive
-from jaxgen.families.latent import codes, on_latents
+from jaxgen.families.latent import on_latents
 from jaxgen.metrics.measure import distances_from_training
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.experiment import Experiment
@@ -37,7 +33,7 @@ from jaxgen.training.recipe import Recipe
 from jaxgen.training.runs import Run, open_run
 
 from .recipes.autoregressive import ModelConfig, make_network
-from .recipes.first_stage import check_finished
+from .recipes.first_stage import check_finished, discrete_codec
 from .recipes.shared import (
     AdamConfig,
     AverageConfig,
@@ -97,13 +93,7 @@ def make_family(config: Config, first: Run) -> Family:
     Raises:
         ValueError: If the first stage has no codes, or the network no softmax.
     """
-    num_codes = first.family.num_codes
-    if num_codes is None:
-        raise ValueError(
-            "--first-stage must be a run with codes, of vqvae_cifar or of vqgan "
-            f"(--model.bottleneck vq or fsq), got one of {first.name}"
-        )
-    shape = code_shape(first)
+    codec, shape, num_codes = discrete_codec(first)
     if config.model.network == "pixelcnnpp":
         raise ValueError(
             "--model.network must have a softmax over codes: gated, pixelcnn or transformer"
@@ -116,21 +106,7 @@ def make_family(config: Config, first: Run) -> Family:
         conditioning=make_conditioning(config.model.condition, first.experiment.pipeline.source),
         temperature=config.temperature,
     )
-    return on_latents(second, codes(first.family, first.variables, num_codes=num_codes))
-
-
-def code_shape(first: Run) -> tuple[int, int, int]:
-    """The shape [height, width, 1] of an example's codes.
-
-    Args:
-        first: Run of a first stage with codes.
-    """
-    assert first.family.encode is not None
-    raw = jax.tree.map(jnp.asarray, first.experiment.pipeline.source[np.arange(1)])
-    batch = first.experiment.prepare(jax.random.key(0), raw, False)
-    indices = jax.eval_shape(first.family.encode, first.variables, batch, jax.random.key(0))
-    _, height, width = indices.shape
-    return height, width, 1
+    return on_latents(second, codec)
 
 
 def _loss(family: Family) -> str:

@@ -1,7 +1,7 @@
 """First stages: their flags, the way from flags to an experiment, and from a run to its codec.
 
 The recipes are `autoencoder_kl`, `vqgan` and `autoencoder_kl_digits`. A second stage opens a run of
-theirs with `real_codec` (diffusion on real latents) or with `jaxgen.families.latent.codes`.
+theirs with `real_codec` (diffusion on real latents) or with `discrete_codec` (priors over codes).
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ from jaxgen.data.pipeline import Pipeline
 from jaxgen.families import bottlenecks
 from jaxgen.families.bottlenecks import Bottleneck
 from jaxgen.families.first_stage import first_stage
-from jaxgen.families.latent import Codec, continuous, latent_scale
+from jaxgen.families.latent import Codec, codes, continuous, latent_scale
 from jaxgen.families.patch_game import PatchGame
 from jaxgen.losses.gan import Adversarial, hinge, non_saturating
 from jaxgen.models.autoencoder import Decoder, Encoder, Sizes, check_image_size
@@ -212,6 +212,31 @@ def real_codec(run: Run) -> Codec:
 
     scale = latent_scale(run.family, run.variables, batches(), continuous=True)
     return continuous(run.family, run.variables, scale=scale, continuous=True)
+
+
+def discrete_codec(run: Run) -> tuple[Codec, tuple[int, int, int], int]:
+    """The codec of a first stage for a second one on codes, such as a prior over them.
+
+    Args:
+        run: Run of a first stage.
+
+    Returns:
+        The codec, the shape [height, width, 1] of an example's codes, and the number of codes.
+
+    Raises:
+        ValueError: If the first stage has no codes.
+    """
+    num_codes, encode = run.family.num_codes, run.family.encode
+    if num_codes is None or encode is None:
+        raise ValueError(
+            "--first-stage must be a run with codes, of vqvae_cifar or of vqgan "
+            f"(--model.bottleneck vq or fsq), got one of {run.name}"
+        )
+    raw = jax.tree.map(jnp.asarray, run.experiment.pipeline.source[np.arange(1)])
+    batch = run.experiment.prepare(jax.random.key(0), raw, False)
+    indices = jax.eval_shape(encode, run.variables, batch, jax.random.key(0))
+    _, height, width = indices.shape
+    return codes(run.family, run.variables, num_codes=num_codes), (height, width, 1), num_codes
 
 
 def check_finished(run: Run, run_dir: str) -> None:

@@ -18,11 +18,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.checks import check_memory
-from jaxgen.models.blocks.attention import dot_product_attention
+from jaxgen.models.blocks.transformer import PostNormBlock, bert_norm
 
 PACKAGE, ARCHIVE = "all_minilm_l6_v2", "model.zip"
 WEIGHTS, TOKENIZER = "model.safetensors", "tokenizer.json"
-_EPSILON = 1e-12
 _UNUSED = ("pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids")
 _EMBED = "embeddings."
 _LAYERS = {  # ours in a block -> theirs
@@ -78,31 +77,10 @@ class Bert(nn.Module):
             places = self.param(
                 "positions", nn.initializers.normal(0.02), (self.length, self.width)
             )
-            x = _norm("norm")(x + places[None, : ids.shape[1]])
+            x = bert_norm("norm")(x + places[None, : ids.shape[1]])
             for i in range(self.num_layers):
-                x = _Block(self.num_heads, self.hidden, name=f"block_{i}")(x, mask)
+                x = PostNormBlock(self.num_heads, self.hidden, name=f"block_{i}")(x, mask)
         return x
-
-
-class _Block(nn.Module):
-    """Attention and a perceptron, each added to its input and then normalized."""
-
-    num_heads: int
-    hidden: int
-
-    @nn.compact
-    def __call__(self, x: Array, mask: Array) -> Array:
-        batch, length, width = x.shape
-        heads = (batch, length, self.num_heads, width // self.num_heads)
-        parts = [nn.Dense(width, name=name)(x) for name in ("query", "key", "value")]
-        y = dot_product_attention(*(part.reshape(heads) for part in parts), mask).reshape(x.shape)
-        x = _norm("norm_1")(x + nn.Dense(width, name="project")(y))
-        y = nn.gelu(nn.Dense(self.hidden, name="expand")(x), approximate=False)
-        return _norm("norm_2")(x + nn.Dense(width, name="contract")(y))
-
-
-def _norm(name: str) -> nn.LayerNorm:
-    return nn.LayerNorm(epsilon=_EPSILON, use_fast_variance=False, name=name)
 
 
 class Pretrained(NamedTuple):

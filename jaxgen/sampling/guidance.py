@@ -3,6 +3,8 @@
 Each takes a denoiser and gives another, so they compose, the innermost first:
 
     denoise = clip_x0(guided(denoiser(network, EPS), null, 3.0))
+
+`guided_logits` is the same guidance of models of codes.
 """
 
 from collections.abc import Callable
@@ -128,16 +130,7 @@ def guided(
             raise ValueError(
                 f"the guidance scale must be a scalar or have shape {batch}, got {jnp.shape(scale)}"
             )
-        without = jax.tree.map(
-            lambda n, c: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)),
-            null,
-            condition,
-        )
-
-        def both(a: Any, b: Any) -> Any:
-            return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), a, b)
-
-        denoised = denoise(both(x, x), both(level, level), both(condition, without))
+        denoised = denoise(_both(x, x), _both(level, level), _with_and_without(condition, null))
         (c, u), extra = jnp.split(denoised.x0, 2), denoised.extra
         factor = jnp.asarray(scale, jnp.float32)
         factor = factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
@@ -152,6 +145,49 @@ def guided(
         return Denoised(result, None if extra is None else extra[: batch[0]])
 
     return denoise_guided
+
+
+def guided_logits(
+    predict: Callable[[Any, Any], Float[Array, "..."]], null: Any, scale: float
+) -> Callable[[Any, Any], Float[Array, "..."]]:
+    """Classifier-free guidance of logits: `u + scale (c - u)`, with and without the condition.
+
+    c and u come from one call on a doubled batch; the scale is that of `guided`.
+
+    Args:
+        predict: The model: `(inputs, condition) -> logits` [B, ...] of inputs, a pytree.
+        null: What stands for no condition, as of `guided`.
+        scale: The guidance scale.
+
+    Returns:
+        The guided model.
+
+    Examples:
+        >>> predict = lambda x, condition: x + condition
+        >>> guided_logits(predict, 0.0, 3.0)(jnp.ones(1), jnp.ones(1))
+        Array([4.], dtype=float32)
+    """
+
+    def predict_guided(inputs: Any, condition: Any) -> Float[Array, "..."]:
+        outputs = predict(_both(inputs, inputs), _with_and_without(condition, null))
+        c, u = jnp.split(outputs, 2)
+        return u + scale * (c - u)
+
+    return predict_guided
+
+
+def _with_and_without(condition: Any, null: Any) -> Any:
+    """The conditions of a doubled batch."""
+    without = jax.tree.map(
+        lambda n, c: jnp.broadcast_to(jnp.asarray(n, jnp.result_type(c)), jnp.shape(c)),
+        null,
+        condition,
+    )
+    return _both(condition, without)
+
+
+def _both(a: Any, b: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), a, b)
 
 
 def classifier_guided(

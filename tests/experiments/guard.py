@@ -107,6 +107,10 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
         + ["--palette=8"],
         [],
     ),
+    "maskgit_digits": (
+        [*DIGITS, *"--model.width=8 --model.depth=1 --model.num-heads=2".split()],
+        ["--sampler.num-steps=3"],
+    ),
     "pixelcnn_mnist": ([*DIGITS, *PIXELS], []),
     "pixelcnnpp_cifar": (
         [*DIGITS, *"--model.features=4 --model.res-blocks=1 --model.levels=2".split()]

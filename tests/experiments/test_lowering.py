@@ -50,7 +50,7 @@ def lowered(name, tmp_path, capsys, monkeypatch, **changes):
         changes["text"] = dataclasses.replace(text, encoder="trained")
     if name in ("perceptual_vae", "autoencoder_kl", "vqgan"):
         monkeypatch.setattr(perceptual, "load_vgg16", vgg_of_that_shape)
-    if name == "vqvae_prior":
+    if name in ("vqvae_prior", "maskgit"):
         first = str(tmp_path / "first")
         flags = "--data.name=digits --data.resize=32 --batch-size=8 --steps=1 --sample-every=0"
         call(capsys, vqvae_cifar, "--run-dir", first, "--model.channels=8", *flags.split())

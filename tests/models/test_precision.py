@@ -23,6 +23,7 @@ from jaxgen.models import (
     dit,
     hierarchical_vae,
     image_encoder,
+    masked_transformer,
     noisy_classifier,
     patch_gan,
     pixelcnn,
@@ -122,12 +123,17 @@ NETWORKS = {
     "image_encoder": (partial(image_encoder.ImageEncoder, 8, 8), IMAGE, {}),
     "text_encoder": (partial(text_encoder.TextEncoder, 50, 16, 1, 2), (6,), {}),
     "transformer": (partial(transformer.Transformer, 50, 6, 16, 1, 2), (6,), {}),
+    "masked_transformer": (
+        partial(masked_transformer.MaskedTransformer, 50, 6, 16, 1, 2),
+        (6,),
+        {},
+    ),
     "made": (partial(made.MADE, 2, (64, 64)), VECTOR, {}),
 }
 # Those that are given a time too.
 TIMED = {"dit", "unet", "reading_unet", "ncsnpp", "ncsnpp_256", "adm", "noisy_classifier", "vdm"}
 # Those that are given tokens; the first, where there are some.
-READERS = {"text_encoder", "transformer"}
+READERS = {"text_encoder", "transformer", "masked_transformer"}
 # Parts of the networks above, in whatever precision these are.
 PARTS = {
     "DiTBlock",
@@ -165,7 +171,7 @@ def test_bfloat16_stays_inside(name):
     others = [jnp.array([3, 700, 3, 700])] if name in TIMED else []
     if name in READERS:
         x = jnp.asarray(np.random.default_rng(1).integers(1, 50, (4, *shape)))
-        others = [jnp.ones(x.shape, bool)] if name == "text_encoder" else []
+        others = [] if name == "transformer" else [jnp.ones(x.shape, bool)]
     variables = randomized(network, x, *others, **options)
 
     def call(variables, x):

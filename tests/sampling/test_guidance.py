@@ -9,7 +9,7 @@ from jaxgen.noise.levels import levels_at
 from jaxgen.noise.parametrization import Denoised
 from jaxgen.noise.process import Level, edm
 from jaxgen.noise.times import karras_times
-from jaxgen.sampling.guidance import classifier_guided, guided, threshold_x0
+from jaxgen.sampling.guidance import classifier_guided, guided, guided_logits, threshold_x0
 from jaxgen.sampling.ode_solvers import heun
 from jaxgen.sampling.solvers import solve
 
@@ -49,6 +49,21 @@ def test_another_condition_guides_away_from_it(x):
     got = guided(told, negative, 2.0)(x, LEVEL, condition).x0
     want = told(x, LEVEL, 2 * condition - negative).x0
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_logits_are_guided_as_data_are(x):
+    """Inputs and conditions of any structure; the model is called once, on a doubled batch."""
+    calls = []
+
+    def predict(inputs, condition):
+        calls.append(condition[0].shape)
+        return told(inputs["x"], None, condition[0]).x0[:, :, None]
+
+    condition = (jnp.array([1.0, -1.0, 2.0]), None)
+    got = guided_logits(predict, (jnp.zeros(()), None), 3.0)({"x": x}, condition)
+    want = guided(told, jnp.zeros(()), 3.0)(x, LEVEL, condition[0]).x0
+    np.testing.assert_allclose(got[:, :, 0], want, rtol=1e-6)
+    assert calls == [(6,)]
 
 
 def test_dynamic_thresholds():

@@ -1,4 +1,4 @@
-"""The layers of transformers: attention over a sequence, and the block of it and an MLP."""
+"""The layers of transformers: attention over a sequence, and blocks of it and an MLP."""
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -101,3 +101,70 @@ class TransformerBlock(nn.Module):
         width = x.shape[-1]
         h = nn.Dense(self.hidden * width, dtype=self.dtype, name="hidden")(norm("norm_mlp", x))
         return x + nn.Dense(width, dtype=self.dtype, name="out")(nn.gelu(h, approximate=False))
+
+
+class PostNormBlock(nn.Module):
+    r"""$$h = \mathrm{LN}(x + \mathrm{Attention}(x)),\quad y = \mathrm{LN}(h + \mathrm{MLP}(h))$$
+
+    The block with the norms after its parts (Vaswani et al. 2017) as BERT has it (Devlin et al.
+    2018), GELU in the MLP.
+
+    Attributes:
+        num_heads: Number of heads, which must divide the width.
+        hidden: Width of the MLP's hidden layer.
+        dropout: Rate of dropout on what each part adds.
+        dtype: Type of the computation; softmax, normalization and dropout's scale are float32.
+    """
+
+    num_heads: int
+    hidden: int
+    dropout: float = 0.0
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "batch length width"],
+        mask: Bool[Array, "batch length"] | None = None,
+        *,
+        train: bool = False,
+    ) -> Float[Array, "batch length width"]:
+        """The sequence after the block.
+
+        Args:
+            x: Sequence.
+            mask: True where it has a token; None where all are.
+            train: Whether to drop, by the random numbers `dropout`.
+
+        Raises:
+            ValueError: If the heads do not divide the width.
+        """
+        batch, length, width = x.shape
+        if self.num_heads < 1 or width % self.num_heads:
+            raise ValueError(f"num_heads must divide the width {width}, got {self.num_heads}")
+        heads = (batch, length, self.num_heads, width // self.num_heads)
+
+        def linear(name: str, features: int, of: Array) -> Array:
+            scale = nn.initializers.truncated_normal(0.02)
+            return nn.Dense(features, dtype=self.dtype, kernel_init=scale, name=name)(of)
+
+        def added(norm: str, y: Array) -> Array:
+            drop = nn.Dropout(self.dropout, deterministic=not train)
+            y = x + drop(y.astype(jnp.float32)).astype(self.dtype)
+            return bert_norm(norm, self.dtype)(y)
+
+        parts = [linear(name, width, x) for name in ("query", "key", "value")]
+        y = dot_product_attention(*(part.reshape(heads) for part in parts), mask).reshape(x.shape)
+        x = added("norm_1", linear("project", width, y))
+        y = nn.gelu(linear("expand", self.hidden, x), approximate=False)
+        return added("norm_2", linear("contract", width, y))
+
+
+def bert_norm(name: str, dtype: DTypeLike = jnp.float32) -> nn.LayerNorm:
+    """BERT's layer normalization.
+
+    Args:
+        name: Name of the layer.
+        dtype: Type of what it gives; its statistics are float32.
+    """
+    return nn.LayerNorm(epsilon=1e-12, dtype=dtype, use_fast_variance=False, name=name)
