@@ -83,8 +83,8 @@ class SamplerConfig:
     """Number of steps, each a pass of the network for all codes."""
     temperature: float = 1.0
     """Temperature of the codes: below 1 the likely becomes likelier."""
-    choice_temperature: float = 4.5
-    """Size of the noise on which codes are kept first; `inf` for random order."""
+    choice_temperature: float | None = 4.5
+    """Size of the noise on which codes are kept first; None for random order."""
     guidance_scale: float = 1.0
     """Scale of classifier-free guidance; 1 for none. Train with --model.condition-dropout for
     it."""

@@ -34,14 +34,13 @@ class Sampler(NamedTuple):
     Attributes:
         num_steps: Number of steps, each a pass of the network for all codes.
         temperature: Divisor of the logits, by which codes are drawn.
-        choice_temperature: Size of the noise on which codes are kept first; infinity for random
-            order.
+        choice_temperature: Size of the noise on which codes are kept first; None for random order.
         guidance_scale: Scale of classifier-free guidance; 1 for none.
     """
 
     num_steps: int = 8
     temperature: float = 1.0
-    choice_temperature: float = 4.5
+    choice_temperature: float | None = 4.5
     guidance_scale: float = 1.0
 
 

@@ -28,7 +28,7 @@ def parallel_decode(
     *,
     schedule: Schedule = cosine,
     temperature: float = 1.0,
-    choice_temperature: float = 4.5,
+    choice_temperature: float | None = 4.5,
     given: Int[Array, "..."] | None = None,
     known: Bool[Array, "..."] | None = None,
 ) -> Codes:
@@ -41,7 +41,7 @@ def parallel_decode(
 
     Codes of one step are independent of each other given those before it, and what is likely is
     kept first: samples are sharper than the model's distribution. They follow it exactly where the
-    order is random (a choice temperature of infinity) and there are as many steps as positions, or
+    order is random (a choice temperature of None) and there are as many steps as positions, or
     positions do not depend on each other.
 
     Args:
@@ -52,7 +52,7 @@ def parallel_decode(
         num_steps: Number T of steps, each a pass of the model, at least 1.
         schedule: Schedule of the masked share.
         temperature: Divisor of the logits, by which codes are drawn; at 0 the likeliest is taken.
-        choice_temperature: Size of the noise on the choice; 0 for none, infinity for codes that are
+        choice_temperature: Size of the noise on the choice; 0 for none, None for codes that are
             kept in random order.
         given: Codes to keep where `known` says so, or None.
         known: True where a code is given, or None.
@@ -79,7 +79,7 @@ def parallel_decode(
         logits = predict(codes, masked).astype(jnp.float32)
         codes = jnp.where(masked, draw(key_codes, logits), codes)
         sureness = jax.random.gumbel(key_choice, (codes.size,)).reshape(codes.shape)
-        if choice_temperature < math.inf:
+        if choice_temperature is not None:
             noise = choice_temperature * (1 - (i + 1) / num_steps) * sureness
             sureness = categorical_log_prob(codes, logits) + noise
         count = num_masked(schedule, i + 1, num_steps, unknown, masked.sum(axis=1))
@@ -88,19 +88,21 @@ def parallel_decode(
     return jax.lax.fori_loop(0, num_steps, body, (codes, masked))[0]
 
 
-def check_decoding(num_steps: int, temperature: float, choice_temperature: float) -> None:
+def check_decoding(num_steps: int, temperature: float, choice_temperature: float | None) -> None:
     """Checks how codes are to be drawn, before anything is computed.
 
     Args:
         num_steps: Number of steps, at least 1.
         temperature: Divisor of the logits, at least 0 and finite.
-        choice_temperature: Size of the noise on the choice, at least 0.
+        choice_temperature: Size of the noise on the choice, at least 0 and finite, or None.
 
     Raises:
         ValueError: An argument out of its range.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, got {num_steps}")
-    if not choice_temperature >= 0:
-        raise ValueError(f"choice_temperature must be at least 0, got {choice_temperature}")
+    if choice_temperature is not None and not 0 <= choice_temperature < math.inf:
+        raise ValueError(
+            f"choice_temperature must be at least 0 and finite, or None, got {choice_temperature}"
+        )
     draw_categorical(temperature)

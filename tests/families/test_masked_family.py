@@ -96,7 +96,7 @@ def test_training_smooths_and_drops_conditions(key):
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_samples_of_a_known_law(scale, key):
     """Each class its own; guidance from no class, whose tokens are alike, scales the logits."""
-    family = build(KNOWN, sampler=Sampler(2, 1.0, math.inf, scale))
+    family = build(KNOWN, sampler=Sampler(2, 1.0, None, scale))
     variables = Variables({NAME: {"slope": jnp.ones(())}})
     label = jnp.repeat(jnp.arange(3), 800)
     images = jit(lambda v, k: family.sample(v, k, 2400, condition=label))(variables, key)

@@ -48,7 +48,7 @@ def law(choice_temperature):
         return [weights @ (SEQUENCES[:, i] == v) for i in range(3) for v in range(2)]
 
     def chosen(p, tau):
-        if math.isinf(tau):
+        if tau is None:
             return np.full(len(p), 1 / len(p))
         if tau == 0:
             return np.eye(len(p))[np.argmax(p)]
@@ -57,7 +57,8 @@ def law(choice_temperature):
 
     states = {(None,) * 3: 1.0}
     for step in (1, 2, 3):
-        tau, after = choice_temperature * (1 - step / 3) if step < 3 else 0.0, {}
+        tau = None if choice_temperature is None else choice_temperature * (1 - step / 3)
+        after = {}
         for known, weight in states.items():
             marginals, hidden = given(known), [i for i in range(3) if known[i] is None]
             for values in itertools.product(range(2), repeat=len(hidden)):
@@ -77,7 +78,7 @@ def p_value(sequences, probabilities, values):
     return stats.chisquare(counts, probabilities * len(sequences)).pvalue
 
 
-@pytest.mark.parametrize("choice_temperature", [0.0, 0.6, 4.5, math.inf])
+@pytest.mark.parametrize("choice_temperature", [0.0, 0.6, 4.5, None])
 def test_law_of_one_code_a_step(choice_temperature, key):
     """Every path counted; in random order it is the chain itself, else it is sharper."""
     options = {"choice_temperature": choice_temperature}
@@ -85,7 +86,7 @@ def test_law_of_one_code_a_step(choice_temperature, key):
     expected = law(choice_temperature)
     assert expected.sum() == pytest.approx(1)
     assert p_value(drawn, expected, 2) > 1e-3
-    if math.isinf(choice_temperature):
+    if choice_temperature is None:
         np.testing.assert_allclose(expected, JOINT, rtol=1e-12)
     else:
         assert p_value(drawn, JOINT, 2) < 1e-6
@@ -96,7 +97,7 @@ def test_law_of_one_code_a_step(choice_temperature, key):
 def test_law_of_independent_positions(num_steps, key):
     """In random order by any number of steps; where all are kept at once, by any temperature."""
     expected = np.array([np.prod(p) for p in itertools.product(*INDEPENDENT)])
-    options = {"choice_temperature": 4.5 if num_steps == 1 else math.inf}
+    options = {"choice_temperature": 4.5 if num_steps == 1 else None}
     drawn = jax.jit(lambda key: parallel_decode(independent, (DRAWN, 4), key, num_steps, **options))
     assert p_value(drawn(key), expected, 3) > 1e-3
 
@@ -104,7 +105,7 @@ def test_law_of_independent_positions(num_steps, key):
 def test_law_of_what_is_completed(key):
     """The middle known, the chain's ends follow their conditionals."""
     given, known = jnp.ones((DRAWN, 3), jnp.int32), jnp.array([[False, True, False]] * DRAWN)
-    options = {"choice_temperature": math.inf, "given": given, "known": known}
+    options = {"choice_temperature": None, "given": given, "known": known}
     drawn = jax.jit(lambda key: parallel_decode(exact, (DRAWN, 3), key, 5, **options))(key)
     expected = np.where(SEQUENCES[:, 1] == 1, JOINT, 0)
     np.testing.assert_array_equal(drawn[:, 1], 1)
@@ -116,7 +117,7 @@ def test_law_of_what_is_completed(key):
 
 @pytest.mark.parametrize("temperature", [0.0, 0.5])
 def test_temperature(temperature, key):
-    options = {"temperature": temperature, "choice_temperature": math.inf}
+    options = {"temperature": temperature, "choice_temperature": None}
     drawn = jax.jit(lambda key: parallel_decode(independent, (5000, 4), key, 2, **options))(key)
     shares = np.mean(np.asarray(drawn)[..., None] == np.arange(3), axis=0)
     likeliest = INDEPENDENT.argmax(axis=1)
@@ -201,8 +202,8 @@ def test_logits_that_are_nan_draw_no_class(key):
     [
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
         ({"temperature": -1.0}, "temperature must be at least 0 and finite, got -1.0"),
-        ({"choice_temperature": -1.0}, "choice_temperature must be at least 0, got -1.0"),
-        ({"choice_temperature": math.nan}, "choice_temperature must be at least 0, got nan"),
+        ({"choice_temperature": -1.0}, "must be at least 0 and finite, or None, got -1.0"),
+        ({"choice_temperature": math.inf}, "must be at least 0 and finite, or None, got inf"),
         ({"known": jnp.ones((2, 4), bool)}, "given and known must be given together"),
         (
             {"given": jnp.zeros((2, 3), jnp.int32), "known": jnp.ones((2, 4), bool)},
