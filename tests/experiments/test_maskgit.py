@@ -1,8 +1,8 @@
-"""The MaskGIT recipes end to end, shrunk; and digits that anyone can read."""
+"""The MaskGIT recipes end to end, shrunk."""
 
 import numpy as np
 import pytest
-from recipes import call, evaluated, fails, share_of_readable_samples, tiles
+from recipes import call, evaluated, fails, tiles
 
 from experiments import maskgit, maskgit_digits, vqgan
 from jaxgen.training.runs import open_run
@@ -23,13 +23,13 @@ def test_digits_end_to_end(tmp_path, capsys):
     assert "by the cosine schedule" in result["protocol"]["loss"]
     assert "likelihood" not in result
     drawn = {}
-    ways = {"few": "--sampler.num-steps=2", "random": "--sampler.choice-temperature=None"}
+    ways = {"few": "--sampler.num-steps=2", "surest": "--sampler.choice-temperature=0"}
     for name, flag in ways.items():
         out = tmp_path / f"{name}.npz"
         call(capsys, maskgit_digits, "sample", *run_dir, "--num=10", f"--out={out}", flag)
         drawn[name] = np.load(out)["samples"]
         assert set(np.unique(drawn[name])) <= set(np.round(np.arange(17) * 255 / 16))
-    assert np.any(drawn["few"] != drawn["random"])
+    assert np.any(drawn["few"] != drawn["surest"])
     out = tmp_path / "completed.png"
     options = ("--picture=completions", "--num=12", "--columns=6", f"--out={out}")
     call(capsys, maskgit_digits, "sample", *run_dir, *options)
@@ -85,14 +85,3 @@ def test_on_the_codes_of_vqgan(tmp_path, capsys):
 )
 def test_bad_input(recipe, flags, message, tmp_path, capsys):
     assert message in fails(capsys, recipe, "--run-dir", str(tmp_path / "run"), *SHARED, *flags)
-
-
-@pytest.mark.slow
-def test_digits_anyone_can_read(tmp_path, capsys):
-    """The rule of the other families' digits."""
-    run_dir, out = tmp_path / "run", tmp_path / "samples.npz"
-    share, real, classes, right = share_of_readable_samples(capsys, maskgit_digits, run_dir, out)
-    print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits; {right:.3f}")
-    assert share >= 0.9 * real
-    assert classes == set(range(10))
-    assert right > 0.8
