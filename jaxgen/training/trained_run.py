@@ -15,17 +15,17 @@ from jaxtyping import Array, Float
 
 from jaxgen.conditioning.asked import rows_of
 from jaxgen.core import Bound, Family, PyTree, Variables
-from jaxgen.data.arrays import as_stored
 from jaxgen.losses.reduce import bits_per_dim
 from jaxgen.training import evaluation
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.images import is_whole_png
+from jaxgen.training.run_arguments import conditions_of, examples_of, latents_of
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.tables import Table, read_rows
-from jaxgen.training.writers import EVALUATIONS, METRICS
+from jaxgen.training.writers import EVALUATIONS, MEASUREMENTS, METRICS
 
 AT_ONCE = 128
 """Greatest number of examples in a compiled call, where there are so few devices."""
-_ENTRIES = ("image", "audio", "vector")  # what a batch may hold examples by
 
 
 class LogProb(NamedTuple):
@@ -143,7 +143,8 @@ class Run:
         self._check("log_prob")
         bound = self.family.bound
         assert bound is not None
-        nats = self._in_batches(self._log_prob, self._batch(images, condition), seed)
+        given = examples_of(self.experiment, images, condition)
+        nats = self._in_batches(self._log_prob, given, seed)
         evaluation.check_finite(np.isfinite(nats), "values of log_prob")
         bits = np.asarray(bits_per_dim(jnp.asarray(-nats), bound.num_dims))
         return LogProb(nats, bits if bound.eight_bit else None, bound)
@@ -167,7 +168,8 @@ class Run:
             FloatingPointError: Latents are not finite; says how many.
         """
         self._check("encode")
-        latents = self._in_batches(self._encode, self._batch(images, condition), seed)
+        given = examples_of(self.experiment, images, condition)
+        latents = self._in_batches(self._encode, given, seed)
         for leaf in jax.tree.leaves(latents):
             evaluation.check_finite(np.asarray(evaluation.finite(jnp.asarray(leaf))), "latents")
         return latents
@@ -204,9 +206,9 @@ class Run:
             FloatingPointError: Examples are not finite; says how many.
         """
         self._check("decode")
-        latents = self._latents("latents", latents)
+        latents = latents_of(self.family, "latents", latents)
         num = len(jax.tree.leaves(latents)[0])
-        given = {"latents": latents, "condition": self._conditions(condition, num)}
+        given = {"latents": latents, "condition": conditions_of(self.family, condition, num)}
         x, kept = self._in_batches(self._decode, given, seed)
         evaluation.check_finite(kept, f"decoded {self.experiment.medium.unit}")
         return x
@@ -232,7 +234,8 @@ class Run:
         self._check("interpolate")
         if steps < 2:
             raise ValueError(f"steps must be at least 2, the start and the end, got {steps}")
-        start, end = self._latents("start", start), self._latents("end", end)
+        start = latents_of(self.family, "start", start)
+        end = latents_of(self.family, "end", end)
         if (first := jax.tree.map(np.shape, start)) != (last := jax.tree.map(np.shape, end)):
             raise ValueError(f"start and end must have the same shapes, got {first} and {last}")
         space = self.family.latents
@@ -241,7 +244,7 @@ class Run:
         start, end = jax.tree.map(jnp.asarray, (start, end))
         path = jax.tree.map(np.asarray, space.interpolate(start, end, steps))
         ways = jax.tree.map(lambda z: z.swapaxes(0, 1).reshape(-1, *z.shape[2:]), path)
-        rows = self._conditions(condition, num)
+        rows = conditions_of(self.family, condition, num)
         each = None if rows is None else rows.repeat(steps, axis=0)
         x = self.decode(ways, condition=each, seed=seed)
         return x.reshape(num, steps, *x.shape[1:])
@@ -257,6 +260,11 @@ class Run:
         return read_rows(self._directory / EVALUATIONS)
 
     @property
+    def measurements(self) -> Table:
+        """The distances of samples from real images that were measured while training."""
+        return read_rows(self._directory / MEASUREMENTS)
+
+    @property
     def samples(self) -> list[Path]:
         """The pictures of samples that training has written, the newest last."""
         return sorted(self._directory.glob("samples/*.png"))
@@ -269,12 +277,12 @@ class Run:
             f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>"
             for name, value in self._facts().items()
         )
-        pictures = self.samples
-        if not pictures:
+        newest = next(filter(is_whole_png, reversed(self.samples)), None)
+        if newest is None:
             return f"<table>{rows}</table>"
-        data = base64.b64encode(pictures[-1].read_bytes()).decode()
-        image = f'<img alt="{pictures[-1].stem}" src="data:image/png;base64,{data}">'
-        return f"<table>{rows}</table><p>samples/{pictures[-1].name}</p>{image}"
+        data, name = base64.b64encode(newest.read_bytes()).decode(), html.escape(newest.name)
+        image = f'<img alt="{name}" src="data:image/png;base64,{data}">'
+        return f"<table>{rows}</table><p>samples/{name}</p>{image}"
 
     def _facts(self) -> dict[str, str]:
         """What a notebook says of the run."""
@@ -360,69 +368,3 @@ class Run:
 
     def _placed(self, x: np.ndarray, rows: np.ndarray) -> Array:
         return self.strategy.put_global({"rows": x[rows]})["rows"]
-
-    def _batch(
-        self, images: np.ndarray | Array | Mapping[str, Any], condition: Any
-    ) -> dict[str, Any]:
-        """Examples at rest with their conditions, checked."""
-        spec = self.experiment.held_out.spec
-        entry = next(name for name in _ENTRIES if name in spec)
-        is_batch = isinstance(images, Mapping)
-        if is_batch and condition is not None:
-            raise ValueError("condition must be None: a batch has its own")
-        given = images if isinstance(images, Mapping) else {entry: images}
-        raw = {name: as_stored(np.asarray(x), f"the entry {name!r}") for name, x in given.items()}
-        if entry not in raw:
-            raise ValueError(f"images must have the entry {entry!r}, got {sorted(raw)}")
-        for name, x in raw.items():
-            _check_entry(f"images[{name!r}]" if is_batch else "images", x, spec.get(name))
-        if len({len(x) for x in raw.values()}) != 1:
-            lengths = {name: len(x) for name, x in raw.items()}
-            raise ValueError(f"images must have entries of one length, got {lengths}")
-        rows = None if is_batch else self._conditions(condition, len(raw[entry]))
-        return {"raw": raw, "condition": rows}
-
-    def _conditions(self, condition: Any, num: int) -> np.ndarray | None:
-        """Conditions of so many examples, or None of a model that takes none."""
-        conditioning = self.family.conditioning
-        rows = rows_of(conditioning, condition)
-        if conditioning is None:
-            return None
-        if rows is None:
-            raise ValueError(f"condition must be given: the model is told {conditioning.key!r}")
-        by_name = not hasattr(condition, "shape")
-        if conditioning.num_attributes is not None and by_name and len(rows) > 1:
-            raise ValueError(
-                f"condition must be an array of all {conditioning.num_attributes} attributes here: "
-                f"the data has {len(rows)} rows with {condition!r}"
-            )
-        if len(rows) not in (1, num):
-            raise ValueError(f"condition must be one, or one of each of {num}, got {len(rows)}")
-        return rows if len(rows) == num else rows.repeat(num, axis=0)
-
-    def _latents(self, name: str, latents: PyTree) -> PyTree:
-        """Latents as NumPy arrays, of the form that the prior has where there is one."""
-        arrays = jax.tree.map(lambda z: as_stored(np.asarray(z), name), latents)
-        space, leaves = self.family.latents, jax.tree.leaves(arrays)
-        if not all(z.ndim and z.size for z in leaves) or len({len(z) for z in leaves}) != 1:
-            raise ValueError(f"{name} must be arrays of one length, at least 1")
-        if leaves[0].dtype == np.uint8:
-            raise ValueError(f"{name} must be latents, got bytes: encode images first")
-        if space is not None and space.draw is not None:
-            draw, num = space.draw, len(leaves[0])
-            expected = jax.eval_shape(lambda key: draw(key, num), jax.random.key(0))
-            shapes, given = (jax.tree.map(lambda x: x.shape, tree) for tree in (expected, arrays))
-            if shapes != given:
-                raise ValueError(f"{name} must have the shapes {shapes}, got {given}")
-        return arrays
-
-
-def _check_entry(name: str, x: np.ndarray, expected: tuple[tuple[int, ...], Any] | None) -> None:
-    """Raise ValueError unless an array is of a source's examples, as far as it is known."""
-    shape, dtype = expected or (x.shape[1:], x.dtype)
-    if x.dtype != dtype or x.ndim == 0 or x.shape[1:] != tuple(shape) or not x.size:
-        sides = ", ".join(map(str, ("N", *shape)))
-        raise ValueError(
-            f"{name} must be {np.dtype(dtype)} [{sides}], as the data at rest, got "
-            f"{x.dtype} {list(x.shape)}"
-        )

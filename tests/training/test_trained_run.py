@@ -188,6 +188,7 @@ def test_what_training_wrote(run):
     assert {"step", "loss"} <= set(run.metrics.columns)
     assert np.isfinite(run.metrics.column("loss")).all()
     assert [row["step"] for row in run.evaluations] == [4.0]
+    assert run.measurements == []
     assert [path.name for path in run.samples] == ["00000002.png", "00000004.png"]
     with pytest.raises(ValueError, match="name must be one of step, .*, got 'los'"):
         run.metrics.column("los")
@@ -202,6 +203,10 @@ def test_what_a_notebook_shows(run):
     assert "4 of 4" in page
     assert "sample, log_prob, encode, decode, draw_latents, interpolate" in page
     assert "<script>" not in dataclasses.replace(run, name="<script>")._repr_html_()
+    half = run.samples[-1].with_name("00000009.png")
+    half.write_bytes(b"half of it")
+    assert run._repr_html_() == page  # the newest whole one
+    half.unlink()
     assert repr(run) == f"Run({__name__}, Toy, step 4, {run.config.run_dir})"
 
 
