@@ -16,6 +16,7 @@ from pathlib import Path
 import jax
 
 from jaxgen.convert import weights
+from jaxgen.training.images import check_output
 
 from .commands import run_command, step_of
 
@@ -49,7 +50,7 @@ def export(args: argparse.Namespace) -> None:
     Raises:
         Exception: What `weights.of_run` and `weights.save` raise.
     """
-    weights.check_new(args.out)
+    check_output(args.out, accepted=(weights.SUFFIX,))
     moved = {} if args.data_dir is None else {"data": {"dir": args.data_dir}}
     of_run = weights.of_run(args.run_dir, step=args.step, average=args.average, **moved)
     weights.save(args.out, of_run)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.convert import tables
@@ -181,6 +182,12 @@ def arrays_of(
         rows: Table of the names.
         names: Names of the arrays that are not ours in another layout.
     """
+    for name, x in flatten_dict(params.get("blocks", {}), sep="/").items():
+        if np.shape(x)[:1] != (network.depth,):
+            raise ValueError(
+                f"our parameter blocks/{name} has shape {list(np.shape(x))}, and the network "
+                f"{network.depth} blocks"
+            )
     apart = {
         str(i): jax.tree.map(lambda x, i=i: np.asarray(x)[i], params.get("blocks", {}))
         for i in range(network.depth)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -103,15 +104,21 @@ def to_jaxgen(state_dict: StateDict, shapes: Shapes, table: Table) -> dict[str, 
     params: dict[str, np.ndarray] = {}
     for name, (ours, form) in places.items():
         array = np.asarray(state_dict[name])
+        if not jnp.issubdtype(array.dtype, jnp.floating):  # bfloat16 too
+            raise ValueError(
+                f"{name} of {table.format} must be of finite floats, got {array.dtype}"
+            )
         expected = form.from_jaxgen(*(np.zeros(shapes[each], np.bool_) for each in ours)).shape
         if array.shape != expected:
             raise ValueError(
                 f"{name} of {table.format} has shape {list(array.shape)}, {list(expected)} is "
                 f"expected for our {' and '.join(ours)}"
             )
-        if array.dtype.kind != "f" or not np.isfinite(array).all():
-            raise ValueError(f"{name} of {table.format} must be of finite numbers")
-        parts = form.to_jaxgen(array.astype(np.float32))
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name} of {table.format} must be of finite numbers, as float32")
+        parts = form.to_jaxgen(array)
         for each, part in zip(ours, parts if isinstance(parts, tuple) else (parts,), strict=True):
             params[each] = np.ascontiguousarray(part)
     tree: dict[str, Any] = unflatten_dict(params, sep="/")
@@ -130,8 +137,8 @@ def from_jaxgen(params: Params, shapes: Shapes, table: Table) -> dict[str, np.nd
         Arrays by their names elsewhere, float32.
 
     Raises:
-        ValueError: If a parameter is missing, too many, of another shape, or has no place in the
-            format; names it.
+        ValueError: If a parameter is missing, too many, of another shape, not finite, or has no
+            place in the format; names it.
     """
     given = {name: np.asarray(x, np.float32) for name, x in flatten_dict(params, sep="/").items()}
     _check_names(given, shapes, "our parameters")
@@ -141,6 +148,8 @@ def from_jaxgen(params: Params, shapes: Shapes, table: Table) -> dict[str, np.nd
                 f"our parameter {name} has shape {list(given[name].shape)}, and {list(shape)} in "
                 "the network"
             )
+        if not np.isfinite(given[name]).all():
+            raise ValueError(f"our parameter {name} is not finite")
     return {
         name: np.ascontiguousarray(form.from_jaxgen(*(given[each] for each in ours)))
         for name, (ours, form) in _places(shapes, table).items()

@@ -25,10 +25,11 @@ import jaxgen
 from jaxgen.core import Params, PyTree
 from jaxgen.files import open_atomically
 from jaxgen.training import config as configs
+from jaxgen.training.images import check_output
 from jaxgen.training.manifest import fingerprints, named_leaves
 from jaxgen.training.runs import kept_files, open_run, saved_config
 
-FORMAT = "1"
+FORMAT, SUFFIX = "1", ".safetensors"
 _KEY = "jaxgen"  # of the metadata, in the file
 
 
@@ -118,13 +119,14 @@ def save(path: str | Path, weights: Weights) -> None:
 
     Raises:
         FileExistsError: If there is such a file.
+        PermissionError: If its directory is not writable.
         ValueError: Another suffix.
         TypeError: If a leaf of the weights is no array.
     """
     from safetensors.numpy import save as to_bytes
 
     path = Path(path)
-    check_new(path)
+    check_output(path, accepted=(SUFFIX,))
     arrays = _named(weights)
     origin = {
         **weights.origin._asdict(),
@@ -139,22 +141,6 @@ def save(path: str | Path, weights: Weights) -> None:
     content = to_bytes({name: np.asarray(array) for name, array in arrays.items()}, metadata)
     with open_atomically(path) as file:
         file.write(content)
-
-
-def check_new(path: Path) -> None:
-    """Checks that weights can be written to a path, before anything is computed for it.
-
-    Args:
-        path: Path of a file.
-
-    Raises:
-        FileExistsError: If there is such a file.
-        ValueError: If its name does not end in .safetensors.
-    """
-    if path.suffix != ".safetensors":
-        raise ValueError(f"weights are written to a file .safetensors, got {path}")
-    if path.exists():
-        raise FileExistsError(f"{path} exists: name a new file")
 
 
 def load(path: str | Path) -> Weights:

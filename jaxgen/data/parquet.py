@@ -1,9 +1,9 @@
 """Parquet files of images, as Hugging Face's hub has them, as a source."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from jaxgen.checks import check_memory
 from jaxgen.data.folders import SPLITS, files_in, named_split
@@ -11,6 +11,7 @@ from jaxgen.data.images import Resize
 from jaxgen.data.sources import Source
 from jaxgen.data.tables import Piece, library, table_source
 
+T = TypeVar("T")
 _SPLIT = re.compile(r"([a-z]+)[-_.]")  # train-00000-of-00002.parquet
 
 
@@ -54,11 +55,11 @@ def parquet(
     """
     pq = library("pyarrow.parquet")
     root, files, part = _files(Path(path).expanduser(), split)
-    readers = [_opened(pq, file) for file in files]
-    check_memory(f"the encoded images of {root}", sum(map(_num_bytes, readers)))
+    num_bytes = sum(_read(pq, file, _num_bytes) for file in files)
+    check_memory(f"the encoded images of {root}", num_bytes)
     pieces = [
-        Piece(file.relative_to(root).as_posix(), str(file), _table(reader, file))
-        for file, reader in zip(files, readers, strict=True)
+        Piece(file.relative_to(root).as_posix(), str(file), _read(pq, file, lambda f: f.read()))
+        for file in files
     ]
     return table_source(
         pieces,
@@ -99,21 +100,16 @@ def _split_of(file: Path) -> str | None:
     return match[1] if match is not None and match[1] in SPLITS else None
 
 
-def _num_bytes(reader: Any) -> int:
+def _num_bytes(opened: Any) -> int:
     """The size of a file's columns in memory, in bytes."""
-    groups = map(reader.metadata.row_group, range(reader.num_row_groups))
+    groups = map(opened.metadata.row_group, range(opened.num_row_groups))
     return sum(group.total_byte_size for group in groups)
 
 
-def _opened(pq: Any, file: Path) -> Any:
+def _read(pq: Any, file: Path, what: Callable[[Any], T]) -> T:
+    """What a function reads of a file, which is closed again: there may be thousands."""
     try:
-        return pq.ParquetFile(file)
+        with pq.ParquetFile(file) as opened:
+            return what(opened)
     except (ValueError, OSError) as error:  # pyarrow's own are of these kinds
-        raise ValueError(f"{file} cannot be read as a parquet file: {error}") from error
-
-
-def _table(reader: Any, file: Path) -> Any:
-    try:
-        return reader.read()
-    except (ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read as a parquet file: {error}") from error

@@ -19,6 +19,7 @@ SUFFIXES = {
     ".npz": "the samples, key `samples`: uint8 [N, H, W, C] of images",
     ".wav": "the samples, and a picture of their spectrograms in a .png file beside it",
     ".json": "numbers and their protocol",
+    ".safetensors": "weights",
     ".md": "a table and its protocol",
 }
 _READABLE = 64  # smaller images are enlarged to at least this many pixels

@@ -93,6 +93,14 @@ def test_there_and_back(num_classes):
         np.testing.assert_array_equal(back[name], array)
 
 
+def test_all_blocks_go_out():
+    """Neither fewer than the network has nor more, of which some would be left out."""
+    params = randomized()
+    for depth in (1, 3):
+        with pytest.raises(ValueError, match=rf"our parameter blocks/.* the network {depth} bl"):
+            dit.from_jaxgen(params, SMALL.clone(depth=depth), SHAPE, 4)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

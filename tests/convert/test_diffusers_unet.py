@@ -129,7 +129,8 @@ def test_configs_there_and_back():
             r"conv_in.weight of .* has shape \[32, 1, 3, 3\], \[32, 3, 3, 3\] is expected for our",
         ),
         (lambda s: s["conv_out.bias"].__setitem__(0, np.nan), "conv_out.bias .* finite numbers"),
-        (lambda s: s.update({"conv_out.bias": np.zeros(3, int)}), "conv_out.bias .* finite"),
+        (lambda s: s.update({"conv_out.bias": np.zeros(3, int)}), "finite floats, got int64"),
+        (lambda s: s.update({"conv_out.bias": np.full(3, 1e39)}), "conv_out.bias .* float32"),
     ],
 )
 def test_every_array_is_used_once(change, message, small):
@@ -140,8 +141,22 @@ def test_every_array_is_used_once(change, message, small):
         tables.to_jaxgen(state, shapes, rows)
 
 
+def test_arrays_of_other_floats(small):
+    """bfloat16, as many files have them, and float64."""
+    shapes, rows = small
+    state = tables.from_jaxgen(randomized(SMALL), shapes, rows)
+    for dtype in (jnp.bfloat16, np.float64):
+        given = {**state, "conv_out.bias": np.array([0.5, -2, 3], dtype)}
+        bias = tables.to_jaxgen(given, shapes, rows)["conv_out"]["bias"]
+        assert bias.dtype == np.float32
+        np.testing.assert_array_equal(bias, [0.5, -2, 3])
+
+
 def test_every_parameter_is_used_once():
     params = randomized(SMALL)
+    lost = {**params, "conv_out": {**params["conv_out"], "bias": np.full(3, np.nan)}}
+    with pytest.raises(ValueError, match="our parameter conv_out/bias is not finite"):
+        unet.from_jaxgen(lost, SMALL, SHAPE)
     with pytest.raises(ValueError, match="our parameters are of another network: missing time1/b"):
         unet.from_jaxgen({**params, "time1": {"kernel": params["time1"]["kernel"]}}, SMALL, SHAPE)
     with pytest.raises(ValueError, match=r"has shape \[3, 3, 3, 32\], and \[3, 3, 1, 32\] in the"):
@@ -163,6 +178,7 @@ def test_every_parameter_is_used_once():
         ({"freq_shift": 2}, "freq_shift must be 0 or 1, got 2"),
         ({"resnet_time_scale_shift": "spatial"}, "must be default or scale_shift, got 'spatial'"),
         ({"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups must be 32"),
+        ({"sample_size": None}, "sample_size must be a number, or height and width, got None"),
         ({"time_embedding_dim": 64}, "time_embedding_dim must be 512 for our network, got 64"),
     ],
 )

@@ -50,10 +50,10 @@ def test_averages_and_steps(trained):
 
 def test_no_file_is_replaced(trained, exported):
     before = exported.read_bytes()
-    with pytest.raises(FileExistsError, match=r"toy\.safetensors exists: name a new file"):
+    with pytest.raises(FileExistsError, match=r"toy\.safetensors exists and is not overwritten"):
         save(exported, of_run(trained))
     assert exported.read_bytes() == before
-    with pytest.raises(ValueError, match=r"written to a file \.safetensors, got .*toy\.npz"):
+    with pytest.raises(ValueError, match=r"must end in \.safetensors \(weights\); got .*toy\.npz"):
         save(exported.with_suffix(".npz"), of_run(trained))
 
 
@@ -115,6 +115,8 @@ def test_the_command(trained, tmp_path, capsys):
     assert shown == f"{out}: toy_run, step 3, parameters raw, 64 parameters\n"
     assert load(out).origin.average == "raw"
     assert command.main(arguments) == 2
-    assert "exists: name a new file" in capsys.readouterr().err
+    assert "exists and is not overwritten" in capsys.readouterr().err
+    assert command.main(["export", str(trained), "--out", str(out / "x.safetensors")]) == 2
+    assert "is no writable directory" in capsys.readouterr().err  # before the run is opened
     assert command.main(["export", str(tmp_path), "--out", str(tmp_path / "b.safetensors")]) == 2
     assert "is no run directory" in capsys.readouterr().err

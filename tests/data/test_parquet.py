@@ -1,5 +1,8 @@
 """Parquet files of images: which files a split is, and files that are broken."""
 
+import os
+import resource
+
 import numpy as np
 import pytest
 from pictured import cells, png
@@ -81,3 +84,17 @@ def test_bad_files(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 1)
     with pytest.raises(ValueError, match="the encoded images of .* would take"):
         parquet(good)
+
+
+def test_more_files_than_may_be_open(tmp_path):
+    """Each is closed before the next one."""
+    for i in range(30):
+        _write(tmp_path / "files" / f"{i:02d}.parquet", i)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    opened = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (opened + 15, hard))
+    try:
+        source = parquet(tmp_path / "files")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert _values(source) == list(range(30))
