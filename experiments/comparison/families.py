@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jaxgen.training import config as configs
-from jaxgen.training import loop, runs
+from jaxgen.training import runs
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.flag_checks import check_batch
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.strategies import make_strategy
 
@@ -175,7 +176,7 @@ def plan_run(name: str, run_dir: Path, fields: Mapping[str, Any]) -> Planned:
     if saved is not None and (differences := configs.differences(saved, config)):
         raise ValueError(f"{run_dir} was made by another config: " + ", ".join(differences))
     experiment = recipe.build(config)
-    loop.check_batch(experiment, config, make_strategy(config.strategy))
+    check_batch(experiment, config, make_strategy(config.strategy))
     return Planned(name, recipe, config, experiment)
 
 

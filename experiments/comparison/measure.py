@@ -135,7 +135,7 @@ def measure(
         "name": name,
         "kind": family.name,
         "module": run.name,
-        "command": shlex.join(["python", "-m", run.name, *flags(recipe, run.config)]),
+        "command": f"{recipe.command('train')} {shlex.join(flags(recipe, run.config))}".strip(),
         "protocol": dict(run.experiment.protocol),
         "step": run.step,
         "condition": key_of(family.conditioning) or "nothing",

@@ -27,7 +27,7 @@ from jaxgen.sampling.latent import interpolate
 from jaxgen.training.config import RunConfig, operational
 from jaxgen.training.experiment import Experiment
 from jaxgen.training.pictures import Picture, between_examples
-from jaxgen.training.runs import Run
+from jaxgen.training.runs import Run, find_recipe
 from jaxgen.training.strategies import AXIS
 
 from . import game
@@ -249,8 +249,8 @@ def check_finished(run: Run, run_dir: str) -> None:
     if run.step < run.config.steps:
         raise ValueError(
             f"--first-stage {run_dir} has done {run.step} of {run.config.steps} steps: resume it, "
-            f"or say that it is done by `python -m {run.name} --run-dir {run_dir} --steps "
-            f"{run.step}`"
+            f"or say that it is done by `{find_recipe(run.name).command('train')} --run-dir "
+            f"{run_dir} --steps {run.step}`"
         )
 
 

@@ -23,6 +23,7 @@ from jaxgen.training.checkpoint import CheckpointError, check_directory
 from jaxgen.training.compilation import keep_programs
 from jaxgen.training.config import RunConfig
 from jaxgen.training.experiment import IMAGES, Experiment
+from jaxgen.training.flag_checks import check_flags
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.signals import StopSignals
 from jaxgen.training.strategies import JitStrategy, make_strategy
@@ -173,7 +174,7 @@ class _Invocation:
         elif must_exist:
             raise FileNotFoundError(
                 f"--run-dir {flags.config.run_dir} is no run of {self.name}: train one first "
-                f"(python -m {self.name} --run-dir {flags.config.run_dir})"
+                f"({self.recipe.command('train')} --run-dir {flags.config.run_dir})"
             )
         place = flags.config.compilation_cache
         if place != "none":
@@ -193,7 +194,7 @@ class _Invocation:
             verb[type(default)],
             default=verb(config=default),
             args=arguments,
-            prog=f"python -m {self.name} {word}",
+            prog=self.recipe.command(word),
             description=f"{about}\n\nVerbs: {', '.join(VERBS)} (each has its own --help, and "
             "--help-all shows every flag).",
         )
@@ -224,7 +225,7 @@ def _train(invocation: _Invocation) -> int:
     flags, saved = invocation.parse(Train, must_exist=False)
     config = flags.config
     experiment = invocation.recipe.build(config)
-    loop.check_flags(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
+    check_flags(experiment, config, make_strategy(config.strategy, fsdp=config.fsdp))
     run_dir = Path(config.run_dir)
     if saved is not None:
         runs.check_fixed(run_dir, experiment.family.fixed)

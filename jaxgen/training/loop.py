@@ -19,17 +19,16 @@ from jaxgen.training.best import SCORE, Best, ranking_table
 from jaxgen.training.checkpoint import Checkpoints
 from jaxgen.training.config import RunConfig, to_dict
 from jaxgen.training.experiment import Experiment
+from jaxgen.training.flag_checks import check_flags
 from jaxgen.training.guard import guarded_names
-from jaxgen.training.measure import Measure, check_measurable
+from jaxgen.training.measure import Measure
 from jaxgen.training.optim import learning_rates
 from jaxgen.training.pace import Pace
 from jaxgen.training.profile import Profile
 from jaxgen.training.program import is_resident, make_program
 from jaxgen.training.signals import StoppedError, StopSignals
-from jaxgen.training.step import max_repeats
 from jaxgen.training.strategies import MOST_STEPS, JitStrategy, Report, make_strategy
 from jaxgen.training.tally import Tally
-from jaxgen.training.trackers import check_installed
 from jaxgen.training.writers import EVALUATIONS, MEASUREMENTS, Writers
 
 T = TypeVar("T")
@@ -93,42 +92,6 @@ def train(
         loop = _Loop(experiment, config, strategy, checkpoints, writers, stop, state)
         with loop.profile:
             return loop.run(state)
-
-
-def check_flags(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> None:
-    """Checks that flags ask for what can be done: the batch, measurements, writers.
-
-    Args:
-        experiment: Experiment that is trained.
-        config: Flags of the run.
-        strategy: Strategy whose devices share the batch.
-
-    Raises:
-        ValueError: If one does not.
-    """
-    check_batch(experiment, config, strategy)
-    check_measurable(experiment, config)
-    check_installed(config.writers)
-
-
-def check_batch(experiment: Experiment, config: RunConfig, strategy: JitStrategy) -> None:
-    """Checks that the batch can be split by devices, micro-batches and repeated updates.
-
-    Args:
-        experiment: Experiment whose family has the repeated updates.
-        config: Flags of the run.
-        strategy: Strategy whose devices share the batch.
-
-    Raises:
-        ValueError: If the batch size is not a multiple of their product.
-    """
-    parts = strategy.num_devices * config.accumulate * max_repeats(experiment.family)
-    if config.batch_size % parts:
-        raise ValueError(
-            f"--batch-size must be a multiple of {parts} ({strategy.num_devices} devices x "
-            f"{config.accumulate} micro-batches x {max_repeats(experiment.family)} updates a "
-            f"phase), got {config.batch_size}"
-        )
 
 
 class _Dispatch(NamedTuple):

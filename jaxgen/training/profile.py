@@ -11,6 +11,22 @@ from jaxgen.training.config import RunConfig
 PLACE = "profile"
 
 
+def check_profile(config: RunConfig) -> None:
+    """Checks that the steps of `--profile`, where it is asked for, begin before the run's end.
+
+    Args:
+        config: Flags of the run.
+
+    Raises:
+        ValueError: If they begin after the last step.
+    """
+    if config.profile is not None and config.profile[0] >= config.steps:
+        raise ValueError(
+            f"--profile must begin before the last step, {config.steps}, got "
+            f"{' '.join(map(str, config.profile))}"
+        )
+
+
 class Profile(AbstractContextManager):
     """Traces the steps from the first to the second of `config.profile`, if there are any.
 

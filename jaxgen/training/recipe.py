@@ -63,6 +63,25 @@ class Recipe(Generic[C]):
 
         The same of recipes that are installed with the package and of those in a checkout.
         """
+        return self._full_name().removeprefix(INSTALLED)
+
+    def command(self, verb: str) -> str:
+        """What a shell calls for a verb of the recipe, before the flags.
+
+        Args:
+            verb: Verb of the command line: `train`, `sample` or `evaluate`.
+
+        Returns:
+            `jaxgen train NAME` and `jaxgen sample RUN_DIR`, where the recipe is installed with the
+            package; otherwise `python -m MODULE train` and so on.
+        """
+        if not self._full_name().startswith(INSTALLED):
+            return f"python -m {self.name()} {verb}"
+        return f"jaxgen {verb} " + (
+            self.name().rpartition(".")[2] if verb == "train" else "RUN_DIR"
+        )
+
+    def _full_name(self) -> str:
         module = self.module()
         name: str = module.__spec__.name if module.__spec__ else module.__name__
-        return name.removeprefix(INSTALLED)
+        return name

@@ -328,7 +328,7 @@ def _read(run_dir: Path) -> dict[str, Any] | None:
         return None
     try:
         saved = json.loads(path.read_text())
-        saved["experiment"], saved["config"]
+        saved["experiment"], dict(saved["config"])
         return dict(saved)
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a run's config: {error!r}") from error

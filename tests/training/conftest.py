@@ -1,4 +1,4 @@
-"""Lets the tests of this folder share `toys` and `saved`."""
+"""Lets the tests of this folder share `toys`, `saved` and `command_line`."""
 
 import gc
 import shutil
@@ -24,3 +24,29 @@ def sound(tmp_path_factory):
 def copy(sound, tmp_path):
     yield shutil.copytree(sound, tmp_path / "checkpoints")
     gc.collect()  # Orbax's unfinished coroutines complain here, where that is ignored
+
+
+@pytest.fixture
+def run(capsys):
+    """Runs the toy's command line; returns the exit code, stdout and stderr."""
+    import command_line
+
+    def call(*args):
+        with pytest.raises(SystemExit) as stop:
+            command_line.recipe.main(args)
+        out, err = capsys.readouterr()
+        return stop.value.code or 0, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The directory of a run that the toy's command line has trained."""
+    import command_line
+
+    directory = tmp_path_factory.mktemp("cli") / "run"
+    with pytest.raises(SystemExit) as stop:
+        command_line.recipe.main(["--run-dir", str(directory)])
+    assert not stop.value.code
+    return directory

@@ -74,3 +74,9 @@ def test_bad_steps(span):
     text = " ".join(map(str, span))
     with pytest.raises(ValueError, match=f"--profile must be two steps, .* got {text}"):
         RunConfig(profile=span)
+
+
+def test_steps_that_never_come(tmp_path):
+    with pytest.raises(ValueError, match="must begin before the last step, 30, got 30 40"):
+        run(tmp_path / "r", profile=(30, 40))
+    assert not (tmp_path / "r").exists()
