@@ -128,8 +128,8 @@ def recipes_page() -> str:
     lines = [
         "# Recipes\n",
         "A recipe is a paper's table of settings as a value. `jaxgen train NAME` runs it, and "
-        "`--help` lists its flags. *Published* is the paper's figure, *measured* leads to what "
-        "this code has reached.\n",
+        "`--help` shows the flags that are used most, `--help-all` every one. *Published* is the "
+        "paper's figure, *measured* leads to what this code has reached.\n",
     ]
     for title, recipes in families.items():
         lines += [f"\n## {title}\n", "| recipe | what it is | data | published | measured |"]

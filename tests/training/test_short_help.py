@@ -9,6 +9,7 @@ import toys
 import tyro
 
 from jaxgen.training import short_help
+from jaxgen.training.checkpoint import CheckpointError
 from jaxgen.training.config import DataConfig, RunConfig, operational
 from jaxgen.training.recipe import Recipe
 
@@ -19,6 +20,17 @@ class Group:
 
     eta: float = operational(0.5)
     """Share of something."""
+    channels: int = 8
+    """Number of channels."""
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Groups of a group."""
+
+    generator: Group = Group()
+    weight: float = 1.0
+    """Weight of something."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +42,7 @@ class Config(RunConfig):
     seconds: int = operational(2)
     """Seconds of something drawn."""
     model: Group = Group()
+    game: Nested = Nested()
     sampler: Group = Group()
     evaluation: Group = field(default_factory=Group)
 
@@ -45,16 +58,20 @@ def shown(verb, capsys, config=None):
 
 def test_flags_of_a_verb(capsys):
     train, text = shown("train", capsys)
-    assert {"--steps", "--width", "--model.eta", "--data.name", "--seconds"} <= train
-    assert not {"--sampler.eta", "--evaluation.eta"} & train
+    most_used = {"--steps", "--batch-size", "--run-dir", "--measure-every", "--data.name"}
+    of_groups = {"--model.channels", "--game.generator.channels"}
+    assert {*most_used, *of_groups, "--width", "--seconds"} <= train
+    others = {"--log-every", "--data.split", "--model.eta", "--game.weight", "--sampler.channels"}
+    assert not others & train
     assert "Width of something." in text
     sample, text = shown("sample", capsys)
     common = {"--run-dir", "--seed", "--fsdp", "--compilation-cache", "--seconds"}
     of_data = {"--data.dir", "--data.held-out"}
-    assert sample == {*common, *of_data, "--sampler.eta"}
+    assert sample == {*common, *of_data, "--sampler.eta", "--sampler.channels"}
     assert "default: 7" in text  # the run's own value
     assert "Share of something." in text
-    assert shown("evaluate", capsys)[0] == {*common, *of_data, "--evaluation.eta"}
+    of_evaluate = {"--evaluation.eta", "--evaluation.channels"}
+    assert shown("evaluate", capsys)[0] == {*common, *of_data, *of_evaluate}
 
 
 @pytest.mark.parametrize("verb", ["train", "sample", "evaluate"])
@@ -71,6 +88,7 @@ def test_what_is_asked_for():
     assert short_help.asked(["--help", "--help-all"]) == "all"
     assert short_help.run_dir_of(["--num", "3", "--run-dir", "x"]) == "x"
     assert short_help.run_dir_of(["--run-dir=a=b"]) == "a=b"
+    assert short_help.run_dir_of(["--run_dir", "x"]) == "x"
     assert short_help.run_dir_of(["--run-dir"]) is None
 
 
@@ -78,8 +96,10 @@ def test_pictures_by_name():
     recipe = Recipe(toys.experiment, RunConfig())
     assert short_help.pictures(recipe, RunConfig()).startswith("Pictures (--picture): samples")
 
-    def lost(config):
-        raise FileNotFoundError("there is no data directory")
+    for error in (FileNotFoundError, CheckpointError):
 
-    said = short_help.pictures(Recipe(lost, RunConfig()), RunConfig())
-    assert said.endswith("once the data can be read: there is no data directory")
+        def lost(config, error=error):
+            raise error("there is no data directory")
+
+        said = short_help.pictures(Recipe(lost, RunConfig()), RunConfig())
+        assert said.endswith("once the data can be read: there is no data directory")
