@@ -16,7 +16,8 @@
     jaxgen metrics [flags]                distances between two sets of images
     jaxgen data prepare NAME [flags]      makes a TFDS set readable
 
-Each has its own --help. `python -m experiments` is the same in a checkout.
+Each has its own --help; that of `train` is a recipe's (jaxgen train ddpm_digits --help), that of
+`sample` and `evaluate` a run's. `python -m experiments` is the same in a checkout.
 """
 
 import ast
@@ -35,6 +36,7 @@ from .commands import run_command
 
 PLACE = Path(__file__).parent
 OF_RUNS = ("sample", "evaluate")
+RECIPES = ("list", "train", *OF_RUNS)
 TOOLS = {
     "measure": f"{__package__}.measure",
     "export": f"{__package__}.export",
@@ -48,7 +50,7 @@ TOOLS = {
     "metrics": "jaxgen.metrics.__main__",
     "data": "jaxgen.data.__main__",
 }
-VERBS = ("list", "train", *OF_RUNS, *TOOLS)
+VERBS = (*RECIPES, *TOOLS)
 
 
 class Entry(NamedTuple):
@@ -72,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
         return run_command(lambda: print(__doc__))
+    if verb in RECIPES and {"-h", "--help"} & set(arguments[:1]):
+        return run_command(lambda: print(_usage(verb)))
     if verb in TOOLS:
         return int(importlib.import_module(TOOLS[verb]).main(arguments) or 0)
     actions: dict[str, Callable[[], object]] = {
@@ -154,6 +158,15 @@ def use(verb: str, arguments: Sequence[str]) -> None:
         raise ValueError(f"{verb} needs a run directory: jaxgen {verb} RUN_DIR")
     run_dir = arguments[0]
     recipe_of(run_dir).main([verb, "--run-dir", run_dir, *arguments[1:]])
+
+
+def _usage(verb: str) -> str:
+    """What the help of a verb says before a recipe or a run is named."""
+    line = next(line for line in (__doc__ or "").splitlines() if f"jaxgen {verb} " in line)
+    if verb == "list":
+        return f"usage: {line.strip()}"
+    what = "RECIPE" if verb == "train" else "RUN_DIR"
+    return f"usage: {line.strip()}\n\nThe flags: jaxgen {verb} {what} --help"
 
 
 def _unknown(what: str, given: str, known: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from jaxgen.training.writers import print_anywhere
 
 
 def run_command(action: Callable[[], object]) -> int:
-    """The exit code of an action: 0, 1 where it failed, 2 where its input is bad.
+    """The exit code of an action: 0, 1 where it failed, 2 where its input is bad, 130 after Ctrl-C.
 
     Args:
         action: Function without arguments that does what the command is for.
@@ -23,6 +24,9 @@ def run_command(action: Callable[[], object]) -> int:
         sys.stdout.flush()
     except (CheckpointError, loop.NonFiniteError, FloatingPointError) as error:
         return _fail(error, 1)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # whoever read the output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -13,7 +13,7 @@ import json
 import math
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from .pages.tables import NONE, Cell, Table, number
 
 MOST_POINTS = 300  # of a curve
 MOST_GRIDS, SMALL = 8, 480  # grids over time, and pixels a side of each
-HELD_OUT = "held-out"
+HELD_OUT, SESSIONS = "held-out", "sessions.jsonl"
 SPEED = "per_second"
 Rows = Sequence[Mapping[str, Any]]
 
@@ -89,6 +89,11 @@ def page(run_dir: Path) -> str:
 
     Args:
         run_dir: Directory of the run.
+
+    Raises:
+        FileNotFoundError: If there is no such run.
+        ValueError: If the run's recipe is not here, or a file of the run is not as commands write
+            it; names the file.
     """
     recipe = runs.recipe_of(run_dir)
     config = runs.load_config(run_dir, recipe.name(), recipe.config)
@@ -98,23 +103,21 @@ def page(run_dir: Path) -> str:
         HELD_OUT: read_rows(run_dir / EVALUATIONS),
         "samples": read_rows(run_dir / MEASUREMENTS),
     }
-    evaluations = _read_lines(run_dir / "evaluations.jsonl")
-    sessions = _read_lines(run_dir / "sessions.jsonl")
     name = recipe.name().rpartition(".")[2]
     sections = [
         parts.section("Samples", _samples(run_dir)),
         parts.section("Curves", _curves(tables)),
-        parts.section("Evaluations", _evaluations(evaluations)),
+        parts.section("Evaluations", _shown(run_dir / "evaluations.jsonl", _evaluations)),
         parts.section("Other measurements", _others(run_dir)),
         parts.section("Pictures drawn", _drawn(run_dir)),
         parts.section("Configuration", _configuration(run_dir, recipe, config)),
-        parts.section("Environment", _environment(sessions)),
+        parts.section("Environment", _shown(run_dir / SESSIONS, _environment)),
     ]
-    summary = _summary(recipe, config, metrics, sessions)
+    summary = _summary(recipe, config, metrics, len(_read_lines(run_dir / SESSIONS)))
     return parts.document(f"{name}: {run_dir.resolve().name}", summary, sections)
 
 
-def _summary(recipe: Recipe, config: Any, metrics: Rows, sessions: Rows) -> str:
+def _summary(recipe: Recipe, config: Any, metrics: Rows, num_sessions: int) -> str:
     first, *_ = (recipe.module().__doc__ or "").splitlines() or [""]
     if not metrics:
         return f"{first} No row of metrics is written yet."
@@ -123,8 +126,8 @@ def _summary(recipe: Recipe, config: Any, metrics: Rows, sessions: Rows) -> str:
     words = [f"{int(last['step']):,} of {config.steps:,} steps of {config.batch_size}", *losses]
     if seconds := _seconds(metrics):
         words.append(f"{seconds:,.0f} s of training steps")
-    if len(sessions) > 1:
-        words.append(f"{len(sessions)} sessions")
+    if num_sessions > 1:
+        words.append(f"{num_sessions} sessions")
     return f"{first} {'; '.join(words)}."
 
 
@@ -199,15 +202,13 @@ def _thinned(points: list[list[float]]) -> list[list[float]]:
 
 def _evaluations(evaluations: Rows) -> str:
     """A row an evaluation, the newest first, and the protocol of the newest."""
-    if not evaluations:
-        return ""
     figures = [_figures(one) for one in evaluations]
     columns = tuple(dict.fromkeys(key for one in figures for key in one))
     rows: dict[str, list[Cell]] = {}
     for index in range(len(evaluations) - 1, -1, -1):
         one = evaluations[index]
         used = one.get("protocol", {}).get("parameters", "")
-        name = f"{index + 1}. step {one.get('step', '?'):,}" + (f", {used}" if used else "")
+        name = f"{index + 1}. step {one['step']:,}" + (f", {used}" if used else "")
         rows[name] = [number(figures[index].get(column)) for column in columns]
     protocol = dict(evaluations[-1].get("protocol", {}))
     machine = protocol.pop("environment", {}).get("devices")
@@ -232,29 +233,41 @@ def _figures(evaluation: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _others(run_dir: Path) -> str:
     """What other commands have kept in the directory, the newest of each."""
-    body = ""
-    if obedience := _read_lines(run_dir / "obedience.jsonl"):
-        scores = obedience[-1]["scores"]
-        columns = ("samples", "real", "floor")
-        rows = {
-            name: [number(score[column]) for column in columns] for name, score in scores.items()
-        }
-        notes = (f"step {obedience[-1]['step']:,}; {obedience[-1]['held out']}",)
-        shown = Table("Obedience", columns, columns, rows, notes, of="what is obeyed")
-        body += "<h3>Obedience to conditions</h3>" + parts.table(shown)
-    if measured := _read_lines(run_dir / MEASURED):
-        sides = {side: measured[-1][side] for side in ("samples", "held-out images")}
-        columns = tuple(sides["samples"])
-        rows = {side: [number(of[column]) for column in columns] for side, of in sides.items()}
-        notes = (f"step {measured[-1]['step']:,}; distances from the training images",)
-        shown = Table("Measured", columns, columns, rows, notes, of="images")
-        body += "<h3>Distances</h3>" + parts.table(shown)
-    if rebuilt := _read_lines(run_dir / "reconstructions.jsonl"):
-        body += "<h3>Reconstructions</h3>" + parts.entries(rebuilt[-1]["metrics"])
+    shown = {
+        "obedience.jsonl": _obedience,
+        MEASURED: _distances,
+        "reconstructions.jsonl": _reconstructions,
+    }
+    body = "".join(_shown(run_dir / name, show) for name, show in shown.items())
     if is_whole_png(run_dir / "samplers.png"):
         figure = parts.picture_file(run_dir / "samplers.png", "Solvers", "quality against cost")
         body += parts.full(figure)
     return body
+
+
+def _obedience(lines: Rows) -> str:
+    newest, columns = lines[-1], ("samples", "real", "floor")
+    rows = {
+        name: [number(score[column]) for column in columns]
+        for name, score in newest["scores"].items()
+    }
+    notes = (f"step {newest['step']:,}; {newest['held out']}",)
+    shown = Table("Obedience", columns, columns, rows, notes, of="what is obeyed")
+    return "<h3>Obedience to conditions</h3>" + parts.table(shown)
+
+
+def _distances(lines: Rows) -> str:
+    newest = lines[-1]
+    sides = {side: newest[side] for side in ("samples", "held-out images")}
+    columns = tuple(sides["samples"])
+    rows = {side: [number(of[column]) for column in columns] for side, of in sides.items()}
+    notes = (f"step {newest['step']:,}; distances from the training images",)
+    shown = Table("Measured", columns, columns, rows, notes, of="images")
+    return "<h3>Distances</h3>" + parts.table(shown)
+
+
+def _reconstructions(lines: Rows) -> str:
+    return "<h3>Reconstructions</h3>" + parts.entries(lines[-1]["metrics"])
 
 
 def _drawn(run_dir: Path) -> str:
@@ -277,12 +290,12 @@ def _configuration(run_dir: Path, recipe: Recipe, config: Any) -> str:
         f"--{key.replace('_', '-')}": [Cell(_word(value)), Cell(_word(default.get(key)))]
         for key, value in changed.items()
     }
-    command = shlex.join(["python", "-m", recipe.name(), *flags(recipe, config)])
+    command = f"{recipe.command('train')} {shlex.join(flags(recipe, config))}".strip()
     body = parts.entries({"command": command})
     if rows:
         columns = ("this run", "recipe")
         body += parts.table(Table("Changed flags", columns, columns, rows, of="flag"))
-    data = json.loads((run_dir / runs.CONFIG).read_text()).get("data", {})
+    data = runs.saved_config(run_dir).get("data", {})
     of_data = {role: described["protocol"] for role, described in data.items()}
     body += parts.entries({f"data, {role.replace('_', ' ')}": v for role, v in of_data.items()})
     return body + parts.details("All fields", parts.entries(own))
@@ -294,8 +307,6 @@ def _word(value: Any) -> str:
 
 def _environment(sessions: Rows) -> str:
     """Machine and versions of the newest session, and the arguments of all."""
-    if not sessions:
-        return ""
     newest = dict(sessions[-1])
     newest.pop("arguments", None)
     packages = newest.pop("packages", {})
@@ -307,12 +318,28 @@ def _environment(sessions: Rows) -> str:
     return body + parts.details("Sessions", parts.entries(arguments, code=tuple(arguments)))
 
 
+def _shown(path: Path, show: Callable[[Rows], str]) -> str:
+    """What is shown of a JSON-lines file; nothing where it has no line."""
+    lines = _read_lines(path)
+    try:
+        return show(lines) if lines else ""
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not as commands write it: {error!r}") from error
+
+
 def _read_lines(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a JSON-lines file; none where there is no file."""
     if not path.exists():
         return []
     lines = path.read_text().split("\n")[:-1]  # what follows the last end of a line is not whole
-    return [json.loads(line) for line in lines]
+    return [_object(line, f"{path}, line {i}") for i, line in enumerate(lines, 1)]
+
+
+def _object(line: str, where: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(line))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where} is no JSON object: {error}. Take the line away") from error
 
 
 if __name__ == "__main__":

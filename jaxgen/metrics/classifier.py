@@ -1,6 +1,7 @@
 """An extractor for small images that the project trains itself: no download, its own protocol."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -129,7 +130,8 @@ def kept_classifier(path: str | Path, train: Source, test: Source) -> Extractor:
     """`train_classifier` once: a file keeps its weights, so that it is the same ever after.
 
     Args:
-        path: Name of a `.npz` file; read if it exists, otherwise written, whole or not at all.
+        path: Name of a `.npz` file; read if it exists, otherwise written, whole or not at all, and
+            where it cannot be a warning says so.
         train: Labelled images.
         test: Such images for the accuracy in the protocol.
 
@@ -141,8 +143,11 @@ def kept_classifier(path: str | Path, train: Source, test: Source) -> Extractor:
     if not path.exists():
         extractor = train_classifier(train, test)
         leaves = {f"leaf {i}": x for i, x in enumerate(jax.tree.leaves(extractor.params))}
-        with open_atomically(path) as file:
-            np.savez(file, protocol=np.asarray(json.dumps(dict(extractor.protocol))), **leaves)
+        try:
+            with open_atomically(path) as file:
+                np.savez(file, protocol=np.asarray(json.dumps(dict(extractor.protocol))), **leaves)
+        except OSError as error:
+            warnings.warn(f"{path} is not kept: {error}", stacklevel=2)
         return extractor
     _check_source("train", train, "label")
     shape = train.spec["image"][0]

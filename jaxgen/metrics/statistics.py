@@ -1,6 +1,7 @@
 """What is kept of a set of images for every metric, and its file, which knows its protocol."""
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -150,7 +151,8 @@ def cached_statistics(
 
     Args:
         path: Name of a `.npz` file. If it exists it is read and its protocol compared with what
-            would be computed; otherwise it is written, whole or not at all.
+            would be computed; otherwise it is written, whole or not at all, and where it cannot be
+            a warning says so.
         extractor: The network.
         images: Whatever holds images; see `as_source`.
         limit: Number of images, from the first on; None for all.
@@ -172,7 +174,10 @@ def cached_statistics(
         statistics = image_statistics(
             extractor, source, limit=limit, max_features=max_features, batch_size=batch_size
         )
-        save_statistics(path, statistics)
+        try:
+            save_statistics(path, statistics)
+        except OSError as error:
+            warnings.warn(f"{path} is not kept: {error}", stacklevel=2)
         return statistics
     count = len(source) if limit is None else min(limit, len(source))
     kept = np.ones(min(count, max_features), bool)

@@ -3,6 +3,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,12 +19,15 @@ from jaxgen.training.writers import MEASUREMENTS, write_json
 PROTOCOL = "measurements.json"
 
 
-def check_measurable(experiment: Experiment, config: RunConfig) -> None:
-    """Checks that `--measure-every`, where it is asked for, can be done.
+def check_measurable(
+    experiment: Experiment, config: RunConfig, asked: str = "--measure-every"
+) -> None:
+    """Checks that samples can be measured, where `config.measure_every` asks for it.
 
     Args:
-        experiment: Experiment that is trained.
+        experiment: Experiment of the samples.
         config: Flags of the run.
+        asked: Name of what asks for it, in errors.
 
     Raises:
         ValueError: If the medium is no images, or the family has no prior to draw them from, or the
@@ -34,15 +38,15 @@ def check_measurable(experiment: Experiment, config: RunConfig) -> None:
     family, conditioning = experiment.family, experiment.family.conditioning
     if experiment.medium.unit != "images":
         raise ValueError(
-            f"--measure-every is for models of images, and this is one of {experiment.medium.unit}"
+            f"{asked} is for models of images, and this is one of {experiment.medium.unit}"
         )
     if family.sample is None:
-        raise ValueError("--measure-every draws samples, and this model has no prior to draw from")
+        raise ValueError(f"{asked} draws samples, and this model has no prior to draw from")
     if experiment.distances is None:
-        raise ValueError("--measure-every needs distances, and this recipe names none")
+        raise ValueError(f"{asked} needs distances, and this recipe names none")
     if conditioning is not None and conditioning.key not in experiment.pipeline.source.spec:
         raise ValueError(
-            f"--measure-every draws samples under the conditions of training examples, and "
+            f"{asked} draws samples under the conditions of training examples, and "
             f"{experiment.pipeline.source.name} has no entry {conditioning.key!r}"
         )
 
@@ -105,7 +109,7 @@ class Measure:
         }
         protocol = json.loads(json.dumps(protocol))
         if path.exists() and (Path(self.config.run_dir) / MEASUREMENTS).exists():
-            before = json.loads(path.read_text())
+            before = _read_protocol(path)
             if differing := [
                 f"{name}: {before.get(name)} -> {protocol.get(name)}"
                 for name in {**before, **protocol}
@@ -117,6 +121,16 @@ class Measure:
                     + f"\nGive the flags of before, or move {MEASUREMENTS} away"
                 )
         write_json(path, protocol)
+
+
+def _read_protocol(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{path}, which says what {MEASUREMENTS} is of, cannot be read: {error}. Put the file "
+            "back, or move both away"
+        ) from error
 
 
 def conditions_like(experiment: Experiment, num: int) -> np.ndarray | None:

@@ -64,7 +64,9 @@ def write(
     else:
         if medium.save is not None:
             medium.save(out, samples)
-        save_png(out.with_suffix(".png"), medium.picture(samples, columns))
+        is_picture = out.suffix.lower() == ".png"  # or .PNG, as it is named
+        picture = medium.picture(samples, columns)
+        save_png(out if is_picture else out.with_suffix(".png"), picture)
     return out
 
 

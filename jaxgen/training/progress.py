@@ -1,6 +1,7 @@
 """The progress of training on the console: a live line on a terminal, otherwise a line at times."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -37,7 +38,8 @@ class Progress:
     ):
         self.num_steps = num_steps
         self.unit = unit
-        self._console = console or Console()
+        # FORCE_COLOR, which notebooks set, would make a terminal of a file or a pipe.
+        self._console = console or Console(force_terminal=sys.stdout.isatty())
         self._plain_seconds = plain_seconds
         self._printed = -math.inf
         self._bar: RichProgress | None = None

@@ -63,13 +63,21 @@ def read_rows(path: Path) -> Table:
 
     Args:
         path: Path of the file; of a run that goes on, a last row that is not whole is left out.
+
+    Raises:
+        ValueError: If the file is no table of numbers by step; names it.
     """
     if not path.exists():
         return Table()
-    with path.open(newline="") as file:
-        lines = [line for line in file if line.endswith("\n")]
-    table = csv.DictReader(lines)
-    return Table({name: float(cell) for name, cell in row.items() if cell} for row in table)
+    try:
+        with path.open(newline="") as file:
+            rows = csv.DictReader(line for line in file if line.endswith("\n"))
+            table = Table({name: float(cell) for name, cell in row.items() if cell} for row in rows)
+    except (ValueError, TypeError, csv.Error) as error:  # TypeError of a row that is too long
+        raise ValueError(f"{path} cannot be read as a table of numbers: {error}") from error
+    if any("step" not in row for row in table):
+        raise ValueError(f"{path} has a row without a step: move it away, or put it right")
+    return table
 
 
 class CsvWriter:

@@ -10,6 +10,7 @@ import pytest
 
 from experiments import __main__ as command
 from experiments import ddpm_digits
+from experiments.commands import run_command
 from jaxgen.training.recipe import Recipe
 from jaxgen.training.runs import recipe_of
 
@@ -113,6 +114,38 @@ def test_bad_input(arguments, message, called, capsys):
     assert command.main(arguments) == 2
     assert message in capsys.readouterr().err
     assert not called
+
+
+@pytest.mark.parametrize(
+    ("verb", "expected"),
+    [
+        ("train", ["usage: jaxgen train RECIPE [flags]", "jaxgen train RECIPE --help"]),
+        ("sample", ["usage: jaxgen sample RUN_DIR [flags]", "jaxgen sample RUN_DIR --help"]),
+        ("list", ["usage: jaxgen list [words]"]),
+    ],
+)
+def test_help_of_a_verb_before_its_recipe(verb, expected, called, capsys):
+    assert command.main([verb, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(words in text for words in expected)
+    assert not called
+
+
+def test_recipes_say_how_they_are_called(monkeypatch):
+    assert ddpm_digits.recipe.command("sample") == "python -m experiments.ddpm_digits sample"
+    module = types.ModuleType("jaxgen.experiments.elsewhere")
+    module.recipe = Recipe(ddpm_digits.recipe.build, ddpm_digits.recipe.config)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    assert module.recipe.command("train") == "jaxgen train elsewhere"
+    assert module.recipe.command("sample") == "jaxgen sample RUN_DIR"
+
+
+def test_interrupted(capsys):
+    def action():
+        raise KeyboardInterrupt
+
+    assert run_command(action) == 130
+    assert capsys.readouterr().err == "error: interrupted\n"
 
 
 def test_help(capsys):

@@ -118,6 +118,27 @@ def test_the_page_is_made_anew(full, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("evaluations.jsonl", "{}\n", "is not as commands write it: KeyError('step')"),
+        ("measured.jsonl", '{"step": 3}\n', "is not as commands write it: KeyError('samples')"),
+        ("obedience.jsonl", '{"a": 1}\n{"a": \n{}\n', "line 2 is no JSON object"),
+        ("reconstructions.jsonl", "[1]\n", "line 1 is no JSON object"),
+        ("sessions.jsonl", '{"arguments": 3}\n', "is not as commands write it: TypeError"),
+        ("metrics.csv", "step,loss\n10,much\n", "could not convert string to float: 'much'"),
+        ("measurements.csv", "step,FID\n10,1,2\n", "cannot be read as a table of numbers"),
+        ("evaluations.csv", "loss\n2\n", "has a row without a step"),
+    ],
+)
+def test_a_damaged_file_is_named(run_dir, file, content, message, capsys):
+    (run_dir / file).write_text(content)
+    assert report.main([str(run_dir)]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {run_dir / file}")
+    assert message in err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [(["none"], "none is no run directory"), (["none", "--out", "x.pdf"], "must end in .html")],
 )

@@ -1,5 +1,6 @@
 """The distances of samples while training: those of `compare_images`, from what a run keeps."""
 
+from pathlib import Path
 from typing import get_args, get_type_hints
 
 import numpy as np
@@ -64,6 +65,14 @@ def test_the_run_keeps_extractor_and_statistics(tmp_path, trained_once, extracto
             extract(kept, images, outputs=[output])[output],
             extract(extractor, images, outputs=[output])[output],
         )
+
+
+def test_a_directory_that_cannot_be_written(tmp_path, trained_once):
+    (tmp_path / "measure").write_text("x")
+    with pytest.warns(UserWarning, match="is not kept") as warnings:
+        distances_from_training(digits("train"), digits("test"), config(tmp_path))
+    kept = sorted(str(each.message).partition(" is not kept: ")[0] for each in warnings)
+    assert [Path(path).name for path in kept] == ["classifier-weights.npz", "classifier.npz"]
 
 
 def test_a_file_of_something_else(tmp_path, trained_once):

@@ -94,3 +94,13 @@ def test_bad_files(extractor, tmp_path):
         image_statistics(extractor, digits("test"), max_features=0)
     with pytest.raises(ValueError, match="limit must be at least 1, .* got -1"):
         image_statistics(extractor, digits("test"), limit=-1)
+
+
+def test_a_cache_that_cannot_be_written(extractor, tmp_path):
+    """What was computed is not lost."""
+    (tmp_path / "file").write_text("x")
+    with pytest.warns(UserWarning, match=r"reference\.npz is not kept: "):
+        statistics = cached_statistics(
+            tmp_path / "file" / "reference.npz", extractor, digits("test"), batch_size=100
+        )
+    assert len(statistics.features) == 297

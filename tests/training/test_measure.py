@@ -177,6 +177,10 @@ def test_numbers_of_two_protocols_are_not_mixed(tmp_path):
     (tmp_path / "measurements.csv").unlink()
     train(more)
     assert json.loads((tmp_path / "measurements.json").read_text())["samples"] == 9
+    for content in ("{", "3"):
+        (tmp_path / "measurements.json").write_text(content)
+        with pytest.raises(ValueError, match=r"measurements\.json, which says what .* of, cannot"):
+            train(config(tmp_path, steps=30, measure_num=9))
 
 
 def test_what_cannot_be_measured_is_said_before_training(tmp_path):

@@ -30,3 +30,11 @@ def test_what_a_notebook_shows_of_many_rows():
     short = Table({"step": float(i)} for i in range(7))._repr_html_()
     assert short.count("<tr>") == 1 + 7
     assert "…" not in short
+
+
+@pytest.mark.parametrize("content", ["step,loss\n2,x\n", "step\n2,3\n", "loss\n2\n", "a\n\xff\n"])
+def test_files_that_are_no_tables(tmp_path, content):
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metrics\.csv (cannot be read as a table|has a row)"):
+        read_rows(path)

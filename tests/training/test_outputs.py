@@ -46,6 +46,7 @@ def test_named_outputs(tmp_path):
         "00001.png",
     ]
     assert drawn(tmp_path, out=tmp_path / "grid.png") == tmp_path / "grid.png"
+    assert drawn(tmp_path, out=tmp_path / "LARGE.PNG").exists()  # by the name that is given
     for out in (tmp_path / "each", tmp_path / "grid.png"):
         with pytest.raises(FileExistsError):
             drawn(tmp_path, out=out)

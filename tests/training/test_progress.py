@@ -73,3 +73,12 @@ def test_live_progress_on_a_terminal():
     assert "0:00:50 left, step 500/1,000, loss 0.5, 10 steps/s, 80 images/s" in text
     assert "resumed at 500" in text
     assert "\x1b[?25h" in text  # the cursor is back
+
+
+def test_a_pipe_is_no_terminal(monkeypatch, capsys):
+    """Whatever is said of colours, as notebooks do: no codes of a live line come through it."""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress(10) as progress:
+        progress.update(10, {"loss": 0.5}, 1.0, 2.0)
+    line = "0:00:00 left, step 10/10, loss 0.5, 1 steps/s, 2 examples/s\n"
+    assert capsys.readouterr().out == line
