@@ -36,7 +36,7 @@ from jaxgen.training.writers import (
     print_anywhere,
 )
 
-C = TypeVar("C", bound=RunConfig)
+C = TypeVar("C")  # a config, or what help shows of one
 Flat = tyro.conf.arg(name="")
 VERBS = ("train", "sample", "evaluate")
 TRACEBACK = "JAXGEN_TRACEBACK"
@@ -183,16 +183,16 @@ class _Invocation:
 
     def _parse(self, verb: type[Any], default: RunConfig) -> Any:
         word, about, arguments = verb.__name__.lower(), self.doc, self.arguments
+        shown: Any = default
         if asks := short_help.asked(arguments):
-            default, arguments = self._stored(default), ["--help"]
-            if asks == "short":
-                default = short_help.shown(default, word)
-                about = self.doc if verb is Train else self.doc.partition("\n")[0]
+            stored, arguments = self._stored(default), ["--help"]
+            shown = stored if asks == "all" else short_help.shown(stored, word)
+            about = self.doc if asks == "all" else self.doc.partition("\n")[0]
             if verb is Sample:
-                about += f"\n\n{short_help.pictures(self.recipe, default)}"
+                about += f"\n\n{short_help.pictures(self.recipe, stored)}"
         return tyro.cli(
-            verb[type(default)],
-            default=verb(config=default),
+            verb[type(shown)],
+            default=verb(config=shown),
             args=arguments,
             prog=self.recipe.command(word),
             description=f"{about}\n\nVerbs: {', '.join(VERBS)} (each has its own --help, and "

@@ -76,12 +76,12 @@ class RunConfig:
     evaluate_every: int = operational(0)
     """Number of steps between evaluations on the held-out split; 0 for none."""
     measure_every: int = operational(0)
-    """Number of steps between measurements of samples, their distance from the training images with
+    """Number of steps between measurements of samples: their distance from the training images with
     precision and recall, by which the best checkpoint is kept; 0 for none."""
     measure_num: int = operational(1000)
     """Number of samples of a measurement."""
     measure_extractor: Literal["inception", "lite0", "classifier"] = operational("inception")
-    """Network whose features are compared; only inception makes a FID, classifier is trained on the
+    """Network whose features are compared: only inception makes a FID, classifier is trained on the
     run's own labelled images."""
     checkpoint_every: int = operational(1000)
     """Number of steps between checkpoints; one is always written at the end and on SIGTERM."""
@@ -94,7 +94,7 @@ class RunConfig:
     """Where metrics and pictures go: the tables (csv) always, and services whose packages are
     installed."""
     profile: tuple[int, int] | None = operational(None)
-    """Steps from START to STOP of which a trace is written into the run's `profile`, for
+    """Steps from START to STOP of which a trace is written: into the run's `profile`, for
     TensorBoard, XProf or Perfetto; None for none."""
     compilation_cache: str = operational("default")
     """Directory in which compiled programs are kept for the next run; `default` for one in the

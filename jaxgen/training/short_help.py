@@ -1,8 +1,13 @@
 """What `--help` shows of a verb: the flags that it is for. `--help-all` shows all of them."""
 
+import ast
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, get_type_hints
+import inspect
+import itertools
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
 
 import tyro
 
@@ -26,10 +31,13 @@ _OF_TRAINING = (
     "steps",
     "batch_size",
     "seed",
+    "strategy",
     "precision",
     "sample_every",
     "measure_every",
+    "measure_extractor",
     "writers",
+    "profile",
 )
 _MOST_USED = (
     "name",
@@ -42,6 +50,7 @@ _MOST_USED = (
     "learning_rate",
     "warmup_steps",
     "schedule",
+    "decay_steps",
     "decay",
 )
 """Names of the flags of any group that the help of `train` shows."""
@@ -85,78 +94,77 @@ def pictures(recipe: Recipe, config: RunConfig) -> str:
     return f"Pictures (--picture): {', '.join(['samples', *names])}."
 
 
-def shown(config: RunConfig, verb: str) -> RunConfig:
-    """A config of a type of its own, whose help is of the flags that a verb is for.
+def shown(config: RunConfig, verb: str) -> Any:
+    """A config of another type, for help alone: it has the flags that a verb is for, and no others.
 
-    Of `train` these are the recipe's own and, of those that recipes share, the most used. A run's
-    model is fixed when it was trained: what cannot be changed any more, and what is of training
-    alone, is not shown of other verbs. All flags can be given, whatever is shown.
+    Of `train` these are the recipe's own and, of those that recipes share, the most used, with the
+    first words of their descriptions. A run's model is fixed when it was trained: what cannot be
+    changed any more, and what is of training alone, is not shown of other verbs. All flags can be
+    given, whatever is shown.
 
     Args:
         config: Config of a recipe, or of a run.
         verb: `train`, `sample` or `evaluate`.
     """
-    return _shown_of_train(config) if verb == "train" else _shown_of_runs(config, _GROUPS[verb])
+    fields: list[Any] = []
+    for flag in _flags(config):
+        if _is_of(verb, flag):
+            text = _first_words(flag.text) if verb == "train" else flag.text
+            said = tyro.conf.arg(name=".".join(flag.path), help=text)
+            default = dataclasses.field(default=flag.value)
+            fields.append(("__".join(flag.path), Annotated[flag.type, said], default))
+    return dataclasses.make_dataclass("Flags", fields, frozen=True)()
 
 
-def _shown_of_train(config: RunConfig) -> RunConfig:
-    others = set().union(*_GROUPS.values())
-    hidden, replaced = list[str](), dict[str, Any]()
+class _Flag(NamedTuple):
+    path: tuple[str, ...]  # its groups and its name
+    type: Any
+    value: Any
+    text: str
+    is_operational: bool
+
+
+def _flags(config: Any, groups: tuple[str, ...] = ()) -> Iterator[_Flag]:
+    """All flags of a config, with those of its groups in their place."""
+    hints, texts = get_type_hints(type(config), include_extras=True), _descriptions(type(config))
     for field in dataclasses.fields(config):
         name, value = field.name, getattr(config, field.name)
         if dataclasses.is_dataclass(value):
-            group = None if name in others else _with_only(value, _MOST_USED)
-            replaced |= {} if group is None else {name: group}
-            is_shown = group is not None
+            yield from _flags(value, (*groups, name))
         else:
-            is_shown = name in _OF_TRAINING or name not in _SHARED
-        hidden += [] if is_shown else [name]
-    return _hiding(config, hidden, replaced)
+            is_operational = bool(field.metadata.get("operational"))
+            path, text = (*groups, name), texts.get(name, "")
+            yield _Flag(path, hints[name], value, text, is_operational)
 
 
-def _shown_of_runs(config: RunConfig, own: tuple[str, ...]) -> RunConfig:
-    hidden = list[str]()
-    for field in dataclasses.fields(config):
-        name = field.name
-        if dataclasses.is_dataclass(getattr(config, name)):
-            is_shown = name in ("data", *own)
-        else:
-            is_operational = name not in _SHARED and field.metadata.get("operational")
-            is_shown = name in _OF_ALL_VERBS or bool(is_operational)
-        hidden += [] if is_shown else [name]
-    data = _with_only(config.data, _DATA)
-    return _hiding(config, hidden, {} if data is None else {"data": data})
+def _is_of(verb: str, flag: _Flag) -> bool:
+    *groups, name = flag.path
+    if verb == "train":
+        if groups:
+            return name in _MOST_USED and not any(groups[0] in own for own in _GROUPS.values())
+        return name in _OF_TRAINING or name not in _SHARED
+    if groups:
+        return groups[0] in _GROUPS[verb] or (groups == ["data"] and name in _DATA)
+    return name in _OF_ALL_VERBS or (name not in _SHARED and flag.is_operational)
 
 
-def _with_only(group: Any, names: tuple[str, ...]) -> Any:
-    """A group of which these flags are shown, and those of groups in it; None where it has none."""
-    hidden, replaced = list[str](), dict[str, Any]()
-    for field in dataclasses.fields(group):
-        value = getattr(group, field.name)
-        if dataclasses.is_dataclass(value):
-            if (inner := _with_only(value, names)) is not None:
-                replaced[field.name] = inner
-                continue
-        elif field.name in names:
+def _descriptions(group: type) -> dict[str, str]:
+    """The texts below the fields of a dataclass; none of one whose source is not at hand."""
+    texts = {}
+    for kind in filter(dataclasses.is_dataclass, reversed(group.__mro__)):
+        try:
+            (defined,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        except (OSError, TypeError):
             continue
-        hidden.append(field.name)
-    if len(hidden) == len(dataclasses.fields(group)):
-        return None
-    return _hiding(group, hidden, replaced)
+        assert isinstance(defined, ast.ClassDef)
+        for field, after in itertools.pairwise(defined.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                text = after.value if isinstance(after, ast.Expr) else None
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    texts[field.target.id] = " ".join(text.value.split())
+    return texts
 
 
-def _hiding(config: Any, hidden: Sequence[str], replaced: Mapping[str, Any]) -> Any:
-    """An equal config of a derived type, some of whose fields the help does not show."""
-    values = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
-    hints = get_type_hints(type(config), include_extras=True)
-    fields: list[Any] = []
-    for name, value in replaced.items():
-        fields.append((name, type(value), dataclasses.field(default=value)))
-    for name in hidden:
-        marked = Annotated[hints[name], tyro.conf.Suppress]  # type: ignore[valid-type]
-        fields.append((name, marked, dataclasses.field(default=values[name])))
-    derived = dataclasses.make_dataclass(
-        type(config).__name__, fields, bases=(type(config),), frozen=True
-    )
-    derived.__doc__, derived.__module__ = type(config).__doc__, type(config).__module__
-    return derived(**{**values, **replaced})
+def _first_words(text: str) -> str:
+    """A description up to its first stop, semicolon or colon."""
+    return re.split(r"[.;:](?: |$)", text, maxsplit=1)[0] + "."
