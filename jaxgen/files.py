@@ -31,6 +31,10 @@ def open_atomically(path: str | Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.filename == str(temporary):  # which nobody has named
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

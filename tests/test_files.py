@@ -1,5 +1,7 @@
 """A file is whole or as it was; a directory has one writer."""
 
+import re
+
 import pytest
 
 from jaxgen.files import held_alone, open_atomically
@@ -27,6 +29,15 @@ def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path):
         write()
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["b.txt"]
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    """And not the one that would have become it."""
+    path = tmp_path / "b.txt"
+    path.mkdir()
+    refused = pytest.raises(OSError, match=re.escape(f"Is a directory: '{path}'"))
+    with refused, open_atomically(path) as file:
+        file.write(b"x")
 
 
 def test_one_writer_a_directory(tmp_path):

@@ -324,15 +324,17 @@ def _evaluate(invocation: _Invocation) -> int:
         },
     }
     kept = Path(flags.config.run_dir) / "evaluations.jsonl"
-    # Before it is kept: that it cannot be is no loss of it.
+    failure: OSError | None = None
+    try:
+        append_json_line(kept, result)
+    except OSError as error:  # no loss of what is printed
+        failure = error
     if flags.json:
         print(as_json_line(result), flush=True)
     else:
-        print_summary(as_plain(result), kept=str(kept))
-    try:
-        append_json_line(kept, result)
-    except OSError as error:
-        print(f"warning: the result is printed but not kept: {error}", file=sys.stderr)
+        print_summary(as_plain(result), kept=None if failure else str(kept))
+    if failure is not None:
+        print(f"warning: the result is printed but not kept: {failure}", file=sys.stderr)
     if bad:
         print(f"error: not finite, so no number in the result: {', '.join(bad)}", file=sys.stderr)
     return 1 if bad else 0

@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal, TypeVar
 
 from jaxgen.data.places import name_and_place
@@ -122,9 +123,11 @@ class RunConfig:
             raise ValueError("run_dir must name a directory, got an empty string")
 
 
-def _at_least(name: str, value: int, least: int) -> None:
+def _at_least(name: str, value: Any, least: int) -> None:
+    flag = name.replace("_", "-")
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise ValueError(f"--{flag} must be a whole number, got {value!r}")
     if value < least:
-        flag = name.replace("_", "-")
         raise ValueError(f"--{flag} must be at least {least}, got {value}")
 
 

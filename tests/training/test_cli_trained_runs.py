@@ -134,6 +134,10 @@ def test_a_result_that_cannot_be_kept_is_printed(run, trained, monkeypatch):
     assert json.loads(out.strip().splitlines()[-1])["loss"] > 0
     assert err.startswith("warning: the result is printed but not kept: [Errno 28]")
     assert "evaluations.jsonl" in err
+    code, out, _ = run("evaluate", "--run-dir", str(trained))
+    assert code == 0
+    assert "bits per dimension" in out
+    assert "kept" not in out
 
 
 def test_samples_one_by_one(run, trained, tmp_path):

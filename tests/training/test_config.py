@@ -9,6 +9,7 @@ import pytest
 from jaxgen.training.config import (
     DataConfig,
     RunConfig,
+    _at_least,
     differences,
     from_dict,
     operational,
@@ -103,6 +104,13 @@ def test_only_mathematics_makes_a_difference():
 def test_bad_values(values, message):
     with pytest.raises(ValueError, match=message):
         RunConfig(**values)
+
+
+def test_numbers_that_are_none():
+    """As JSON may have them, where types are not checked."""
+    for value in ("many", 2.5, True):
+        with pytest.raises(ValueError, match=f"-num must be a whole number, got {value!r}"):
+            _at_least("measure_num", value, 1)
 
 
 def test_the_least_values():
