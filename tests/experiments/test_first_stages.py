@@ -1,6 +1,7 @@
 """First stages from the command line, shrunk, and the codec that a second stage is given."""
 
 import math
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from recipes import call, evaluated, fails
 from experiments import autoencoder_kl, autoencoder_kl_digits, vqgan
 from experiments.recipes.first_stage import (
     between_codes,
+    check_finished,
     make_bottleneck,
     make_sizes,
     real_codec,
@@ -115,3 +117,10 @@ def test_bad_input(flags, message, tmp_path, capsys):
     run_dir = tmp_path / "run"
     assert message in fails(capsys, autoencoder_kl_digits, "--run-dir", str(run_dir), *flags)
     assert not run_dir.exists()
+
+
+def test_a_first_stage_that_is_not_done():
+    run = SimpleNamespace(step=2, name="experiments.vqgan", config=SimpleNamespace(steps=3))
+    command = r"`python -m experiments\.vqgan train --run-dir runs/a --steps 2`"
+    with pytest.raises(ValueError, match=rf"has done 2 of 3 steps: .* done by {command}"):
+        check_finished(run, "runs/a")
