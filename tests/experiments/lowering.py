@@ -107,8 +107,7 @@ class Lowered:
         if experiment.family.sample is not None:
             condition = _conditions(experiment.family, 8)
             draw = evaluation.sample_program(experiment, strategy)
-            fixed_num = jax.jit(lambda v, k, c: draw(v, k, 8, c))
-            self.sample = lower(fixed_num, variables, key, condition)
+            self.sample = lower(draw, variables, key, 8, condition)
 
 
 def _conditions(family, num):
