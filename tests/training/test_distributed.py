@@ -11,20 +11,20 @@ import jax
 import numpy as np
 import pytest
 import toys
+from command_line import Config
 from quick import xla_flags
-from test_cli import Config
 
 from jaxgen.training.strategies import make_strategy
 
 PROGRAM = """
-import test_cli
-test_cli.recipe.main()
+import command_line
+command_line.recipe.main()
 """
 
 
 DRAWING = """
 import time
-import test_cli
+import command_line
 from jaxgen.training import evaluation
 
 def forever(*args, **kwargs):
@@ -34,7 +34,7 @@ def forever(*args, **kwargs):
     return sample
 
 evaluation.make_sample = forever
-test_cli.recipe.main()
+command_line.recipe.main()
 """
 
 
