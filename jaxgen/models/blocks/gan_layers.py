@@ -16,6 +16,8 @@ from jaxtyping import Array, Float
 from jaxgen.models.conv.layers import conv_general_dilated
 
 SPECTRAL = "spectral"
+NOISE = "noise"
+"""Stream of random numbers that a generator may draw beside its latents."""
 
 
 def l2_normalize(x: Float[Array, " n"]) -> Float[Array, " n"]:
