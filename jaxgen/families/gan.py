@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Int, Key
 
+from jaxgen.augmentation.adaptive import Adaptive
 from jaxgen.conditioning import base as conditions
 from jaxgen.conditioning.base import Condition, Conditioning
 from jaxgen.core import (
@@ -28,6 +29,7 @@ from jaxgen.core import (
     Variables,
 )
 from jaxgen.families import gan_balance as balance
+from jaxgen.families.gan_adaptive import with_adaptation
 from jaxgen.families.gan_auxiliary import Auxiliary, Naming, naming
 from jaxgen.families.gan_players import (
     DISCRIMINATOR,
@@ -79,7 +81,7 @@ def gan(
     penalty_weight: float = 10.0,
     penalty_every: int = 1,
     auxiliary: Auxiliary | None = None,
-    augment: Augment | None = None,
+    augment: Augment | Adaptive | None = None,
     consistency_augment: Augment | None = None,
     consistency_weight: float = 10.0,
     mismatch: float = 0.0,
@@ -122,7 +124,8 @@ def gan(
 
     Args:
         generator: Module `generator(z, condition, train=...) -> images`, with the attributes
-            `latent_dim`, and `momentum` and `axis_name` of its batch statistics.
+            `latent_dim`, and `momentum` and `axis_name` of its batch statistics, if it has some. In
+            training it has a stream of random numbers, `gan_layers.NOISE`.
         discriminator: Module `discriminator(images, condition, train=...) -> Verdict`, with the
             attributes `mixes_examples`, whether a verdict depends on the batch (if not, real and
             fake images go through it together), and `batch_statistics`, whether by batch
@@ -142,7 +145,9 @@ def gan(
         auxiliary: Weights of the auxiliary classifier of classes or attributes, which the
             discriminator must have and is then not told the condition, or None.
         augment: Function `(key, images) -> images`, differentiable, before every verdict in
-            training (`jaxgen.augmentation.diff_augment`), or None.
+            training (`jaxgen.augmentation.diff_augment`); one whose probability follows the
+            verdicts (`jaxgen.augmentation.adaptive`); or None. Penalties are of the gradient in
+            the images before it.
         consistency_augment: Function `(key, images) -> images` of real images under which the
             verdict should not change (Zhang et al. 2020), or None.
         consistency_weight: Weight of that change.
@@ -200,7 +205,7 @@ def gan(
     )
     sample, decode = make_sampler(generator, conditioning, truncation, standing_batches)
     trained = (DISCRIMINATOR, *conditions.trains(conditioning))
-    return Family(
+    family = Family(
         init=make_init(*networks, conditioning, names_class=names_class, frozen=frozen),
         optimizers={
             DISCRIMINATOR: Optimizer(trained, discriminator_optimizer),
@@ -217,6 +222,7 @@ def gan(
         name="GAN",
         sampling=Sampling(1, "one pass of the generator for all pixels"),
     )
+    return with_adaptation(family, augment) if isinstance(augment, Adaptive) else family
 
 
 def _discriminator_loss(
@@ -232,9 +238,10 @@ def _discriminator_loss(
         real, condition = batch["image"], players.encode(variables, batch)
         key_z, key_real, key_fake, key_penalty, key_twin = jax.random.split(key, 5)
         fake = _fakes(players, variables, key_z, batch, condition)
-        groups = [players.shown(key_real, real), players.shown(key_fake, fake)]
+        shown = functools.partial(players.shown, variables)
+        groups = [shown(key_real, real), shown(key_fake, fake)]
         if consistency_augment is not None:
-            groups.append(players.shown(key_real, consistency_augment(key_twin, real)))
+            groups.append(shown(key_real, consistency_augment(key_twin, real)))
         verdicts, state = players.judge(variables, groups, condition, train=True)
         value, metrics = _compare(game, verdicts, real, fake, players.conditions(batch))
         if mismatch:
@@ -247,7 +254,7 @@ def _discriminator_loss(
             metrics["consistency"] = change
             value = value + consistency_weight * change
         if penalize is not None:
-            metrics["penalty"] = penalize(variables, groups, condition, key_penalty)
+            metrics["penalty"] = penalize(variables, (real, fake), condition, key_penalty)
             value = value + penalty_weight * metrics["penalty"]
         return value, Aux(metrics, {**variables.state, DISCRIMINATOR: state})
 
@@ -270,29 +277,32 @@ def _fakes(
 
 
 def _penalizer(players: Players, penalty: Penalty) -> Callable[..., Array]:
-    """`(variables, groups of images, condition, key) -> f32[B]`, the penalty on real and fake."""
+    """`(variables, (real, fake), condition, key) -> f32[B]`, the penalty on real and fake."""
 
     def penalize(
-        variables: Variables, groups: list[Array], condition: Condition | None, key: Key[Array, ""]
+        variables: Variables,
+        images: tuple[Array, Array],
+        condition: Condition | None,
+        key: Key[Array, ""],
     ) -> Array:
         def critic(x: Array) -> Array:
+            x = players.shown(variables, jax.random.fold_in(key, 1), x)
             (verdict,), _ = players.judge(variables, [x], condition, train=False)
             return verdict.logits
 
-        return penalty(critic, groups[0], groups[1], key)
+        return penalty(critic, *images, key)
 
     return penalize
 
 
 def _penalty_loss(players: Players, penalize: Callable[..., Array], weight: float) -> LossFn:
-    """The penalty alone, on images as the discriminator's loss draws them."""
+    """The penalty alone, on fakes as the discriminator's loss draws them."""
 
     def penalty_loss(variables: Variables, batch: Batch, key: Key[Array, ""], step: Step):
         real, condition = batch["image"], players.encode(variables, batch)
-        key_z, key_real, key_fake, key_penalty, _ = jax.random.split(key, 5)
+        key_z, _, _, key_penalty, _ = jax.random.split(key, 5)
         fake = _fakes(players, variables, key_z, batch, condition)
-        groups = [players.shown(key_real, real), players.shown(key_fake, fake)]
-        value = penalize(variables, groups, condition, key_penalty)
+        value = penalize(variables, (real, fake), condition, key_penalty)
         return weight * value, Aux({"penalty": value})
 
     return penalty_loss
@@ -304,11 +314,11 @@ def _generator_loss(players: Players, game: _Game, fakes_per_real: int, kl_weigh
         several, asked = players.ask(variables, batch, jax.random.fold_in(key, 3), fakes_per_real)
         key_z, key_fake, key_real = jax.random.split(key, 3)
         fake, state = players.generate(variables, key_z, real.shape[0] * fakes_per_real, several)
-        groups = [players.shown(key_fake, fake)]
+        groups = [players.shown(variables, key_fake, fake)]
         (on_fake,), _ = players.judge(variables, groups, several, train=True)
         real_logits = jnp.zeros_like(on_fake.logits)
         if game.name == "relativistic_average":
-            groups = [players.shown(key_real, real)]
+            groups = [players.shown(variables, key_real, real)]
             (on_real,), _ = players.judge(variables, groups, condition, train=True)
             real_logits = jnp.repeat(on_real.logits, fakes_per_real)
         value = losses.adversarial(game.name).generator(on_fake.logits, real_logits)

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,9 +10,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, Key
 
+from jaxgen.augmentation.adaptive import Adaptive
 from jaxgen.conditioning import base as conditions
 from jaxgen.conditioning.base import Condition, Conditioning
 from jaxgen.core import Batch, PyTree, Variables
+from jaxgen.families.gan_adaptive import AUGMENT
+from jaxgen.models.blocks.gan_layers import NOISE
 from jaxgen.sampling.latent import normal_latents
 
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -36,7 +39,7 @@ class Players(NamedTuple):
         judge: `(variables, groups of images, condition, train=...) -> (a verdict of each group, the
             discriminator's new state)`.
         code: `(variables, condition) -> (mean, log sigma)` of the generator's code of a condition.
-        shown: `(key, images) -> images` as the discriminator sees them in training.
+        shown: `(variables, key, images) -> images` as the discriminator sees them in training.
     """
 
     conditions: Callable[[Batch], Array | None]
@@ -45,14 +48,14 @@ class Players(NamedTuple):
     generate: Callable[[Variables, Key[Array, ""], int, Condition | None], tuple[Images, PyTree]]
     judge: Callable[..., tuple[list[Any], PyTree]]
     code: Callable[[Variables, Condition | None], tuple[Array, Array]]
-    shown: Augment
+    shown: Callable[[Variables, Key[Array, ""], Array], Array]
 
 
 def make_players(
     generator: Any,
     discriminator: Any,
     conditioning: Conditioning | None,
-    augment: Augment | None,
+    augment: Augment | Adaptive | None,
     *,
     names_class: bool,
 ) -> Players:
@@ -62,7 +65,8 @@ def make_players(
         generator: Module of the generator, see `gan`.
         discriminator: Module of the discriminator, see `gan`.
         conditioning: Kind of condition, or None.
-        augment: Function `(key, images) -> images` before every verdict in training, or None.
+        augment: Function `(key, images) -> images` before every verdict in training, or an adaptive
+            one, or None.
         names_class: Whether the discriminator is to name the condition, and so is not given it.
     """
 
@@ -82,7 +86,8 @@ def make_players(
 
     def generate(variables: Variables, key: Key[Array, ""], num: int, condition: Condition | None):
         z = normal_latents(key, num, generator.latent_dim)
-        return _apply(generator, GENERATOR, variables, z, condition, train=True)
+        rngs = {NOISE: jax.random.fold_in(key, 1)}
+        return _apply(generator, GENERATOR, variables, z, condition, train=True, rngs=rngs)
 
     def judge(variables: Variables, groups: list[Array], condition, *, train: bool):
         given = None if names_class else condition
@@ -92,7 +97,11 @@ def make_players(
         parameters = _parameters(variables, GENERATOR)
         return generator.apply({"params": parameters}, condition, method="condition_code")
 
-    shown = augment or (lambda key, images: images)
+    def shown(variables: Variables, key: Key[Array, ""], images: Array) -> Array:
+        if isinstance(augment, Adaptive):
+            return augment.transform(key, images, variables.state[AUGMENT]["probability"])
+        return images if augment is None else augment(key, images)
+
     return Players(own, encode, ask, generate, judge, code, shown)
 
 
@@ -249,19 +258,26 @@ def make_sampler(
 
 
 def outside_maps(network: Any) -> Any:
-    """The network for use outside pmap, where its statistics' axis has no name."""
-    return network.clone(axis_name=None)
+    """The network for use outside pmap, where its statistics' axis, if any, has no name."""
+    return network.clone(axis_name=None) if hasattr(network, "axis_name") else network
 
 
 def _apply(
-    network: Any, name: str, variables: Variables, x: Array, condition: Any, *, train: bool
+    network: Any,
+    name: str,
+    variables: Variables,
+    x: Array,
+    condition: Any,
+    *,
+    train: bool,
+    rngs: Mapping[str, Key[Array, ""]] | None = None,
 ) -> tuple[Any, PyTree]:
     """(output, the network's new state); the state is as it was unless `train`."""
     state = variables.state[name]
     collections = {"params": _parameters(variables, name), **state}
     if not train:
         return network.apply(collections, x, condition, train=False), state
-    return network.apply(collections, x, condition, train=True, mutable=list(state))
+    return network.apply(collections, x, condition, train=True, mutable=list(state), rngs=rngs)
 
 
 def _parameters(variables: Variables, name: str) -> PyTree:
