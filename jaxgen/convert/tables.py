@@ -120,7 +120,7 @@ def to_jaxgen(state_dict: StateDict, shapes: Shapes, table: Table) -> dict[str, 
             raise ValueError(f"{name} of {table.format} must be of finite numbers, as float32")
         parts = form.to_jaxgen(array)
         for each, part in zip(ours, parts if isinstance(parts, tuple) else (parts,), strict=True):
-            params[each] = np.ascontiguousarray(part)
+            params[each] = np.asarray(part, order="C")
     tree: dict[str, Any] = unflatten_dict(params, sep="/")
     return tree
 
@@ -151,7 +151,7 @@ def from_jaxgen(params: Params, shapes: Shapes, table: Table) -> dict[str, np.nd
         if not np.isfinite(given[name]).all():
             raise ValueError(f"our parameter {name} is not finite")
     return {
-        name: np.ascontiguousarray(form.from_jaxgen(*(given[each] for each in ours)))
+        name: np.asarray(form.from_jaxgen(*(given[each] for each in ours)), order="C")
         for name, (ours, form) in _places(shapes, table).items()
     }
 
