@@ -20,6 +20,7 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).parents[1]
 FAMILIES = {
     "gan": "GANs",
+    "stylegan": "GANs with styles",
     "stackgan": "GANs in two stages",
     "vae": "Variational autoencoders",
     "hierarchical_vae": "Hierarchical variational autoencoders",

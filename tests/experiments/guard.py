@@ -35,6 +35,10 @@ ATTRIBUTES = [
     *"--model.latent-dim=4 --model.generator-blocks=1 --model.discriminator-blocks=1".split(),
     *"--model.generator-channels=4 --model.discriminator-channels=4".split(),
 ]
+STYLES = [
+    *"--model.channel-base=32 --model.channel-max=4 --model.latent-dim=4".split(),
+    *"--model.style-dim=4 --model.mapping-layers=1".split(),
+]
 DENSE = "--model.network dense --model.features 8 --model.latent-dim 2".split()
 CONV = "--model.channels=2 --model.hidden=4 --model.latent-dim=2".split()
 REALNVP = "--model.width=4 --model.levels=2 --model.blocks=1 --model.couplings=1".split()
@@ -64,6 +68,11 @@ RECIPES: dict[str, tuple[list[str], list[str] | None]] = {
     "acgan_cifar": (RESNET, ["--sampler.standing-batches=1"]),
     "anime_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
     "manga_attributes": (ATTRIBUTES, ["--sampler.standing-batches=1"]),
+    "stylegan2_digits": ([*DIGITS, *STYLES], []),
+    "stylegan2_cifar": (
+        [*DIGITS, "--data.resize=16", "--model.stddev-group=4", *STYLES],
+        ["--sampler.truncation=0.5"],
+    ),
     "stackgan_digits": (
         [*"--batch-size=16 --model.generator-channels=4 --model.condition-dim=4".split()]
         + ["--model.discriminator-channels=4", "--text.width=8", "--text.num-layers=1"],

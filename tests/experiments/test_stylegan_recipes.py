@@ -1,0 +1,143 @@
+"""The StyleGAN2 recipes: the authors' table, the command line, and digits that anyone can read."""
+
+import csv
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from recipes import call, evaluated, fails, share_of_readable_samples, tiles
+
+from experiments import stylegan2_cifar, stylegan2_digits
+from experiments.recipes import stylegan as flags
+from experiments.recipes.shared import AdamConfig
+from jaxgen.data.sources import ArraySource
+
+TINY = (
+    "--batch-size=16 --model.channel-base=32 --model.channel-max=4 --model.latent-dim=4 "
+    "--model.style-dim=4 --model.mapping-layers=1"
+).split()
+
+
+def test_the_authors_configuration_for_cifar():
+    """The line "cifar" of their table, and which networks it makes."""
+    config = stylegan2_cifar.recipe.config
+    assert config.steps * config.batch_size == 100_000_000
+    assert (config.average.half_life, config.average.ramp_up) == (500_000, 0.05)
+    source = ArraySource({"image": np.zeros((1, 32, 32, 3), np.uint8)})
+    generator, discriminator = flags.make_networks(config, source)
+    assert (generator.channel_base, generator.channel_max, generator.mapping_layers) == (
+        32768,
+        512,
+        2,
+    )
+    assert (generator.latent_dim, generator.style_dim, generator.mixing) == (512, 512, 0.0)
+    assert generator.clamp == discriminator.clamp == 256
+    assert (discriminator.residual, discriminator.stddev_group) == (False, 32)
+    labelled = replace(config.model, condition="none")
+    family = flags.make_family(replace(config, model=labelled), source, generator, discriminator)
+    phases = [(phase.name, phase.every) for phase in family.phases]
+    assert phases == [("discriminator", 1), ("penalty", 16), ("generator", 1)]
+
+
+def test_rates_for_lazy_regularization():
+    """c = k / (k + 1), to the rate's power 1 and of the decays the exponent."""
+    adam = AdamConfig(learning_rate=2.5e-3, b1=0.5, b2=0.99, decay_steps=100)
+    changed = flags.lazy(adam, 4, 2.0)
+    np.testing.assert_allclose(changed.learning_rate, 2e-3)
+    np.testing.assert_allclose((changed.b1, changed.b2), (0.5**0.8, 0.99**0.8))
+    assert changed.decay_steps == 125  # 25 turns in 100 steps
+    without = flags.lazy(adam, 4, 0.0)
+    assert replace(without, decay_steps=125) == changed
+    assert without.decay_steps == 100
+    assert flags.lazy(stylegan2_cifar.recipe.config.optimizer.generator, 4, 0.0).b1 == 0
+    with pytest.raises(ValueError, match="every must be at least 1, got 0"):
+        flags.lazy(adam, 0, 1.0)
+
+
+@pytest.mark.slow
+def test_end_to_end(tmp_path, capsys):
+    """Train, resume and evaluate; one row a class; truncated samples by a flag of `sample`."""
+    run_dir = ("--run-dir", str(tmp_path / "run"))
+    call(
+        capsys, stylegan2_digits, *run_dir, *TINY, "--steps=2", "--log-every=1", "--sample-every=2"
+    )
+    call(capsys, stylegan2_digits, *run_dir, *TINY, "--steps=3", "--log-every=1")
+    with open(tmp_path / "run" / "metrics.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3"]
+    for name in ("discriminator/loss", "generator/loss", "penalty/penalty", "path_length/length"):
+        assert np.isfinite(float(rows[0][name]))
+    assert not rows[1]["penalty/penalty"]  # a turn that is not taken
+    tiles(tmp_path / "run" / "samples" / "00000002.png", 10, 8)
+    assert np.isfinite(evaluated(capsys, stylegan2_digits, *run_dir)["fake_logit"])
+    out = tmp_path / "samples.npz"
+    options = ("--num=20", "--sampler.truncation=0.0", f"--out={out}")
+    call(capsys, stylegan2_digits, "sample", *run_dir, *options)
+    images = np.load(out)["samples"]
+    assert images.shape == (20, 8, 8, 1)
+    np.testing.assert_allclose(images[0].astype(int), images[1], atol=1)  # of one class each two
+
+
+def test_mixed_styles():
+    """On the diagonal the images themselves; beside it the coarse half of the row's."""
+    config = stylegan2_digits.recipe.config
+    small = replace(config.model, channel_base=32, channel_max=4, style_dim=4, mapping_layers=1)
+    label = np.arange(4, dtype=np.int32) % 2
+    source = ArraySource({"image": np.zeros((4, 8, 8, 1), np.uint8), "label": label})
+    config = replace(config, model=small)
+    networks = flags.make_networks(config, source)
+    family = flags.make_family(config, source, *networks)
+    images = jnp.zeros((4, 8, 8, 1))
+    variables = jax.jit(family.init)(
+        jax.random.key(0), {"image": images, "label": jnp.zeros(4, int)}
+    )
+    draw = flags.style_mixing(family, networks[0])
+    grid = jax.jit(lambda v, key: draw(v, {}, key, 2, 3))(variables, jax.random.key(1))
+    assert grid.shape == (6, 8, 8, 1)
+    z = family.latents.draw(jax.random.key(1), 3)
+    own = jax.jit(family.decode)(variables, z, jax.random.key(1), condition=jnp.array([0, 1, 0]))
+    np.testing.assert_allclose(grid[0], own[0], atol=1e-5)
+    np.testing.assert_allclose(grid[4], own[1], atol=1e-5)
+    for other in own[:2]:
+        assert not np.allclose(grid[1], other, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_unconditional_over_pmap(tmp_path, capsys):
+    """CIFAR-10's recipe on enlarged digits, with adaptive augmentation."""
+    more = (
+        *("--data.name=digits", "--data.resize=16", "--model.condition=none"),
+        *("--strategy=pmap", "--model.stddev-group=2"),
+    )
+    run_dir = ("--run-dir", str(tmp_path / "run"))
+    out = call(capsys, stylegan2_cifar, *run_dir, *TINY, *more, "--steps=2", "--sample-every=2")
+    assert "2 of 2 steps done" in out
+    tiles(tmp_path / "run" / "samples" / "00000002.png", 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--data.resize=12"], "image_size must be a power of two of at least 8, got 12"),
+        (["--model.stddev-group=3"], "divide the batch of 64"),
+        (["--game.r1-weight=-1"], "r1_weight must be finite and at least 0, got -1"),
+        (["--game.path-length-every=0"], "every must be at least 1, got 0"),
+        (["--model.channel-base=4"], "channel_base must be at least the image's size, 8"),
+        (["--model.mixing=2"], "mixing must be in [0, 1], got 2"),
+    ],
+)
+def test_bad_input(args, message, tmp_path, capsys):
+    assert message in fails(capsys, stylegan2_digits, "--run-dir", str(tmp_path / "run"), *args)
+
+
+@pytest.mark.slow
+def test_digits_anyone_can_read(tmp_path, capsys):
+    """The classifier's rule of the DDPM; and the samples show the classes they were asked for."""
+    run_dir, out = tmp_path / "run", tmp_path / "samples.npz"
+    share, real, classes, right = share_of_readable_samples(capsys, stylegan2_digits, run_dir, out)
+    print(f"recognised: {share:.3f} of samples, {real:.3f} of held-out digits; {right:.3f}")
+    assert share >= 0.9 * real
+    assert classes == set(range(10))
+    assert right > 0.8
