@@ -1,11 +1,12 @@
 """StyleGAN2 on the embedded UCI digits: 8x8 pixels, minutes on one CPU core.
 
 Karras et al. 2020 shrunk: all of its parts (mapping, modulated convolutions with noise, mixing of
-styles, R1 and path lengths in turns of their own), both networks told the digit. Its digits can be
-read, but those of a class are much alike so far (recall 0.05 after 1,250 steps, docs/results.md).
+styles, R1 and path lengths in turns of their own). It is told no digit: with
+`--model.condition label` the digits of a class become all alike (recall 0.02), as conditional
+StyleGAN2 is known to do on little data (Shahbazi et al. 2022, "Collapse by Conditioning").
 
     python -m experiments.stylegan2_digits                         trains, or resumes
-    python -m experiments.stylegan2_digits sample --num 80 --columns 8 --out digits.png
+    python -m experiments.stylegan2_digits sample --num 64 --out digits.png
     python -m experiments.stylegan2_digits sample --picture interpolation --out path.png
 """
 
@@ -32,7 +33,6 @@ recipe = Recipe(
             latent_dim=32,
             style_dim=64,
             mapping_layers=2,
-            condition="label",
         ),
         game=GameConfig(r1_weight=0.1),
         optimizer=OptimizerConfig(_ADAM, _ADAM),
