@@ -14,6 +14,7 @@ import toys
 from command_line import Config
 from quick import xla_flags
 
+from jaxgen.training import states
 from jaxgen.training.strategies import make_strategy
 
 PROGRAM = """
@@ -84,14 +85,14 @@ def test_two_processes_equal_one(tmp_path, strategy, data):
     outputs = launch(tmp_path / "two", 2, "--strategy", strategy, *args, "--steps", "8")
     assert "resuming" in outputs[0]
     launch(tmp_path / "one", 1, *args, "--steps", "8")
-    states = []
+    restored = []
     for name in ("one", "two"):
         config = Config(run_dir=str(tmp_path / name))
         strategy_here = make_strategy("jit", jax.devices()[:1])
-        states.append(states.restore(toys.experiment(config), config, strategy_here))
-        assert int(states[-1].step) == 8
+        restored.append(states.restore(toys.experiment(config), config, strategy_here))
+        assert int(restored[-1].step) == 8
     if strategy == "jit":
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *states)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *restored)
     table = (tmp_path / "two" / "metrics.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table] == ["step", "2", "4", "6", "8"]
 
