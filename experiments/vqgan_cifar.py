@@ -3,10 +3,9 @@
 The method of Esser et al. 2021 (a discriminator of patches with an adaptive weight beside absolute
 errors) with networks of a quarter of the width and one residual block a level. The paper's LPIPS is
 left to `--perceptual.distance lpips`, for it takes half of the time: with it reconstructions are
-nearer in features and farther in pixels.
-`--model.bottleneck kl --model.latent-channels 4` is latent diffusion's
-autoencoder of the same size, `fsq` rounds numbers one by one. The second stage is `vqvae_prior`.
-What it has measured is in docs/results.md.
+nearer in features and farther in pixels. `--model.bottleneck kl --model.latent-channels 4` is
+latent diffusion's autoencoder of the same size, `fsq` rounds numbers one by one. The second stage
+is `vqvae_prior`. What it has measured is in docs/results.md.
 
     python -m experiments.vqgan_cifar --data.dir DIR                        trains, or resumes
     python -m experiments.vqgan_cifar sample --picture reconstructions --out rebuilt.png
