@@ -130,7 +130,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         if self.directory.exists() and not self.directory.is_dir():
             raise NotADirectoryError(f"directory is not a directory: {directory}")
-        self._best_metric = best_metric
+        self._keep, self._best_metric = keep, best_metric
         self._read_only = read_only
         self._best = _KeepBest(keep_best if best_metric else 0)
         self._manager = ocp.CheckpointManager(
@@ -256,6 +256,18 @@ class Checkpoints:
         self._saving = step
         if wait:
             self.wait()
+
+    def rotate(self) -> None:
+        """Deletes the steps that the newest save had to delete.
+
+        It has done so itself, but where the process was killed before it came to it. The newest
+        step's own score does not count: it may have come after the save.
+        """
+        steps = self.steps()
+        kept = {*steps[-self._keep :], *self._best.ranked(steps[:-1])[: self._best.count]}
+        for step in steps:
+            if step not in kept:
+                self._manager.delete(step)
 
     def rate(self, step: int, metrics: Mapping[str, float]) -> None:
         """Gives a step metrics that came after it was saved; `best_metric` then ranks it.

@@ -29,6 +29,7 @@ from jaxgen.training.signals import StopSignals
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.summary import print_summary
 from jaxgen.training.writers import (
+    SAMPLES,
     append_json_line,
     as_json_line,
     as_plain,
@@ -243,7 +244,7 @@ def _train(invocation: _Invocation) -> int:
         stop = stack.enter_context(StopSignals())
         state = loop.train(experiment, config, stop=stop)
     print(f"{config.run_dir}: {int(state.step)} of {config.steps} steps done")
-    grids = sorted((run_dir / "samples").glob("*.png"))
+    grids = sorted((run_dir / SAMPLES).glob("*.png"))
     if grids:
         print(f"samples: {grids[-1]}")
     if stop.left_behind:

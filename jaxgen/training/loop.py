@@ -205,6 +205,7 @@ class _Loop:
         self._read(pending, state)
         self._save(step, state)
         self.checkpoints.wait()
+        self.checkpoints.rotate()
         if step < config.steps:
             what = "saved" if step else "nothing is trained yet"
             self.writers.note(f"stopped at step {step}, {what}; the same command resumes it")

@@ -22,7 +22,7 @@ from jaxgen.training.manifest import fingerprints, named_leaves
 from jaxgen.training.recipe import INSTALLED, Recipe
 from jaxgen.training.strategies import JitStrategy, make_strategy
 from jaxgen.training.trained_run import Run
-from jaxgen.training.writers import write_json
+from jaxgen.training.writers import SAMPLES, write_json
 
 CONFIG = "config.json"
 
@@ -126,8 +126,9 @@ def begin(run_dir: Path, name: str, config: RunConfig, experiment: Experiment) -
         check_fixed(run_dir, experiment.family.fixed)
         check_files(run_dir, experiment)
         check_data(run_dir, experiment, config)
-    for path in run_dir.iterdir():
-        if is_temporary(path):  # of a process that was killed; the lock's holder alone writes here
+    # Of a process that was killed; the lock's holder alone writes here.
+    for path in (*run_dir.iterdir(), *(run_dir / SAMPLES).glob(".*")):
+        if is_temporary(path):
             path.unlink()
     save_config(run_dir, name, config, experiment)
     for file, content in kept_files(experiment).items():

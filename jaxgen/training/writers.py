@@ -29,6 +29,8 @@ from jaxgen.training.trackers import TensorBoardWriter, Writer, make_writers
 
 METRICS, EVALUATIONS = "metrics.csv", "evaluations.csv"
 MEASUREMENTS = "measurements.csv"
+SAMPLES = "samples"
+"""Folder of the pictures of samples that training draws."""
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -146,7 +148,7 @@ class Writers:
         self.enabled = enabled
         if not enabled:
             return
-        self._samples = Path(run_dir) / "samples"
+        self._samples = Path(run_dir) / SAMPLES
         self._metrics = CsvWriter(Path(run_dir) / METRICS)
         self._evaluations = CsvWriter(Path(run_dir) / EVALUATIONS)
         self._measurements = CsvWriter(Path(run_dir) / MEASUREMENTS)

@@ -65,6 +65,18 @@ def test_state_may_be_donated_right_after_an_asynchronous_save(tmp_path):
             assert all((np.asarray(x) == 2 * step).all() for x in restored)
 
 
+def test_what_a_killed_process_left_too_much_is_deleted(tmp_path):
+    """It was killed between a save and the deletion of what is not to be kept."""
+    with Checkpoints(tmp_path, keep=10) as checkpoints:
+        for step in range(5):
+            checkpoints.save(step, make_state(step), metrics={"loss": float(abs(step - 1))})
+    with Checkpoints(tmp_path, keep=2, best_metric="loss") as checkpoints:
+        assert checkpoints.steps() == [0, 1, 2, 3, 4]
+        checkpoints.rotate()
+        assert checkpoints.steps() == [1, 3, 4]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3", "4"]
+
+
 def test_a_reader_may_take_a_part(copy):
     target = abstract(make_state())._replace(opt_state={})
     with Checkpoints(copy, read_only=True) as checkpoints:

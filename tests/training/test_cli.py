@@ -71,6 +71,15 @@ def test_a_run_killed_while_its_config_was_written_begins_again(run, tmp_path):
     assert not list(tmp_path.glob("*.tmp")) + list(tmp_path.glob(".*.tmp"))
 
 
+def test_half_a_picture_of_a_killed_run_is_deleted(run, tmp_path):
+    assert run("--run-dir", str(tmp_path))[0] == 0
+    left = tmp_path / "samples" / ".00000002.png.4242.tmp"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text("")
+    assert run("--run-dir", str(tmp_path))[0] == 0
+    assert not left.exists()
+
+
 def test_the_config_is_read_again_under_the_lock(run, tmp_path, monkeypatch):
     """Another command has begun and ended between our look and our turn: its config stays."""
     directory = str(tmp_path / "r")
