@@ -7,7 +7,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.conditioning.base import Condition, check_values
-from jaxgen.models.blocks.transformer import PostNormBlock, bert_norm
+from jaxgen.models.blocks.transformer import PostNormBlock, bert_norm, check_sizes
 
 Tokens = Int[Array, "batch positions"]
 Masked = Bool[Array, "batch positions"]
@@ -52,14 +52,7 @@ class MaskedTransformer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        least = {"num_tokens": 2, "length": 1, "width": 1, "num_layers": 1, "num_heads": 1}
-        for name, at_least in least.items():
-            if getattr(self, name) < at_least:
-                raise ValueError(f"{name} must be at least {at_least}, got {getattr(self, name)}")
-        if self.width % self.num_heads:
-            raise ValueError(f"num_heads must divide width {self.width}, got {self.num_heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        check_sizes(self)
         super().__post_init__()
 
     @nn.compact

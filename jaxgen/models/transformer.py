@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.conditioning.base import Condition, check_values
 from jaxgen.models.blocks.causal_transformer import EPSILON, CausalBlock
+from jaxgen.models.blocks.transformer import check_sizes
 
 Tokens = Int[Array, "batch positions"]
 Logits = Float[Array, "batch positions tokens"]
@@ -78,14 +79,7 @@ class Transformer(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def __post_init__(self) -> None:
-        least = {"num_tokens": 2, "length": 1, "width": 1, "num_layers": 1, "num_heads": 1}
-        for name, at_least in least.items():
-            if getattr(self, name) < at_least:
-                raise ValueError(f"{name} must be at least {at_least}, got {getattr(self, name)}")
-        if self.width % self.num_heads:
-            raise ValueError(f"num_heads must divide width {self.width}, got {self.num_heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        check_sizes(self)
         super().__post_init__()
 
     def __call__(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import jit
+from token_networks import CONDITIONS, moved
 
 from jaxgen.conditioning.base import Condition
 from jaxgen.losses.autoregressive import categorical_nll
@@ -17,23 +18,6 @@ from jaxgen.models.transformer import L, M, S, Size, Transformer, prime
 LENGTH, SIZE = 6, Size(8, 2, 2)
 NETWORK = Transformer(5, LENGTH, *SIZE)
 IDS = jax.random.randint(jax.random.key(3), (2, LENGTH), 0, 5)
-CONDITIONS = {
-    "none": None,
-    "vector": Condition(jnp.array([[1.0, -1.0, 0.5], [0.0, 2.0, 1.0]])),
-    "tokens": Condition(
-        jnp.ones((2, 3)),
-        jax.random.normal(jax.random.key(4), (2, 4, 7)),
-        jnp.array([[True, True, False, False], [True] * 4]),
-    ),
-}
-
-
-def moved(network, *args):
-    """Parameters away from their initial values: the logits begin at zero."""
-    params = jit(network.init)(jax.random.key(0), *args)["params"]
-    leaves, treedef = jax.tree.flatten(params)
-    rng = np.random.default_rng(0)
-    return jax.tree.unflatten(treedef, [p + 0.3 * rng.normal(size=p.shape) for p in leaves])
 
 
 @partial(jit, static_argnums=0)

@@ -1,5 +1,7 @@
 """The layers of transformers: attention over a sequence, and blocks of it and an MLP."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -8,6 +10,26 @@ from jaxtyping import Array, Bool, Float
 from jaxgen.models.blocks.attention import dot_product_attention
 
 EPSILON = 1e-5  # that layer normalization adds to the variance, as PyTorch's does
+
+
+def check_sizes(network: Any) -> None:
+    """Checks the fields that every transformer over tokens has.
+
+    Args:
+        network: Network with `num_tokens`, `length`, `width`, `num_layers`, `num_heads` and
+            `dropout`.
+
+    Raises:
+        ValueError: If one is out of its range, or the heads do not divide the width.
+    """
+    least = {"num_tokens": 2, "length": 1, "width": 1, "num_layers": 1, "num_heads": 1}
+    for name, at_least in least.items():
+        if getattr(network, name) < at_least:
+            raise ValueError(f"{name} must be at least {at_least}, got {getattr(network, name)}")
+    if network.width % network.num_heads:
+        raise ValueError(f"num_heads must divide width {network.width}, got {network.num_heads}")
+    if not 0 <= network.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {network.dropout}")
 
 
 class Attention(nn.Module):
