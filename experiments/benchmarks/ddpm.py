@@ -25,12 +25,11 @@ from jaxgen.noise.chain import chain, linear_betas
 from jaxgen.noise.spacing import leading
 from jaxgen.sampling.solvers import ddim
 from jaxgen.training.averages import warmed_up
-from jaxgen.training.compilation import compiler_options
 from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
 
-from .harness import first_call, interleaved, machine, print_table
+from .harness import first_call, interleaved, jit, machine, print_table
 from .torch_peer import TorchSetup
 from .unet_reference import build, to_params
 
@@ -82,8 +81,7 @@ def jax_sides(size: Size, net):
         return report
 
     sample: Any = family.sample
-    options = compiler_options(jax.devices()[0])  # as the package compiles it
-    draw = jax.jit(lambda key: sample(variables, key, size.samples), compiler_options=options)
+    draw = jit(lambda key: sample(variables, key, size.samples))
     return train, lambda: draw(jax.random.key(0))
 
 

@@ -38,7 +38,7 @@ from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
 
-from .harness import interleaved, machine, print_table
+from .harness import interleaved, jit, machine, print_table
 
 TRAIN_STEPS = 5  # a turn
 IMAGE, IMAGES = (16, 16, 3), 32  # shape and batch
@@ -81,8 +81,8 @@ def our_side(name: str, data: np.ndarray) -> Side:
 
     assert family.log_prob is not None
     assert family.sample is not None
-    key, log_prob = jax.random.key(0), jax.jit(family.log_prob)
-    sample = jax.jit(family.sample, static_argnums=2)
+    key, log_prob = jax.random.key(0), jit(family.log_prob)
+    sample = jit(family.sample, static_argnums=2)
     return {
         "train": train,
         "log_prob": lambda: log_prob(variables, batch, key),

@@ -9,8 +9,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
+
+from jaxgen.training.compilation import compiler_options
 
 
 def interleaved(
@@ -51,6 +54,16 @@ def first_call(fn: Callable[[], object]) -> float:
     begin = time.perf_counter()
     jax.block_until_ready(fn())
     return time.perf_counter() - begin
+
+
+def jit(fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`jax.jit` as the package compiles what it runs, for its first device.
+
+    Args:
+        fn: Function to compile.
+        **options: What else `jax.jit` takes.
+    """
+    return jax.jit(fn, compiler_options=compiler_options(jax.devices()[0]), **options)
 
 
 def timed(fn: Callable[[], object], repeats: int = 5) -> float:

@@ -26,7 +26,7 @@ from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
 
 from . import pixelcnn_reference as reference
-from .harness import first_call, interleaved, machine, print_table
+from .harness import first_call, interleaved, jit, machine, print_table
 from .torch_peer import TorchSetup
 
 LEVELS, MIXTURES = 3, 10
@@ -69,8 +69,8 @@ def jax_sides(size: Size, data: np.ndarray, precision: str):
         return report
 
     sample: Any = family.sample
-    cached = jax.jit(lambda key: sample(variables, key, size.batch))
-    apply: Any = jax.jit(lambda x: network.apply({"params": variables.params["pixelcnn"]}, x))
+    cached = jit(lambda key: sample(variables, key, size.batch))
+    apply: Any = jit(lambda x: network.apply({"params": variables.params["pixelcnn"]}, x))
     return train, lambda: cached(jax.random.key(0)), lambda: apply(images)
 
 

@@ -24,11 +24,10 @@ from jaxgen.noise.process import Level
 from jaxgen.noise.spacing import leading
 from jaxgen.sampling.guidance import clip_x0
 from jaxgen.sampling.solvers import solve
-from jaxgen.training.compilation import compiler_options
 
 from ..comparison.solvers import ENTRANTS, Entrant
 from .ddpm import CHAIN, SIZES, Size
-from .harness import interleaved, machine
+from .harness import interleaved, jit, machine
 
 MOST = 0.03  # of the network
 CHAINED = ("ancestral", "ddim")
@@ -82,7 +81,7 @@ def measure(size: Size, num_steps: int, repeats: int) -> dict[str, tuple[float, 
         The seconds by name, and under `network` those of one evaluation, twice.
     """
     shape = (size.samples, *size.image)
-    key, options = jax.random.key(0), compiler_options(jax.devices()[0])
+    key = jax.random.key(0)
     variables = size.model.init(key, jnp.zeros(shape), jnp.zeros(size.samples), None, train=False)
 
     def network(params: Any, x: jax.Array, time: jax.Array, condition: Any) -> jax.Array:
@@ -110,11 +109,11 @@ def measure(size: Size, num_steps: int, repeats: int) -> dict[str, tuple[float, 
                 denoise = clip_x0(denoise)
             return solve(denoise, levels, solver, key, case.process.prior_std * x)
 
-        compiled = jax.jit(run, compiler_options=options)
+        compiled = jit(run)
         return lambda: compiled(variables, start, levels)
 
     start = jax.random.normal(key, shape)
-    loop = jax.jit(bare, compiler_options=options)
+    loop = jit(bare)
     calls: dict[str, Callable[[], object]] = {
         "network": lambda: loop(variables, start, jnp.int32(num_steps))
     }

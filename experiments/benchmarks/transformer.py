@@ -19,7 +19,7 @@ from jaxgen.families.raster import cached_tokens
 from jaxgen.models.transformer import Transformer
 from jaxgen.sampling.autoregressive import draw_categorical
 
-from .harness import first_call, interleaved, machine, print_table
+from .harness import first_call, interleaved, jit, machine, print_table
 
 
 class Size(NamedTuple):
@@ -55,12 +55,12 @@ def make_sides(size: Size, precision: str) -> tuple[Any, Any]:
     draw = draw_categorical()
     nothing: dict[str, Any] = {"num_classes": size.tokens, "given": None, "known": None}
 
-    @jax.jit
+    @jit
     def cached(params, key):
         shape = (size.batch, size.positions, 1, 1)
         return cached_tokens(network, params, None, shape, key, draw, **nothing)
 
-    @jax.jit
+    @jit
     def naive(params, ids, key):
         logits: Any = network.apply({"params": params}, ids)
         return draw(key, logits[:, -1])

@@ -27,7 +27,7 @@ from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
 
-from .harness import first_call, interleaved, machine, print_table
+from .harness import first_call, interleaved, jit, machine, print_table
 from .torch_peer import TorchSetup
 
 TRAIN_STEPS = 20  # a turn
@@ -67,7 +67,7 @@ def jax_sides(size: str, data: np.ndarray, precision: str):
         return report
 
     log_prob: Any = family.log_prob
-    bound = jax.jit(lambda x, key: log_prob(variables, {"image": x}, key))
+    bound = jit(lambda x, key: log_prob(variables, {"image": x}, key))
     images = jnp.asarray(data[:IMAGES])
     return train, lambda: bound(images, jax.random.key(0))
 

@@ -28,7 +28,7 @@ from jaxgen.training.fit import prepare_fit
 from jaxgen.training.optim import adam
 from jaxgen.training.strategies import make_strategy
 
-from .harness import first_call, interleaved, machine, print_table
+from .harness import first_call, interleaved, jit, machine, print_table
 from .torch_peer import TorchSetup
 
 TRAIN_STEPS = 2  # a turn
@@ -61,7 +61,7 @@ def jax_sides(size: str, data: np.ndarray, precision: str):
 
     draw = draw_categorical()
 
-    @jax.jit
+    @jit
     def naive_sample(variables, seen, key):
         outputs = network.apply({"params": variables.params["wavenet"]}, seen)
         value = draw(key, outputs[:, -1])
@@ -76,7 +76,7 @@ def jax_sides(size: str, data: np.ndarray, precision: str):
         return seen
 
     assert family.sample is not None
-    sample = jax.jit(family.sample, static_argnums=2)
+    sample = jit(family.sample, static_argnums=2)
     cached = {n: lambda n=n: sample(variables, jax.random.key(0), n) for n in (1, 16)}
     return train, naive, cached, network.receptive_field
 

@@ -6,6 +6,8 @@ and 128 it is SNGAN's for larger images: 1024 channels at 4x4, half as many at e
 up, and the mirror image of that in the discriminator.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -22,6 +24,7 @@ from jaxgen.models.blocks.gan_layers import (
 )
 from jaxgen.models.blocks.resample import downsample, upsample
 from jaxgen.models.conv.layers import Conv
+from jaxgen.models.conv.resampled import UpsampledConv
 
 SIZES = (32, 64, 128)
 _glorot = nn.initializers.glorot_uniform()
@@ -84,15 +87,14 @@ class _UpBlock(nn.Module):
             )
             return nn.relu(norm(x, e, train=train))
 
-        def conv(x: Array, size: int, name: str) -> Array:
+        def conv(layer: type[Conv], size: int, name: str) -> Conv:
             init = _glorot if size == 1 else _he_like
-            layer = Conv(self.features, (size, size), kernel_init=init, dtype=self.dtype, name=name)
-            return layer(x)
+            return layer(self.features, (size, size), kernel_init=init, dtype=self.dtype, name=name)
 
-        y = conv(upsample(norm_relu(x, "norm1")), 3, "conv1")
-        y = conv(norm_relu(y, "norm2"), 3, "conv2")
+        y = conv(UpsampledConv, 3, "conv1")(norm_relu(x, "norm1"))
+        y = conv(Conv, 3, "conv2")(norm_relu(y, "norm2"))
         # A 1x1 convolution of doubled pixels is the doubled 1x1 convolution, a quarter of the work.
-        return y + upsample(conv(x, 1, "shortcut"))
+        return y + upsample(conv(Conv, 1, "shortcut")(x))
 
 
 class _DownBlock(nn.Module):
@@ -109,7 +111,9 @@ class _DownBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
-        def conv(x: Array, size: int, name: str, features: int = self.features) -> Array:
+        features = self.features
+
+        def conv(x: Array, size: int, name: str, features: int = features, **options: Any) -> Array:
             layer = SpectralConv(
                 features,
                 size,
@@ -117,16 +121,15 @@ class _DownBlock(nn.Module):
                 kernel_init=_glorot if size == 1 else _he_like,
                 dtype=jnp.float32 if self.first and name != "conv2" else self.dtype,
                 name=name,
+                **options,
             )
             return layer(x, train=train).astype(self.dtype)
 
         # As in the authors' code: but for the first block the width changes in the second layer.
-        hidden = self.features if self.first else x.shape[-1]
+        hidden = features if self.first else x.shape[-1]
         y = conv(x if self.first else nn.relu(x), 3, "conv1", hidden)
-        y = conv(nn.relu(y), 3, "conv2")
-        if self.halves:
-            y = downsample(y)
-        if not self.halves and x.shape[-1] == self.features:
+        y = conv(nn.relu(y), 3, "conv2", halves=self.halves)
+        if not self.halves and x.shape[-1] == features:
             return y + x
         # Averaging and a 1x1 convolution commute: average first, on a quarter of the pixels.
         return y + conv(downsample(x) if self.halves else x, 1, "shortcut")

@@ -30,8 +30,8 @@ from jaxtyping import Array, Float
 
 from jaxgen.conditioning.base import Condition, vector_of
 from jaxgen.models.blocks.gan_layers import ConditionalBatchNorm, Verdict
-from jaxgen.models.blocks.resample import upsample
 from jaxgen.models.conv.layers import Conv
+from jaxgen.models.conv.resampled import UpsampledConv
 from jaxgen.models.dcgan import around_one, levels
 
 _normal = nn.initializers.normal(0.02)
@@ -64,11 +64,13 @@ class _ConvNorm(nn.Module):
     shared: Mapping[str, Any]
     stride: int = 1
     batch_norm: bool = True
+    layer: type[Conv] = Conv
 
     @nn.compact
     def __call__(self, x: Array, *, train: bool) -> Array:
         options: dict[str, Any] = {"stride": self.stride, "use_bias": not self.batch_norm}
-        x = _conv(self.features, self.size, self.shared["dtype"], **options)(x)
+        dtype = self.shared["dtype"]
+        x = _conv(self.features, self.size, dtype, layer=self.layer, **options)(x)
         if self.batch_norm:
             x = _norm(self.shared)(x, None, train=train)
         return x if self.slope is None else nn.leaky_relu(x, self.slope)
@@ -99,9 +101,10 @@ def _conv(
     *,
     stride: int = 1,
     use_bias: bool = False,
+    layer: type[Conv] = Conv,
     **options: Any,
 ) -> Conv:
-    return Conv(
+    return layer(
         features,
         (size, size),
         strides=(stride, stride),
@@ -229,12 +232,13 @@ class Generator(nn.Module):
             if level:
                 features //= 2
                 slope = None if level == 1 else 0.0
-                up = _ConvNorm(features, 3, slope, shared, name=f"up{level}")
-                x = up(upsample(x), train=train)
+                options: dict[str, Any] = {"layer": UpsampledConv, "name": f"up{level}"}
+                x = _ConvNorm(features, 3, slope, shared, **options)(x, train=train)
             if level < 2:
                 unit = _Residual(_bottleneck(features), 0.0, shared, name=f"residual{level}")
                 x = unit(x, train=train)
-        return jnp.tanh(_conv(self.out_channels, 3, jnp.float32, name="image")(upsample(x)))
+        image = _conv(self.out_channels, 3, jnp.float32, layer=UpsampledConv, name="image")
+        return jnp.tanh(image(x))
 
 
 class Refiner(nn.Module):
@@ -308,19 +312,19 @@ class Refiner(nn.Module):
         small = lax.stop_gradient(self.stage1(of_first, condition, train=train))
         code = _drawn(self.condition_code(condition), eps)
 
-        def layer(x: Array, name: str, features: int, size: int = 3, stride: int = 1) -> Array:
-            convolved = _ConvNorm(features, size, 0.0, shared, stride, name=name)
-            return convolved(x, train=train)
+        def layer(x: Array, name: str, features: int, size: int = 3, **options: Any) -> Array:
+            return _ConvNorm(features, size, 0.0, shared, name=name, **options)(x, train=train)
 
         x = nn.relu(_conv(self.channels, 3, jnp.float32, name="coarse")(small))
-        x = layer(x.astype(self.dtype), "down1", 2 * self.channels, 4, 2)
-        x = layer(x, "down2", 4 * self.channels, 4, 2)
+        x = layer(x.astype(self.dtype), "down1", 2 * self.channels, 4, stride=2)
+        x = layer(x, "down2", 4 * self.channels, 4, stride=2)
         x = layer(_tiled(code, x), "joint", 4 * self.channels)
         for block in range(1, self.blocks + 1):
             wide = ((4 * self.channels, 3),) * 2
             x = _Residual(wide, 0.0, shared, name=f"residual{block}")(x, train=train)
         for level in range(1, doublings + 1):
-            x = layer(upsample(x), f"up{level}", max(1, 4 * self.channels // 2**level))
+            features = max(1, 4 * self.channels // 2**level)
+            x = layer(x, f"up{level}", features, layer=UpsampledConv)
         return jnp.tanh(_conv(self.first.out_channels, 3, jnp.float32, name="image")(x))
 
 

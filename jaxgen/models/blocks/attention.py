@@ -80,12 +80,14 @@ def _two_products(
     def fold(x: Array) -> Array:  # [batch * heads, positions, width]: no other axes
         return x.swapaxes(1, 2).reshape(batch * heads, -1, width)
 
-    q, k, v = fold(query * width**-0.5), fold(key), fold(value)
+    few = key.shape[1] < width  # then fewer logits are to be scaled than numbers of the queries
+    q, k, v = fold(query if few else query * width**-0.5), fold(key), fold(value)
     alone = q.shape[1] == 1  # of one query XLA's products take seven times as long as these sums
     if alone:
         logits = jnp.sum(q * k, axis=-1, dtype=jnp.float32)[:, None]
     else:
         logits = jnp.einsum("bqd,bkd->bqk", q, k, preferred_element_type=jnp.float32)
+    logits = logits * width**-0.5 if few else logits
     if mask is not None:  # a finite number: where no key counts, the softmax is not NaN
         logits = jnp.where(jnp.repeat(mask, heads, axis=0)[:, None], logits, _HIDDEN)
     if causal:

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from jaxgen.models.conv.layers import conv_general_dilated
+from jaxgen.models.conv.resampled import downsampled_conv
 
 SPECTRAL = "spectral"
 NOISE = "noise"
@@ -82,6 +83,7 @@ class SpectralConv(_Spectral):
         normalize: Normalize; False for a plain convolution, with the same parameters.
         kernel_init: Initializer of the kernel.
         dtype: Type of the computation; parameters and the power iteration are float32.
+        halves: Take the mean of every 2x2 of the result, in one with the convolution; of stride 1.
     """
 
     features: int
@@ -92,18 +94,24 @@ class SpectralConv(_Spectral):
     normalize: bool = True
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
     dtype: DTypeLike = jnp.float32
+    halves: bool = False
 
     @nn.compact
     def __call__(
         self, x: Float[Array, "batch height width channels"], *, train: bool
     ) -> Float[Array, "batch height2 width2 features"]:
-        """Convolves; `train=True` advances the power iteration by one step."""
+        """Convolves; `train=True` advances the power iteration by one step.
+
+        Raises:
+            ValueError: If the result is to be halved and is of an odd size, or of another stride.
+        """
         k = self.kernel_size
         kernel = self.param("kernel", self.kernel_init, (k, k, x.shape[-1], self.features))
         if self.normalize:
             kernel = self.normalized(kernel, update=train)
         pad = (k - 1) // 2 if self.padding is None else self.padding
-        y = conv_general_dilated(
+        convolve = downsampled_conv if self.halves else conv_general_dilated
+        y = convolve(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             (self.stride, self.stride),

@@ -16,8 +16,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Num
 
 from jaxgen.models.blocks.attention import dot_product_attention
-from jaxgen.models.blocks.resample import upsample
 from jaxgen.models.conv.layers import Conv
+from jaxgen.models.conv.resampled import UpsampledConv
 
 scaled_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 """The initialization of Ho et al.'s code, for kernels of any shape."""
@@ -269,10 +269,10 @@ class Upsample(nn.Module):
         self, x: Float[Array, "batch height width channels"]
     ) -> Float[Array, "batch height2 width2 channels"]:
         """Returns twice the height and width, the same channels."""
-        conv = Conv(
+        conv = UpsampledConv(
             x.shape[-1], (3, 3), kernel_init=self.kernel_init, dtype=self.dtype, name="conv"
         )
-        return conv(upsample(x))
+        return conv(x)
 
 
 class Downsample(nn.Module):

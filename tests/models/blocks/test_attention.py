@@ -16,27 +16,34 @@ def inputs(dtype=jnp.float32, heads=2, width=8):
     return [jax.random.normal(k, s, dtype) for k, s in zip(keys, shapes, strict=True)]
 
 
-def test_formula():
+WIDTHS = pytest.mark.parametrize("width", [8, 4])  # more than the 7 keys, and fewer
+
+
+@WIDTHS
+def test_formula(width):
     """Of each head, softmax(q k / sqrt(d)) v."""
-    q, k, v = (np.asarray(x, np.float64) for x in inputs())
+    q, k, v = (np.asarray(x, np.float64) for x in inputs(width=width))
     expected = np.zeros(q.shape)
     for b in range(3):
         for h in range(2):
-            logits = q[b, :, h] @ k[b, :, h].T / np.sqrt(8)
+            logits = q[b, :, h] @ k[b, :, h].T / np.sqrt(width)
             weights = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
             expected[b, :, h] = weights @ v[b, :, h]
-    np.testing.assert_allclose(dot_product_attention(*inputs()), expected, rtol=2e-5, atol=1e-6)
+    got = dot_product_attention(*inputs(width=width))
+    np.testing.assert_allclose(got, expected, rtol=2e-5, atol=1e-6)
 
 
-def test_forms_agree():
+@WIDTHS
+def test_forms_agree(width):
     """The CPU's form and the library's, values and gradients."""
+    args = inputs(width=width)
 
     def value(form):
         return lambda *args: jnp.sin(3 * form(*args)).sum()
 
     for form in (attention._library, dot_product_attention):
-        ours = jax.value_and_grad(value(attention._two_products), (0, 1, 2))(*inputs())
-        theirs = jax.value_and_grad(value(form), (0, 1, 2))(*inputs())
+        ours = jax.value_and_grad(value(attention._two_products), (0, 1, 2))(*args)
+        theirs = jax.value_and_grad(value(form), (0, 1, 2))(*args)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs
         )
