@@ -1,6 +1,7 @@
 """The order of the packages, of all modules at once; and what importing one may bring along."""
 
 import ast
+import functools
 import json
 import subprocess
 import sys
@@ -50,14 +51,18 @@ ONE_PLACE = {
 }
 
 
+@functools.cache
 def modules():
     """(path from the root, package, imported modules, those imported where types are checked)."""
+    rows = []
     for top in ("jaxgen", "experiments"):
         for path in sorted((ROOT / top).rglob("*.py")):
             relative = path.relative_to(ROOT)
             parts = relative.with_suffix("").parts
             package = "experiments" if top == "experiments" else (*parts, "")[1].replace("__", "")
-            yield relative.as_posix(), "jaxgen" if package == "init" else package, imports(path)
+            package = "jaxgen" if package == "init" else package
+            rows.append((relative.as_posix(), package, imports(path)))
+    return rows
 
 
 def imports(path):
@@ -138,7 +143,6 @@ print(json.dumps(sorted(tops)))
 @pytest.mark.parametrize(
     ("modules", "forbidden"),
     [
-        (["jaxgen"], [*HEAVY, "jax", "numpy"]),
         (
             [
                 "jaxgen.core",
@@ -160,8 +164,15 @@ print(json.dumps(sorted(tops)))
             ],
             HEAVY,
         ),
-        (["jaxgen.models.unet", "jaxgen.families.diffusion", "jaxgen.families.wavenet"], IO),
-        (["jaxgen.training.step"], IO),
+        (
+            [
+                "jaxgen.models.unet",
+                "jaxgen.families.diffusion",
+                "jaxgen.families.wavenet",
+                "jaxgen.training.step",
+            ],
+            IO,
+        ),
         (["jaxgen.data.audio", "jaxgen.data.pipeline"], ["flax", *IO]),
         (
             [
@@ -172,8 +183,14 @@ print(json.dumps(sorted(tops)))
             ],
             [*HEAVY, "jax"],
         ),
-        (["jaxgen.metrics.classification"], ["orbax", "tyro", "torch"]),
-        (["jaxgen.metrics.inception", "jaxgen.metrics.lite0"], [*IO, "torch"]),
+        (
+            [
+                "jaxgen.metrics.classification",
+                "jaxgen.metrics.inception",
+                "jaxgen.metrics.lite0",
+            ],
+            [*IO, "torch"],
+        ),
         (["experiments.ddpm_cifar"], ["tensorflow", "tensorflow_datasets", "grain"]),
         (["jaxgen.training.cli"], SERVICES),
     ],
