@@ -114,6 +114,7 @@ def test_the_exact_model_agrees_along_the_teachers_path(images):
     family = made(Known(), X0, teacher=teacher, distance=mean_squared, weighting=alike)
     key = jax.random.key(0)
 
+    @jax.jit
     def loss(scale):
         variables = Variables({NAME: {"scale": scale}}, {}, family.fixed)
         return family.phases[0].loss(variables, images, key, jnp.int32(0))[0].mean()
@@ -127,27 +128,28 @@ def test_training_from_scratch(images):
     """The model comes to the data's law from noise of ten times its deviation."""
     family = made(num_levels=doubling(300, 5, 20), target_decay=None)
     _, end, _ = train(family, images, 300)
-    x = family.sample(end, jax.random.key(1), 1000)
+    x = np.asarray(jax.jit(lambda v: family.sample(v, jax.random.key(1), 1000))(end))
     assert x.mean() == pytest.approx(MEAN, abs=0.15)
     assert 0.5 * STD < x.std() < 1.5 * STD
-    value, _ = family.evaluate(end, images, jax.random.key(0))
+    value, _ = jax.jit(family.evaluate)(end, images, jax.random.key(0))
     assert np.isfinite(value).all()
 
 
 def test_the_targets_average(images):
     """It starts as the parameters, follows them by its decay, and is what says the target."""
     family = made(target_decay=lambda num: jnp.where(num == 40, 0.75, 0.0))
-    variables = family.init(jax.random.key(0), images)
+    variables = jax.device_get(jax.jit(family.init)(jax.random.key(0), images))
     jax.tree.map(np.testing.assert_array_equal, variables.state["target"], variables.params)
-    moved = jax.tree.map(lambda p: p + 1.0, variables.params)
+    moved = jax.tree.map(lambda p: p + np.float32(1), variables.params)
     arguments = (images, jax.random.key(1), jnp.int32(0))
-    values, aux = family.phases[0].loss(variables._replace(params=moved), *arguments)
-    want = jax.tree.map(lambda p: p + 0.25, variables.params)
+    loss, own = (jax.jit(one.phases[0].loss) for one in (family, made()))
+    values, aux = loss(variables._replace(params=moved), *arguments)
+    want = jax.tree.map(lambda p: p + np.float32(0.25), variables.params)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), aux.state["target"], want
     )
-    own, _ = made().phases[0].loss(Variables(moved), *arguments)
-    assert jnp.abs(values - own).max() > 1e-3
+    others, _ = own(Variables(moved), *arguments)
+    assert np.abs(values - others).max() > 1e-3
 
 
 def test_it_starts_from_the_teachers_parameters(images):

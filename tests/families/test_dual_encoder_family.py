@@ -36,9 +36,8 @@ def test_it_learns_what_belongs_together():
     data = {"image": image, "text": np.stack([word + 1, 0 * word], axis=1).astype(np.int32)}
     family = dual_encoder(ImageEncoder(4, 4), conditioning(), optax.adam(1e-2), width=4)
     fitted = fit(family, data, 60, batch_size=20)
-    vectors = family.encode(
-        fitted.variables, {k: jnp.asarray(v[:50]) for k, v in data.items()}, jax.random.key(0)
-    )
+    some = {k: v[:50] for k, v in data.items()}
+    vectors = jax.jit(family.encode)(fitted.variables, some, jax.random.key(0))
     image, caption = (
         np.asarray(v) / np.linalg.norm(v, axis=1, keepdims=True)
         for v in (vectors["image"], vectors["text"])

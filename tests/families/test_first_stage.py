@@ -245,16 +245,21 @@ def test_the_discriminators_loss():
     loss, aux = play(variables, data, KEY, jnp.int32(0))
     network, state = PatchDiscriminator(4, 1), variables.state["discriminator"]
     rebuilt = jax.jit(partial(family.encode, continuous=True))(variables, data, KEY)
-    rebuilt = Decoder().apply({"params": variables.params["decoder"]}, rebuilt)
-    logits = []
-    for x in (data["image"], rebuilt):
-        out, state = network.apply(
-            {"params": variables.params["discriminator"], **state},
-            x,
-            train=True,
-            mutable=["batch_stats"],
-        )
-        logits.append(out)
+
+    @jax.jit
+    def discriminate(params, state):
+        logits = []
+        for x in (data["image"], Decoder().apply({"params": params["decoder"]}, rebuilt)):
+            out, state = network.apply(
+                {"params": params["discriminator"], **state},
+                x,
+                train=True,
+                mutable=["batch_stats"],
+            )
+            logits.append(out)
+        return logits, state
+
+    logits, state = discriminate(variables.params, state)
     expected = 0.5 * hinge.discriminator(*(v.ravel() for v in logits)).reshape(8, -1).mean(axis=1)
     np.testing.assert_allclose(loss, expected, rtol=1e-4)
     jax.tree.map(
@@ -282,7 +287,7 @@ def test_codes_learn_by_the_papers_terms():
         passed = bottleneck.squeeze(codes, z, KEY)
         return passed.penalty.sum() + 3.0 * passed.latents.sum()
 
-    of_codes, of_z = jax.grad(loss, argnums=(0, 1))(codes, z)
+    of_codes, of_z = jax.jit(jax.grad(loss, argnums=(0, 1)))(codes, z)
     indices = np.asarray(bottleneck.encode(codes, z)).ravel()
     apart = np.asarray(z).reshape(-1, 2) - np.asarray(codes)[indices]
     expected = np.zeros((4, 2))

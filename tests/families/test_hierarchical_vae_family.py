@@ -16,7 +16,7 @@ from jaxgen.families.hierarchical_vae import hierarchical_vae
 from jaxgen.models.hierarchical_vae import VDVAE
 from jaxgen.training import pictures
 
-NETWORK = VDVAE("8x1,8d2,4x1", "4x1,8m4,8x1", width=8, num_params=2, latent_dim=2)
+NETWORK = VDVAE("8d2,4x1", "4x1,8m4,8x1", width=8, num_params=2, latent_dim=2)
 SHAPES = {4: (1, 4, 4, 2), 8: (2, 8, 8, 2)}
 
 

@@ -67,11 +67,17 @@ def test_evaluate_is_the_cross_entropy_of_what_is_masked(key):
     """Without smoothing, with masks of the key; tokens in raster order, channels innermost."""
     values, metrics = jit(FAMILY.evaluate)(VARIABLES, BATCH, key)
     tokens = jnp.round((IMAGES + 1) / 2 * (VALUES - 1)).astype(jnp.int32).reshape(4, 12)
-    hidden = draw_masks(key, 4, 12)
-    condition = Condition(jax.nn.one_hot(BATCH["label"], 3))
-    own = {"params": VARIABLES.params[NAME]}
-    logits = NETWORK.apply(own, tokens, hidden, condition)
-    np.testing.assert_allclose(values, masked_cross_entropy(logits, tokens, hidden), rtol=1e-5)
+
+    @jit
+    def by_hand(variables, key):
+        hidden = draw_masks(key, 4, 12)
+        condition = Condition(jax.nn.one_hot(BATCH["label"], 3))
+        own = {"params": variables.params[NAME]}
+        logits = NETWORK.apply(own, tokens, hidden, condition)
+        return hidden, logits, masked_cross_entropy(logits, tokens, hidden)
+
+    hidden, logits, loss = by_hand(VARIABLES, key)
+    np.testing.assert_allclose(values, loss, rtol=1e-5)
     right = np.asarray(logits.argmax(-1) == tokens)
     expected = [row[mask].mean() for row, mask in zip(right, np.asarray(hidden), strict=True)]
     np.testing.assert_allclose(metrics["accuracy"], expected, rtol=1e-6)
@@ -81,14 +87,14 @@ def test_training_smooths_and_drops_conditions(key):
     """Smoothed targets; without its condition an example is one of no class."""
     variables, step = Variables({NAME: {"slope": jnp.ones(())}}), jnp.array(0)
     smooth, plain = (build(KNOWN, label_smoothing=s).phases[0].loss for s in (0.2, 0.0))
-    a, b = (loss(variables, BATCH, key, step)[0] for loss in (smooth, plain))
+    a, b = (jit(loss)(variables, BATCH, key, step)[0] for loss in (smooth, plain))
     of_class = np.asarray(BATCH["label"], np.float64)
     logits = of_class[:, None] * np.linspace(0, 1, VALUES)
     log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
     np.testing.assert_allclose(a, 0.8 * b - 0.2 * log_p.mean(1), rtol=1e-5)
     dropping = build(KNOWN, label_smoothing=0.0, condition_dropout=0.5).phases[0].loss
     keys = jax.random.split(key, 200)
-    losses = jax.vmap(lambda key: dropping(variables, BATCH, key, step)[0])(keys)
+    losses = jit(jax.vmap(lambda key: dropping(variables, BATCH, key, step)[0]))(keys)
     dropped = np.isclose(losses[:, 1:], np.log(VALUES)).mean()  # of class 0 both are alike
     assert dropped == pytest.approx(0.5, abs=0.08)
 

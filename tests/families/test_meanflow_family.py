@@ -89,7 +89,7 @@ def test_the_loss_is_least_at_the_exact_average(images):
     (low, _), (right, squared), (high, _) = mean(0.9), mean(1.0), mean(1.1)
     assert right < min(low, high)
     np.testing.assert_allclose(squared * 8, right, rtol=1e-5)
-    value, _ = family.evaluate(KNOWN, images, jax.random.key(0))
+    value, _ = jax.jit(family.evaluate)(KNOWN, images, jax.random.key(0))
     assert value.mean() == pytest.approx(float(squared), rel=0.2)
 
 
@@ -100,19 +100,24 @@ def test_training_with_guidance(images):
     start, end, metrics = train(family, images, 150)
     assert set(metrics) >= {"loss", "squared_error"}
     key = jax.random.key(5)
+    evaluate = jax.jit(lambda variables, k: family.evaluate(variables, images, k)[0].mean())
 
     def error(variables):
-        keys = jax.random.split(key, 8)
-        return np.mean([family.evaluate(variables, images, k)[0].mean() for k in keys])
+        return np.mean([evaluate(variables, k) for k in jax.random.split(key, 8)])
 
     assert error(end) < 0.8 * error(start)
-    arguments = (end, images, key, jnp.int32(0))
-    with_guidance, _ = family.phases[0].loss(*arguments)
-    without, _ = made(**options).phases[0].loss(*arguments)
+
+    @jax.jit
+    def drawn(variables):
+        losses = (one.phases[0].loss for one in (family, made(**options)))
+        with_guidance, without = (loss(variables, images, key, jnp.int32(0))[0] for loss in losses)
+        left_out = jax.random.bernoulli(jax.random.split(key, 3)[1], 0.1, (64,))
+        x = family.sample(variables, key, 8, condition=jnp.arange(8))
+        return with_guidance, without, left_out, x
+
+    with_guidance, without, left_out, x = drawn(end)
     same = np.isclose(with_guidance, without, rtol=1e-5)
-    left_out = jax.random.bernoulli(jax.random.split(key, 3)[1], 0.1, (64,))
     np.testing.assert_array_equal(same, left_out)
-    x = family.sample(end, key, 8, condition=jnp.arange(8))
     assert x.shape == (8, *SHAPE)
     assert np.isfinite(x).all()
 

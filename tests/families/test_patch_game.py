@@ -35,30 +35,36 @@ def test_three_parts():
     """The family's own loss and the game's, by hand; the discriminator sees both sides."""
     own, data = make_autoencoder(), batch(4)
     family = with_game(own, game())
-    variables = family.init(KEY, data)
+    variables = jax.jit(family.init)(KEY, data)
     assert variables.params["discriminator"] == {"scale": 2.0}
-    (play, turn), zero = family.phases, jnp.int32(0)
-    values, aux = play.loss(variables, data, KEY, zero)
-    alone, metrics = own.phases[0].loss(variables, data, KEY, zero)
-    rebuilt = own.decode(variables, own.encode(variables, data, KEY), KEY)
+    (play, turn), free = family.phases, with_game(own, game(weight=0.0)).phases[0]
+
+    @jax.jit
+    def run(variables):
+        losses = [
+            phase.loss(variables, data, KEY, jnp.int32(0))
+            for phase in (play, own.phases[0], turn, free)
+        ]
+        return losses, own.decode(variables, own.encode(variables, data, KEY), KEY)
+
+    ((values, aux), (alone, metrics), of_turn, (of_free, _)), rebuilt = run(variables)
     real, fake = (2 * x.reshape(4, 2, 4, 2, 4).mean(axis=(2, 4)) for x in (data["image"], rebuilt))
     deceiving = jax.nn.softplus(-fake).mean(axis=(1, 2))
     np.testing.assert_allclose(values, alone + 3.0 * deceiving, rtol=1e-5)
     np.testing.assert_allclose(aux.metrics["adversarial"], deceiving, rtol=1e-5)
     assert set(aux.metrics) == {*metrics.metrics, "adversarial"}
-    values, aux = turn.loss(variables, data, KEY, zero)
+    values, aux = of_turn
     halves = jax.nn.softplus(-real) + jax.nn.softplus(fake)
     np.testing.assert_allclose(values, 0.5 * halves.mean(axis=(1, 2)), rtol=1e-5)
     np.testing.assert_allclose(aux.metrics["real_logit"], real.mean(axis=(1, 2)), rtol=1e-5)
-    free = with_game(own, game(weight=0.0)).phases[0].loss(variables, data, KEY, zero)[0]
-    np.testing.assert_array_equal(free, alone)
+    np.testing.assert_array_equal(of_free, alone)
 
 
 def test_steps_and_the_late_start():
     """Each turn moves its own networks; before the start there is no game; one trace for all."""
     data = batch(8)
     family = with_game(make_vae(), game(start=1))
-    first = init_state(family, KEY, data)
+    first = jax.jit(lambda: init_state(family, KEY, data))()
     traces, one_step = [], make_step(family)
 
     @jax.jit
@@ -70,7 +76,7 @@ def test_steps_and_the_late_start():
     after = step(before.state, {}, data, KEY)
     assert len(traces) == 1
     same = [
-        jax.tree.map(np.array_equal, one.params, other.params)
+        jax.tree.map(np.array_equal, *jax.device_get((one.params, other.params)))
         for one, other in ((first, before.state), (before.state, after.state))
     ]
     assert all(jax.tree.leaves(same[0]["discriminator"]))
@@ -78,8 +84,9 @@ def test_steps_and_the_late_start():
     assert before.metrics["vae/adversarial"][0] == 0
     assert after.metrics["vae/adversarial"][0] > 0
     variables = Variables(after.state.params, after.state.state)
-    assert family.sample(variables, KEY, 3).shape == (3, 8, 8, 1)
-    assert family.evaluate(variables, data, KEY)[0].shape == (8,)
+    sample = jax.eval_shape(lambda: family.sample(variables, KEY, 3))
+    assert sample.shape == (3, 8, 8, 1)
+    assert jax.eval_shape(family.evaluate, variables, data, KEY)[0].shape == (8,)
 
 
 def test_what_cannot_play():
