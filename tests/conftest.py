@@ -35,7 +35,7 @@ import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Tracing makes objects by the million, hardly any of them in a cycle: a collection at every 700
-# of them, Python's own choice, takes a twelfth of the time of the tests.
+# of them, Python's own choice, takes a twentieth of the time of the tests.
 gc.set_threshold(20_000, 10, 10)
 
 
