@@ -109,7 +109,7 @@ def to_jaxgen(
         if not (copy := _COPY.match(name)):
             continue
         first = state_dict.get(f"{_FIRST}{name[copy.end() :]}")
-        if first is None or not np.array_equal(arrays.pop(name), first):
+        if first is not None and not np.array_equal(arrays.pop(name), first):
             raise ValueError(
                 f"{name} of diffusers' DiTTransformer2DModel must be a copy of that of block 0: "
                 "our network embeds time and class once for all blocks, as the authors' does"

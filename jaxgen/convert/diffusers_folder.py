@@ -121,7 +121,7 @@ def open_folder(folder: Path, strategy: JitStrategy, changes: Mapping[str, Any])
             value that ours cannot have (named), an array does not fit, or a change is of no field.
     """
     place = folder / INDEX if (folder / INDEX).is_file() else folder / CONFIG
-    kind = read(place)[_CLASS]
+    kind = read(place).get(_CLASS, "")
     openers: Mapping[str, Callable[..., tuple[_Part, Any]]] = {
         "AutoencoderKL": _autoencoder,
         "DDIMPipeline": _unet_pipeline,

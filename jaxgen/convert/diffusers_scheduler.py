@@ -100,6 +100,10 @@ class Scheduler:
         check_choice(
             "scheduler.timestep_spacing", self.timestep_spacing, ("leading", "trailing", "linspace")
         )
+        if self.num_train_timesteps < 1:
+            raise ValueError(
+                f"scheduler.num_train_timesteps must be at least 1, got {self.num_train_timesteps}"
+            )
         given = self.trained_betas
         if given is not None and len(given) != self.num_train_timesteps:
             raise ValueError(
@@ -134,8 +138,8 @@ class Scheduler:
     ) -> Sampler:
         """How samples are drawn.
 
-        Of `fixed_large` and a spacing that leaves timestep 0 out theirs adds noise to the samples
-        at the end; ours never does.
+        Of `fixed_large` or `learned_range` and timesteps that leave 0 out theirs adds noise to the
+        samples at the end; ours never does.
 
         Args:
             num_steps: Number of steps; None for all of the chain.
@@ -173,10 +177,11 @@ class Scheduler:
                 f"scheduler.steps_offset must keep {num_steps} timesteps below {total}, got "
                 f"{self.steps_offset}"
             )
+        gap = total // num_steps  # which is how far each step of theirs leads
         leads_on = (
             num_steps == total
             or {
-                "leading": True,
+                "leading": self.steps_offset < gap,
                 "trailing": total % num_steps == 0,
                 "linspace": False,
             }[self.timestep_spacing]
@@ -184,8 +189,10 @@ class Scheduler:
         if self.kind == DDIM and not leads_on:
             raise ValueError(
                 f"scheduler.timestep_spacing {self.timestep_spacing!r} of a {DDIM} does not go "
-                f"with {num_steps} steps of {total}: theirs would lead elsewhere than to the next "
-                "timestep that they visit. `trailing` needs a divisor, `leading` any number"
+                f"with {num_steps} steps of {total} and steps_offset {self.steps_offset}: theirs "
+                "would lead elsewhere than to the next timestep that they visit, and to the data "
+                "from the last. `trailing` needs a divisor, `leading` at least a step's length "
+                f"above steps_offset, and that is {gap}"
             )
 
 
@@ -208,8 +215,12 @@ def from_config(config: Mapping[str, Any]) -> Scheduler:
         is_flag = isinstance(value, bool) and kind is not bool
         if field.default is not None and (is_flag or not isinstance(value, accepted)):
             raise ValueError(f"scheduler.{field.name} must be {kind.__name__}, got {value!r}")
-    if given.get("trained_betas") is not None:
-        given["trained_betas"] = tuple(given["trained_betas"])
+    if (betas := given.get("trained_betas")) is not None:
+        if not isinstance(betas, list | tuple) or not all(
+            isinstance(b, float | int) for b in betas
+        ):
+            raise ValueError(f"scheduler.trained_betas must be a list of numbers, got {betas!r}")
+        given["trained_betas"] = tuple(map(float, betas))
     return Scheduler(kind=config.get("_class_name", DDPM), **given)
 
 

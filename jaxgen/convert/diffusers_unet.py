@@ -311,9 +311,10 @@ def _style(config: Mapping[str, Any]) -> BlockStyle:
     kind = config["resnet_time_scale_shift"]
     if kind not in ("default", "scale_shift"):
         raise ValueError(f"resnet_time_scale_shift must be default or scale_shift, got {kind!r}")
-    if kind == "scale_shift":
-        # Theirs then has no norm in the middle's attention, unless it says so.
-        _require("attn_norm_num_groups", config["attn_norm_num_groups"], config["norm_num_groups"])
+    groups, own = config["norm_num_groups"], config["attn_norm_num_groups"]
+    # Of the middle's attention. Theirs has no norm there with scale_shift, unless it says so.
+    if kind == "scale_shift" or own is not None:
+        _require("attn_norm_num_groups", own, groups)
     style = ADM if kind == "scale_shift" else LDM
     return style._replace(epsilon=config["norm_eps"])
 

@@ -70,6 +70,7 @@ OF_DISCRIMINATOR = (
 
 _FILTER = "resample_filter"
 _FREE = ("num_fp16_res", "fp16_channels_last", "freeze_layers")  # of no effect on what is computed
+_OF_CLASSES = ("cmap_dim", "mapping_kwargs")  # of a discriminator: without classes of no effect
 _ACTIVATION = {"activation": "lrelu"}
 _FILTERED = {**_ACTIVATION, _FILTER: list(BINOMIAL)}
 
@@ -217,6 +218,9 @@ def from_module(module: Module) -> Layout:
     try:
         size, channels = int(given.pop("img_resolution")), int(given.pop("img_channels"))
         num_classes = int(given.pop("c_dim")) or None
+        if module.class_name == "Discriminator" and num_classes is None:
+            for name in _OF_CLASSES:
+                given.pop(name, None)
         network = makers[module.class_name](given, size, channels)
     except KeyError as error:
         raise ValueError(f"{module.class_name} does not say its {error}") from error
@@ -284,6 +288,9 @@ def _sizes(given: dict[str, Any]) -> dict[str, Any]:
 
 def _mapping_layers(given: dict[str, Any], width: int) -> int:
     layers = int(given.pop("num_layers", 8))
+    if not layers:  # as where the authors' code converted TensorFlow's: there is but the embedding
+        for name in ("activation", "layer_features", "lr_multiplier"):
+            given.pop(name, None)
     widths = {"embed_features": (None, width), "layer_features": (None, width)}
     _refuse_others(given, lr_multiplier=0.01, **widths, **_ACTIVATION)
     return layers

@@ -147,7 +147,8 @@ class TheirDiscriminator(Theirs):
         spread = spread.repeat(2)[:, None, None, None].expand(-1, 1, 4, 4)
         x = self.conv("b4.conv", torch.cat([x, spread], dim=1))
         x = self.linear("b4.out", self.active(self.linear("b4.fc", x.flatten(1))))
-        told = self.mapping("mapping", None, label, 3)
+        layers = sum(name.startswith("mapping.fc") for name in self.p) // 2
+        told = self.mapping("mapping", None, label, layers)
         return (x * told).sum(dim=1) / math.sqrt(x.shape[1])
 
 
@@ -186,11 +187,18 @@ def build(networks):
     return content
 
 
-@pytest.mark.parametrize("architecture", ["resnet", "orig"])
-def test_a_pickle_gives_the_numbers_of_their_networks(architecture, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"architecture": "resnet"},
+        {"architecture": "orig", "mapping_kwargs": {"num_layers": 0, "lr_multiplier": 0.1}},
+    ],
+    ids=["resnet", "orig"],
+)
+def test_a_pickle_gives_the_numbers_of_their_networks(options, monkeypatch, tmp_path):
     """Built of arrays by names, pickled as theirs are, read, converted, compared in a family."""
     networks = {}
-    of_discriminator = {**OF_DISCRIMINATOR, "architecture": architecture}
+    of_discriminator = {**OF_DISCRIMINATOR, **options}
     pairs = (("G_ema", "Generator", OF_GENERATOR), ("D", "Discriminator", of_discriminator))
     for key, name, options in pairs:
         layout = layout_of(name, options)
@@ -256,6 +264,16 @@ def test_the_published_networks():
     assert layout_of("Discriminator", options).network.stddev_group == 0
 
 
+def test_options_without_effect():
+    """The authors' code writes these where it converts a discriminator of TensorFlow's."""
+    told = {"num_layers": 0, "lr_multiplier": 0.1, "embed_features": None, "layer_features": 7}
+    converted = {**OF_DISCRIMINATOR, "mapping_kwargs": told, "block_kwargs": {"freeze_layers": 0}}
+    assert layout_of("Discriminator", converted).network.mapping_layers == 0
+    alone = layout_of("Discriminator", {**converted, "c_dim": 0, "cmap_dim": 7})
+    assert alone.num_classes is None
+    assert not any("mapping" in name for name in stylegan2._shapes(*alone))
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
@@ -284,6 +302,16 @@ def test_the_published_networks():
         ("Generator", {"mapping_kwargs": {"w_avg_beta": None}}, "w_avg_beta must be a number"),
         ("Discriminator", {"architecture": "skip"}, "must be resnet or orig, got 'skip'"),
         ("Discriminator", {"cmap_dim": 7}, "cmap_dim must be None or 16 for our network, got 7"),
+        (
+            "Discriminator",
+            {"mapping_kwargs": {"lr_multiplier": 0.1}},
+            "lr_multiplier must be 0.01 for our network, got 0.1",
+        ),
+        (
+            "Discriminator",
+            {"mapping_kwargs": {"num_layers": 0, "layers": 2}},
+            "layers is no option of our network, got 2",
+        ),
         (
             "Discriminator",
             {"epilogue_kwargs": {"mbstd_group_size": None}},

@@ -94,6 +94,9 @@ def test_every_array_is_used_once():
     other = {**arrays, name: arrays[name] + 1}
     with pytest.raises(ValueError, match=r"blocks\.1\.norm1\.emb\.timestep.* must be a copy of th"):
         dit.to_jaxgen(other, network, shape, num_classes)
+    lacking = {k: v for k, v in arrays.items() if k != name.replace("blocks.1", "blocks.0")}
+    with pytest.raises(ValueError, match=r"missing transformer_blocks\.0\.norm1\.emb\.timestep"):
+        dit.to_jaxgen(lacking, network, shape, num_classes)
     del arrays["transformer_blocks.1.attn1.to_q.bias"]
     with pytest.raises(ValueError, match=r"missing transformer_blocks\.1\.attn1\.to_q\.bias"):
         dit.to_jaxgen(arrays, network, shape, num_classes)

@@ -313,6 +313,12 @@ def test_folders_that_cannot_be_opened(folder, tmp_path):
     assert "_class_name must be one of AutoencoderKL" in refused(
         "model_index.json", _class_name="StableDiffusionPipeline"
     )
+    index = place / "model_index.json"
+    content = index.read_text()
+    index.write_text("{}")
+    with pytest.raises(ValueError, match="_class_name must be one of .*, got ''"):
+        from_pretrained(place)
+    index.write_text(content)
     weights = place / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(

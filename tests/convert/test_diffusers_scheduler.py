@@ -69,12 +69,24 @@ def test_an_offset_of_the_timesteps():
         ),
         ({"clip_sample": "yes"}, "scheduler.clip_sample must be bool, got 'yes'"),
         ({"num_train_timesteps": True}, "scheduler.num_train_timesteps must be int, got True"),
+        ({"num_train_timesteps": 0}, "scheduler.num_train_timesteps must be at least 1, got 0"),
         ({"trained_betas": [0.1]}, "trained_betas must be num_train_timesteps 1000, got 1"),
+        ({"trained_betas": 0.1}, "scheduler.trained_betas must be a list of numbers, got 0.1"),
     ],
 )
 def test_what_ours_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
         from_config({"_class_name": DDPM, "_diffusers_version": "0.1.1", **change})
+
+
+def test_an_offset_within_a_step_leads_to_the_data():
+    """Theirs goes on by 2 from the last timestep, 1, and by 1 of many steps: not to the data."""
+    offset = {"num_train_timesteps": 100, "steps_offset": 1}
+    assert Scheduler(DDIM, **offset).sampler(50).num_steps == 50
+    assert Scheduler(DDPM, **offset).sampler(60).num_steps == 60
+    theirs = peer(DDIM, **offset)
+    theirs.set_timesteps(60)
+    assert theirs.timesteps[-1] - theirs.config.num_train_timesteps // 60 == 0
 
 
 @pytest.mark.parametrize(
@@ -93,6 +105,11 @@ def test_what_ours_cannot_be(change, message):
             Scheduler(DDIM, timestep_spacing="trailing"),
             {"num_steps": 30},
             "'trailing' of a DDIMScheduler does not go with 30 steps of 1000",
+        ),
+        (
+            Scheduler(DDIM, steps_offset=1),
+            {"num_steps": 600},
+            "'leading' of a DDIMScheduler does not go with 600 steps of 1000 and steps_offset 1",
         ),
     ],
 )

@@ -178,6 +178,7 @@ def test_every_parameter_is_used_once():
         ({"freq_shift": 2}, "freq_shift must be 0 or 1, got 2"),
         ({"resnet_time_scale_shift": "spatial"}, "must be default or scale_shift, got 'spatial'"),
         ({"resnet_time_scale_shift": "scale_shift"}, "attn_norm_num_groups must be 32"),
+        ({"attn_norm_num_groups": 16}, "attn_norm_num_groups must be 32 for our network, got 16"),
         ({"sample_size": None}, "sample_size must be a number, or height and width, got None"),
         ({"time_embedding_dim": 64}, "time_embedding_dim must be 512 for our network, got 64"),
     ],
