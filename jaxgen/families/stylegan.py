@@ -78,12 +78,13 @@ def stylegan(
     lengths are compared with those of former ones. The mean style follows the generator's turns
     alone. (In the authors' code the mean of the lengths begins at 0, so the first turns shorten
     them; a batch's lengths count in the mean that they are compared with, each device has its own,
-    and the mean style follows the latents of all turns.)
+    and the mean style follows the latents of all turns. All examples of a device have their styles
+    mixed, or none, from the same layer on; here each example is by itself.)
 
     Latents are z, f32[B, latent_dim]; `decode` takes styles too, f32[B, num_styles, style_dim],
     which `styles_of` makes of latents. `sample` and `decode` take `truncation`, the share of the
     way from the mean style to a latent's (psi): less than 1 gives more usual images, less varied
-    ones.
+    ones. `decode` refuses it with styles, which are shown as they are: `styles_of` takes it.
 
     Args:
         generator: Module as `jaxgen.models.stylegan2.Generator`: `generator(z, condition,
@@ -219,6 +220,8 @@ def _make_sampler(
         w = latents
         if latents.ndim == 2:
             w = styles(variables, latents, condition=condition, truncation=psi)
+        elif truncation is not None:
+            raise ValueError("truncation must be None with styles: give it to styles_of")
         return _synthesize(generator, variables, w, key if random_noise else None)
 
     return sample, decode

@@ -8,6 +8,7 @@ The blocks are written as the authors write them (`jaxgen.models.blocks.vdvae_st
 resolution are one compiled loop, their parameters stacked.
 """
 
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
@@ -149,8 +150,10 @@ class VDVAE(nn.Module):
         for name in ("width", "num_params", "latent_dim"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not self.std > 0:
-            raise ValueError(f"std must be positive, got {self.std}")
+        if not math.isfinite(self.mean):
+            raise ValueError(f"mean must be finite, got {self.mean}")
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"std must be positive and finite, got {self.std}")
         encoded = encoder_stages(self.encoder_blocks)
         decoded = decoder_stages(self.decoder_blocks)
         size, last = encoded[0].resolution, decoded[-1].resolution
@@ -170,7 +173,7 @@ class VDVAE(nn.Module):
                 f"widths must not be more at a higher resolution than at a lower one, got {widths} "
                 f"at {sorted(seen)}"
             )
-        if min(widths) * self.bottleneck < 1:
+        if not 1 <= min(widths) * self.bottleneck < math.inf:
             raise ValueError(
                 f"bottleneck must leave at least one channel of {min(widths)}, got "
                 f"{self.bottleneck}"

@@ -335,8 +335,8 @@ class Generator(nn.Module):
             Images, float32; values may leave [-1, 1].
 
         Raises:
-            ValueError: An image size that the network cannot make, a probability out of range,
-                latents of another width, or a condition with tokens.
+            ValueError: An image size that the network cannot make, a probability, a clamp or a
+                number of layers out of range, latents of another width, or a condition with tokens.
         """
         return self.synthesize(self.styles(z, condition, train=train))
 
@@ -361,6 +361,8 @@ class Generator(nn.Module):
             raise ValueError(f"z must be [B, {self.latent_dim}], got {list(z.shape)}")
         if not 0 <= self.mixing <= 1:
             raise ValueError(f"mixing must be in [0, 1], got {self.mixing}")
+        if self.mapping_layers < 1:
+            raise ValueError(f"mapping_layers must be at least 1, got {self.mapping_layers}")
         w = self.mapping(z, e, train=train, truncation=truncation)
         styles = jnp.repeat(w[:, None], self.num_styles, axis=1)
         if not train or self.mixing == 0 or not self.has_rng(NOISE):

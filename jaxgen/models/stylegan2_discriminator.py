@@ -86,7 +86,8 @@ class Discriminator(nn.Module):
 
         Raises:
             ValueError: Images that are not square, or whose side is no power of two of at least 8;
-                a batch that `stddev_group` does not divide; or a condition with tokens.
+                a batch that `stddev_group` does not divide; a clamp that is not positive; or a
+                condition with tokens.
         """
         e = vector_of(condition)
         batch, height, width, _ = x.shape

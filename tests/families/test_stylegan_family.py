@@ -207,6 +207,9 @@ def test_bad_options(options, message):
 def test_bad_calls(family, variables):
     with pytest.raises(ValueError, match="truncation must be finite"):
         family.sample(variables, KEY, 2, condition=jnp.array([0, 1]), truncation=float("inf"))
+    styles = jnp.zeros((2, NETWORKS[0].num_styles, 4))
+    with pytest.raises(ValueError, match="truncation must be None with styles"):
+        family.decode(variables, styles, KEY, truncation=0.5)
     with pytest.raises(ValueError, match="condition must be given"):
         family.sample(variables, KEY, 2)
     thirds = make(path_length=PathLength(shrink=3))

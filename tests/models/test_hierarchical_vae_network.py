@@ -1,5 +1,7 @@
 """The very deep VAE's network: the authors' sizes, its blocks, and latents that lead back."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +100,10 @@ def test_the_paper_has_43_layers_and_39_million_parameters():
         ({"decoder_blocks": "2x1,4m2,8m4"}, r"encoder_blocks must reach .* lack \[2\]"),
         ({"width": 0}, "width must be at least 1, got 0"),
         ({"latent_dim": 0}, "latent_dim must be at least 1"),
+        ({"mean": math.nan}, "mean must be finite, got nan"),
         ({"std": 0.0}, "std must be positive"),
+        ({"std": math.inf}, "std must be positive and finite, got inf"),
+        ({"bottleneck": math.nan}, "bottleneck must leave at least one channel of 8, got nan"),
         ({"bottleneck": 0.1}, "bottleneck must leave at least one channel of 8, got 0.1"),
         ({"widths": {8: 16}}, r"widths must not be more .* got \[8, 8, 16\] at \[1, 4, 8\]"),
     ],

@@ -1,5 +1,6 @@
 """StyleGAN2's networks: sizes, what a style does, noise, mixing, the mean style, bad input."""
 
+import math
 from functools import partial
 
 import jax
@@ -249,6 +250,11 @@ def test_bad_input(key):
         shapes(TINY, Z, TOKENS)
     with pytest.raises(ValueError, match=r"mixing must be in \[0, 1\], got 2"):
         shapes(TINY.clone(mixing=2.0), Z)
+    with pytest.raises(ValueError, match="mapping_layers must be at least 1, got -1"):
+        shapes(TINY.clone(mapping_layers=-1), Z)
+    for clamp in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match=f"clamp must be positive or None, got {clamp}"):
+            shapes(TINY.clone(clamp=clamp), Z)
     with pytest.raises(ValueError, match=r"styles must be \[B, 4, 6\], got \[3, 2, 6\]"):
         TINY.init(key, jnp.zeros((3, 2, 6)), method="synthesize")
     with pytest.raises(ValueError, match="channel_base must be at least the image's size, 8"):

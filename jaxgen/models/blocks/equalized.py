@@ -41,8 +41,15 @@ def clipped(x: Float[Array, "..."], gain: float, clamp: float | None) -> Float[A
         x: Activations.
         gain: Factor that they were multiplied by.
         clamp: Greatest size of a value before the gain, or None.
+
+    Raises:
+        ValueError: If the clamp is not positive.
     """
-    return x if clamp is None else jnp.clip(x, -gain * clamp, gain * clamp)
+    if clamp is None:
+        return x
+    if not clamp > 0:
+        raise ValueError(f"clamp must be positive or None, got {clamp}")
+    return jnp.clip(x, -gain * clamp, gain * clamp)
 
 
 def biased(x: Float[Array, "..."], bias: Float[Array, " channels"]) -> Float[Array, "..."]:
