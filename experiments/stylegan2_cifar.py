@@ -9,6 +9,8 @@ samples against all 50,000 training images; no figure of this recipe has been me
 
 The authors' two devices have minibatch deviations over the 32 images of each; here the 64 are two
 groups of 32. In bfloat16 all blocks have activations of that type, theirs have half precision.
+Their FID is of samples with noise drawn for each, as here by `--sampler.random-noise`; without it
+the layers' noise is constant.
 
     python -m experiments.stylegan2_cifar --data.dir DIR          trains, or resumes
     python -m experiments.stylegan2_cifar sample --num 80 --out grid.png

@@ -99,6 +99,8 @@ def make_family(config: Config, image_shape: tuple[int, int, int]) -> Family:
     """
     flags, skip_norm, num_dims = config.model, config.optimizer.skip_norm, math.prod(image_shape)
     likelihood = LIKELIHOODS[flags.likelihood]()
+    if skip_norm is not None and not skip_norm > 0:
+        raise ValueError(f"--optimizer.skip-norm must be positive or None, got {skip_norm}")
     return hierarchical_vae(
         make_network(flags, image_shape[-1], likelihood, config.precision),
         likelihood,
@@ -142,5 +144,6 @@ def make_optimizer(config: ClippedAdamConfig, num_dims: int) -> Rated:
         config: Flags, whose numbers that a gradient is compared with are for nats a dimension.
         num_dims: Number of numbers in an image.
     """
+    make_adam(config)  # refuses numbers as they were given, and not what they become
     clip_norm = None if config.clip_norm is None else config.clip_norm * num_dims
     return make_adam(replace(config, eps=config.eps * num_dims, clip_norm=clip_norm))

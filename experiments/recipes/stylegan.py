@@ -116,11 +116,11 @@ def build(config: Config) -> Experiment:
     sweep = None if family.conditioning is None else family.conditioning.sweep
     if family.conditioning is not None and sweep is None:
         return experiment
-    mixing = style_mixing(family, generator)
+    mixing = style_mixing(family, generator, config.sampler.truncation)
     return experiment._replace(pictures={**experiment.pictures, "style_mixing": mixing})
 
 
-def style_mixing(family: Family, generator: Generator) -> Picture:
+def style_mixing(family: Family, generator: Generator, truncation: float = 1.0) -> Picture:
     """Row i and column j: the coarser half of the styles of image i, the finer half of image j.
 
     On the diagonal are the images themselves. In a conditional family image i is of the condition i
@@ -129,6 +129,7 @@ def style_mixing(family: Family, generator: Generator) -> Picture:
     Args:
         family: Family of StyleGAN2, unconditional or with a sweep.
         generator: Its generator.
+        truncation: Truncation psi of the styles.
     """
     styles = styles_of(generator, family.conditioning)
     assert family.latents is not None
@@ -142,7 +143,8 @@ def style_mixing(family: Family, generator: Generator) -> Picture:
         if family.conditioning is not None:
             sweep = jnp.asarray(family.conditioning.sweep)
             condition = sweep[jnp.arange(num) % len(sweep)]
-        w = styles(variables, draw_latents(key, num), condition=condition)
+        z = draw_latents(key, num)
+        w = styles(variables, z, condition=condition, truncation=truncation)
         coarse = jnp.arange(generator.num_styles)[None, None, :, None] < generator.num_styles // 2
         mixed = jnp.where(coarse, w[:rows, None], w[None, :columns])
         return decode(variables, mixed.reshape(-1, *w.shape[1:]), key)
@@ -159,8 +161,8 @@ def make_family(
     return stylegan(
         generator,
         discriminator,
-        make_adam(lazy(optimizer.generator, every, weight)),
-        make_adam(lazy(optimizer.discriminator, game.r1_every, game.r1_weight)),
+        make_adam(lazy(optimizer.generator, game, "path_length")),
+        make_adam(lazy(optimizer.discriminator, game, "r1")),
         loss=game.loss,
         conditioning=make_conditioning(config.model.condition, source, config.text),
         r1_weight=game.r1_weight,
@@ -216,7 +218,7 @@ def choose_augment(game: GameConfig, batch_size: int) -> Augment | Adaptive | No
     return Adaptive(batch_size, target=game.ada_target, ramp=game.ada_ramp)
 
 
-def lazy(adam: AdamConfig, every: int, weight: float) -> AdamConfig:
+def lazy(adam: AdamConfig, game: GameConfig, of: Literal["r1", "path_length"]) -> AdamConfig:
     """Adam of an optimizer that has one more update every few steps (Karras et al. 2020, appendix
     B): with c = every / (every + 1) the rate is multiplied by c, and the moments' decays are raised
     to the power c. Its schedules are counted in updates.
@@ -225,11 +227,15 @@ def lazy(adam: AdamConfig, every: int, weight: float) -> AdamConfig:
 
     Args:
         adam: Adam as it would be without lazy regularization.
-        every: Steps from one turn of the regularization to the next, at least 1.
-        weight: Weight of the regularization; where it is 0 there are no such turns.
+        game: Flags of the objective.
+        of: Name of the regularization; where its weight is 0 it has no turns.
+
+    Raises:
+        ValueError: If there is less than a step from one turn to the next.
     """
+    every, weight = getattr(game, f"{of}_every"), getattr(game, f"{of}_weight")
     if every < 1:
-        raise ValueError(f"every must be at least 1, got {every}")
+        raise ValueError(f"--game.{of.replace('_', '-')}-every must be at least 1, got {every}")
     share = every / (every + 1)
     counted = counted_in_updates(adam, gan.GameConfig(penalty_every=every if weight else 1))
     return replace(

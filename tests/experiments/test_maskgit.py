@@ -1,14 +1,75 @@
 """The MaskGIT recipes end to end, shrunk."""
 
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from recipes import call, evaluated, fails, tiles
 
 from experiments import maskgit, maskgit_digits, vqgan
+from experiments.recipes import masked as recipes
+from jaxgen.conditioning.base import Condition
+from jaxgen.families.masked import Sampler, masked
 from jaxgen.training.runs import open_run
 
 SHARED = "--data.name=digits --batch-size=16 --steps=2 --log-every=1".split()
 TINY = "--model.width=8 --model.depth=1 --model.num-heads=2".split()
+
+
+@pytest.fixture
+def options(monkeypatch):
+    """What the recipes give the family, once it is made."""
+    seen = {}
+
+    def record(network, optimizer, **given):
+        seen.update(given, network=network)
+        return masked(network, optimizer, **given)
+
+    monkeypatch.setattr(recipes, "masked", record)
+    return seen
+
+
+def test_the_table_is_the_authors(options):
+    """172.5 million parameters over 16x16 codes of 1,024 and 1,000 classes; their optimizer."""
+    config = maskgit.recipe.config
+    recipes.make_family(config, (16, 16, 1), 1024, None)
+    network = options["network"]
+    tokens, hidden = jnp.zeros((1, 256), int), jnp.ones((1, 256), bool)
+    told = Condition(jnp.zeros((1, 1000)))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), tokens, hidden, told)
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == pytest.approx(172.5e6, rel=1e-3)
+    assert (network.num_layers, network.width, network.num_heads) == (24, 768, 16)
+    assert (network.dropout, options["label_smoothing"]) == (0.1, 0.1)
+    assert options["sampler"] == Sampler(8, 1.0, 4.5, 1.0)
+    assert float(options["schedule"](0.5)) == pytest.approx(0.5**0.5)
+    rates = config.optimizer
+    assert (rates.learning_rate, rates.b1, rates.b2) == (1e-4, 0.9, 0.96)
+    assert (rates.weight_decay, rates.warmup_steps) == (0.045, 5000)
+    assert (config.batch_size, config.steps, config.average.decay) == (256, 2_000_000, 0.999)
+    assert config.model.condition == "label"
+
+
+def test_flags_reach_the_family(options):
+    config = maskgit_digits.recipe.config
+    model = replace(config.model, dropout=0.3)
+    sampler = recipes.SamplerConfig(3, 0.9, 2.0, 1.0)
+    halfway = {
+        "cosine": 0.5**0.5,
+        "linear": 0.5,
+        "square": 0.75,
+        "cubic": 0.875,
+        "square_root": 1 - 0.5**0.5,
+    }
+    assert halfway.keys() == recipes.SCHEDULES.keys()
+    for name, share in halfway.items():
+        masking = recipes.MaskingConfig(name, 0.2)
+        changed = replace(config, model=model, masking=masking, sampler=sampler)
+        recipes.make_family(changed, (8, 8, 1), 17, None)
+        assert float(options["schedule"](0.5)) == pytest.approx(share)
+    assert (options["network"].dropout, options["label_smoothing"]) == (0.3, 0.2)
+    assert options["sampler"] == Sampler(3, 0.9, 2.0, 1.0)
 
 
 @pytest.mark.slow
@@ -79,6 +140,11 @@ def test_on_the_codes_of_vqgan(tmp_path, capsys):
             maskgit_digits,
             ["--model.condition=none", "--sampler.guidance-scale=2"],
             "guidance_scale must be 1 where the network takes no condition",
+        ),
+        (
+            maskgit_digits,
+            ["--model.condition=none", "--model.condition-dropout=0.1"],
+            "condition_dropout needs a conditioning",
         ),
         (maskgit, ["--first-stage=nowhere"], "is no run directory"),
     ],

@@ -13,6 +13,7 @@ from recipes import call, evaluated, fails
 from experiments import vdvae_cifar, vdvae_digits
 from experiments.recipes import hierarchical_vae as recipes
 from experiments.recipes.vae import LIKELIHOODS
+from jaxgen.families.hierarchical_vae import hierarchical_vae
 
 TINY = (
     "--batch-size=16 --model.encoder=8x1,8d2,4x1 --model.decoder=4x1,8m4 --model.width=8 "
@@ -59,15 +60,37 @@ def test_norms_are_of_nats_a_dimension():
     assert family.optimizers["vae"].skip_norm == 4.0 * 64
 
 
+def test_flags_reach_the_family(monkeypatch):
+    seen = {}
+
+    def record(network, likelihood, optimizer, **options):
+        seen.update(options, network=network)
+        return hierarchical_vae(network, likelihood, optimizer, **options)
+
+    monkeypatch.setattr(recipes, "hierarchical_vae", record)
+    config = vdvae_digits.recipe.config
+    model = dataclasses.replace(config.model, likelihood="gaussian", mean=102.0, std=51.0)
+    sampler = recipes.TemperatureConfig(output="mode", temperature=0.6)
+    config = dataclasses.replace(config, model=model, sampler=sampler)
+    recipes.make_family(config, (8, 8, 1))
+    network = seen["network"]
+    assert (network.width, network.latent_dim, network.bottleneck) == (32, 4, 0.5)
+    np.testing.assert_allclose((network.mean, network.std), (-0.2, 0.4), atol=1e-9)
+    assert (seen["temperature"], seen["output"], seen["eight_bit"]) == (0.6, "mode", False)
+    recipes.make_family(vdvae_digits.recipe.config, (8, 8, 1))
+    assert seen["eight_bit"]
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--model.encoder=8x1,4x1"], "encoder_blocks must go on at 8x8 pixels"),
         (["--model.decoder=4x1,8x1"], "decoder_blocks must begin each further resolution"),
         (["--data.resize=16"], "image_shape must be that of the network, 8x8 pixels"),
-        (["--optimizer.skip-norm=0"], "skip_norm must be positive or None, got 0.0"),
+        (["--optimizer.skip-norm=-1"], "skip-norm must be positive or None, got -1.0"),
+        (["--optimizer.clip-norm=-1"], "clip_norm must be positive and finite, got -1.0"),
         (["--sampler.temperature=-1"], "temperature must be 0 or more and finite, got -1"),
-        (["--model.std=0"], "std must be positive, got 0"),
+        (["--model.std=0"], "std must be positive and finite, got 0"),
     ],
 )
 def test_bad_input(tmp_path, capsys, flags, message):
