@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.convert.diffusers_scheduler import DDIM, DDPM, Scheduler, from_config
+from jaxgen.noise.parametrization import Denoised
 
 
 def peer(kind, **options):
@@ -42,6 +43,20 @@ def test_the_timesteps_are_theirs(spacing, num_steps):
     theirs.set_timesteps(num_steps)
     ours = from_config(dict(theirs.config)).spacing()(100, num_steps)
     np.testing.assert_array_equal(ours[:num_steps], theirs.timesteps.numpy()[::-1])
+
+
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_small_log", "fixed_large", "learned_range"])
+def test_the_variance_is_theirs(kind):
+    theirs = peer(DDPM, num_train_timesteps=100, variance_type=kind)
+    torch = pytest.importorskip("torch", reason="needs PyTorch, of the extra parity")
+    given = theirs._get_variance(50, predicted_variance=torch.tensor(0.3)).item()
+    # Theirs is a deviation, a variance or its logarithm, by the kind.
+    expected = {"fixed_small_log": 2 * np.log(given), "learned_range": given}
+    ours = from_config(dict(theirs.config))
+    x = jnp.zeros((1, 1))
+    denoised = Denoised(x, jnp.full((1, 1), 0.3))
+    log_variance = ours.variance()(ours.chain().posterior(jnp.array([50])), denoised)
+    np.testing.assert_allclose(log_variance, expected.get(kind, np.log(given)), rtol=1e-4)
 
 
 def test_an_offset_of_the_timesteps():
