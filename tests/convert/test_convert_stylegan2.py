@@ -264,6 +264,17 @@ def test_the_published_networks():
     assert layout_of("Discriminator", options).network.stddev_group == 0
 
 
+def test_options_that_are_left_out():
+    """They are the defaults of the authors' code, which clamps nothing."""
+    generator = layout_of("Generator", {**COMMON, "z_dim": 6, "w_dim": 8}).network
+    discriminator = layout_of("Discriminator", COMMON).network
+    for network in (generator, discriminator):
+        assert (network.channel_base, network.channel_max, network.clamp) == (32768, 512, None)
+        assert network.mapping_layers == 8
+    assert generator.average_decay == 0.995
+    assert (discriminator.residual, discriminator.stddev_group) == (True, 4)
+
+
 def test_options_without_effect():
     """The authors' code writes these where it converts a discriminator of TensorFlow's."""
     told = {"num_layers": 0, "lr_multiplier": 0.1, "embed_features": None, "layer_features": 7}
