@@ -1,5 +1,6 @@
 """diffusers' DiT and ours: the same numbers both ways, and what does not fit is named."""
 
+import inspect
 from typing import Any
 
 import jax
@@ -32,6 +33,12 @@ def with_copies(net, torch):
     for block in net.transformer_blocks[1:]:
         block.norm1.emb.load_state_dict(net.transformer_blocks[0].norm1.emb.state_dict())
     return net.eval()
+
+
+def test_what_a_config_leaves_out():
+    diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the extra parity")
+    theirs = inspect.signature(diffusers.DiTTransformer2DModel.__init__).parameters
+    assert {name: theirs[name].default for name in dit._DEFAULTS} == dit._DEFAULTS
 
 
 def test_parity_with_diffusers():

@@ -1,5 +1,6 @@
 """diffusers' U-Net and ours: the same numbers both ways, and what does not fit is named."""
 
+import inspect
 from typing import Any
 
 import jax.numpy as jnp
@@ -56,6 +57,12 @@ def randomized(network, shape=SHAPE, num_classes=None):
     shapes = unet._shapes(network, shape, num_classes)
     flat = {name: 0.2 * rng.normal(size=size).astype(np.float32) for name, size in shapes.items()}
     return tables.unflatten_dict(flat, sep="/")
+
+
+def test_what_a_config_leaves_out():
+    diffusers = pytest.importorskip("diffusers", reason="needs diffusers, of the extra parity")
+    theirs = inspect.signature(diffusers.UNet2DModel.__init__).parameters
+    assert {name: theirs[name].default for name in unet._DEFAULTS} == unet._DEFAULTS
 
 
 @pytest.mark.parametrize("changes", [{}, LATER], ids=["2020", "later"])
