@@ -1,7 +1,9 @@
 """Interleaved timing: every benchmark of this package reports medians from here.
 
 The candidates take turns, round after round, so that a change in the machine's load falls on all
-of them alike; the median of the rounds is reported, and the machine is named beside it.
+of them alike; the median of the rounds is reported, and the machine is named beside it. A turn
+lasts a tenth of a second at least, and its last call counts: the threads of the library before it
+spin for a while when their work is done (OpenMP's, so PyTorch's), and take the cores from the next.
 """
 
 import platform
@@ -15,11 +17,15 @@ import jax
 
 from jaxgen.training.compilation import compiler_options
 
+_TURN = 0.1  # seconds
+
 
 def interleaved(
     fns: Mapping[str, Callable[[], object]], repeats: int = 7, warmup: int = 2
 ) -> dict[str, float]:
     """Time each function in turn, `repeats` rounds over.
+
+    A quick function is called until its turn has lasted a tenth of a second; the last call counts.
 
     Args:
         fns: Name -> function of no arguments. What it returns is waited for
@@ -38,10 +44,13 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in fns}
     for round_ in range(warmup + repeats):
         for name, fn in fns.items():
-            start = time.perf_counter()
-            jax.block_until_ready(fn())
+            end = begin = time.perf_counter()
+            while end - begin < _TURN:
+                start = end
+                jax.block_until_ready(fn())
+                end = time.perf_counter()
             if round_ >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(end - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
