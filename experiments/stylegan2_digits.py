@@ -1,8 +1,8 @@
 """StyleGAN2 on the embedded UCI digits: 8x8 pixels, minutes on one CPU core.
 
 Karras et al. 2020 shrunk: all of its parts (mapping, modulated convolutions with noise, mixing of
-styles, R1 and path lengths in turns of their own). R1 weighs 0.3: of 1,500 images a discriminator
-with less soon knows each, and what should be black turns grey. It is told no digit: with
+styles, R1 and path lengths in turns of their own). R1 weighs 0.3, the best of four weights
+(docs/results.md): with 0.02 what should be black is grey. It is told no digit: with
 `--model.condition label` the digits of a class become all alike (recall 0.002), as conditional
 StyleGAN2 is known to do on little data (Shahbazi et al. 2022, "Collapse by Conditioning").
 

@@ -161,8 +161,8 @@ def make_family(
     return stylegan(
         generator,
         discriminator,
-        make_adam(lazy(optimizer.generator, game, "path_length")),
-        make_adam(lazy(optimizer.discriminator, game, "r1")),
+        make_adam(lazy(optimizer.generator, every, weight, "path-length")),
+        make_adam(lazy(optimizer.discriminator, game.r1_every, game.r1_weight, "r1")),
         loss=game.loss,
         conditioning=make_conditioning(config.model.condition, source, config.text),
         r1_weight=game.r1_weight,
@@ -218,7 +218,7 @@ def choose_augment(game: GameConfig, batch_size: int) -> Augment | Adaptive | No
     return Adaptive(batch_size, target=game.ada_target, ramp=game.ada_ramp)
 
 
-def lazy(adam: AdamConfig, game: GameConfig, of: Literal["r1", "path_length"]) -> AdamConfig:
+def lazy(adam: AdamConfig, every: int, weight: float, name: str) -> AdamConfig:
     """Adam of an optimizer that has one more update every few steps (Karras et al. 2020, appendix
     B): with c = every / (every + 1) the rate is multiplied by c, and the moments' decays are raised
     to the power c. Its schedules are counted in updates.
@@ -227,15 +227,15 @@ def lazy(adam: AdamConfig, game: GameConfig, of: Literal["r1", "path_length"]) -
 
     Args:
         adam: Adam as it would be without lazy regularization.
-        game: Flags of the objective.
-        of: Name of the regularization; where its weight is 0 it has no turns.
+        every: Steps from one turn of the regularization to the next, at least 1.
+        weight: Weight of the regularization; where it is 0 there are no such turns.
+        name: Name of the regularization in the flag of its steps, for errors.
 
     Raises:
         ValueError: If there is less than a step from one turn to the next.
     """
-    every, weight = getattr(game, f"{of}_every"), getattr(game, f"{of}_weight")
     if every < 1:
-        raise ValueError(f"--game.{of.replace('_', '-')}-every must be at least 1, got {every}")
+        raise ValueError(f"--game.{name}-every must be at least 1, got {every}")
     share = every / (every + 1)
     counted = counted_in_updates(adam, gan.GameConfig(penalty_every=every if weight else 1))
     return replace(

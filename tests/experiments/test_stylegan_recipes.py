@@ -90,18 +90,16 @@ def test_flags_reach_the_family(monkeypatch):
 def test_rates_for_lazy_regularization():
     """c = k / (k + 1), to the rate's power 1 and of the decays the exponent."""
     adam = AdamConfig(learning_rate=2.5e-3, b1=0.5, b2=0.99, decay_steps=100)
-    game = flags.GameConfig(path_length_weight=2.0, path_length_every=4)
-    changed = flags.lazy(adam, game, "path_length")
+    changed = flags.lazy(adam, 4, 2.0, "path-length")
     np.testing.assert_allclose(changed.learning_rate, 2e-3)
     np.testing.assert_allclose((changed.b1, changed.b2), (0.5**0.8, 0.99**0.8))
     assert changed.decay_steps == 125  # 25 turns in 100 steps
-    without = flags.lazy(adam, replace(game, path_length_weight=0.0), "path_length")
+    without = flags.lazy(adam, 4, 0.0, "path-length")
     assert replace(without, decay_steps=125) == changed
     assert without.decay_steps == 100
-    of_critic = flags.lazy(adam, game, "r1")  # every 16 steps
+    of_critic = flags.lazy(adam, 16, 10.0, "r1")
     np.testing.assert_allclose(of_critic.learning_rate, 2.5e-3 * 16 / 17)
-    cifar = stylegan2_cifar.recipe.config
-    assert flags.lazy(cifar.optimizer.generator, cifar.game, "path_length").b1 == 0
+    assert flags.lazy(stylegan2_cifar.recipe.config.optimizer.generator, 4, 2.0, "").b1 == 0
 
 
 @pytest.mark.slow

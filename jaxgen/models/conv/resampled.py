@@ -18,7 +18,7 @@ from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from jaxgen.models.conv.layers import Conv, Padding, conv_general_dilated
 
@@ -122,6 +122,8 @@ def _spread(rhs: Array) -> Array:
 class UpsampledConv(Conv):
     """Images doubled by nearest neighbours, then `Conv`, with its parameters and its numbers.
 
+    `[*batch, *space, channels]` becomes `[*batch, *twice the space, features]`.
+
     Raises:
         ValueError: Strides or dilations other than 1, or a padding that is not of zeros.
 
@@ -143,11 +145,3 @@ class UpsampledConv(Conv):
             value = getattr(self, name)
             if any(step != 1 for step in ([value] if isinstance(value, int) else value or ())):
                 raise ValueError(f"{name} must be 1 where images are doubled, got {value}")
-
-    def __call__(self, inputs: Float[Array, "..."]) -> Float[Array, "..."]:
-        """Convolves `[*batch, *space, channels]` into `[*batch, *twice the space, features]`.
-
-        Raises:
-            ValueError: What `Conv` refuses.
-        """
-        return super().__call__(inputs)
