@@ -13,7 +13,7 @@ from jaxgen.noise.process import edm as edm_process
 from jaxgen.noise.times import karras_times
 from jaxgen.sampling.ode_solvers import Churn, dpm_solver, heun, unipc
 from jaxgen.sampling.sde_solvers import dpm_solver_sde
-from jaxgen.sampling.solvers import solve
+from jaxgen.sampling.solvers import euler, solve
 from tests.sampling.test_diffusion_parity import SHAPE, network
 
 NUM_STEPS = 12
@@ -74,6 +74,38 @@ def test_trajectories_are_those_of_diffusers(name, karras):
     got = jax.jit(lambda x: solve(denoise, levels, solver, key, x))(start)
     assert np.std(x.numpy()) > 0.1
     np.testing.assert_allclose(got, x.numpy(), rtol=1e-4, atol=3e-5)
+
+
+EDM_CASES = {
+    "euler": ("EDMEulerScheduler", {}, euler()),
+    "dpm 1": ("EDMDPMSolverMultistepScheduler", {"solver_order": 1}, dpm_solver(1)),
+    "dpm 2": ("EDMDPMSolverMultistepScheduler", {"solver_order": 2}, dpm_solver()),
+}
+
+
+@pytest.mark.parametrize("name", EDM_CASES)
+def test_edms_trajectories_are_those_of_diffusers(name):
+    """Their preconditioning too: the schedulers scale what the network sees and says."""
+    torch = pytest.importorskip("torch")
+    diffusers = pytest.importorskip("diffusers")
+    kind, options, solver = EDM_CASES[name]
+    scheduler = getattr(diffusers, kind)(prediction_type="epsilon", **options)
+    scheduler.set_timesteps(NUM_STEPS)
+    sigma = jnp.asarray(scheduler.sigmas.numpy())
+    np.testing.assert_allclose(sigma, karras_times(NUM_STEPS), rtol=1e-4, atol=1e-6)
+    start = 80 * jax.random.normal(jax.random.key(0), SHAPE)
+
+    x = torch.tensor(np.asarray(start)).double()
+    for t in scheduler.timesteps:
+        said = network(scheduler.scale_model_input(x, t), float(t), torch)
+        x = scheduler.step(said, t, x).prev_sample
+
+    denoise = denoiser(lambda x, t, _: network(x, t.reshape(-1, 1, 1, 1), jnp), edm(0.5))
+    got = jax.jit(
+        lambda x: solve(denoise, levels_at(edm_process(), sigma), solver, jax.random.key(1), x)
+    )(start)
+    assert np.std(x.numpy()) > 0.1
+    np.testing.assert_allclose(got, x.numpy(), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("amount", [0.0, 20.0])
